@@ -1,0 +1,108 @@
+//! Append + fdatasync: the least that a durable message costs. Tasks hand records to one writer thread, which appends
+//! what is ready to a file, syncs, and answers.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+
+use crate::clock::own_cpu_ns;
+
+/// What the writer did.
+#[derive(Clone, Copy, Debug)]
+pub struct Appended {
+    /// Durable records per second.
+    pub per_second: f64,
+    /// CPU of tasks and writer per record, in µs.
+    pub cpu_micros: f64,
+    /// Records per fdatasync, on average.
+    pub group: f64,
+}
+
+struct Record {
+    bytes: Bytes,
+    durable: oneshot::Sender<()>,
+}
+
+/// Runs `tasks` tasks for `time`, each with one record of `record_bytes` on its way; the file is in `folder`.
+pub async fn run(folder: &Path, record_bytes: usize, tasks: u32, time: Duration) -> Result<Appended> {
+    let file = tempfile::tempfile_in(folder).context("can't make a file for the append baseline")?;
+    // Bounded by the tasks: each waits for its answer.
+    let (records, ready) = mpsc::channel(tasks.max(1) as usize);
+    let writer = thread::spawn(move || write(file, ready));
+    let bytes = Bytes::from(vec![b'x'; record_bytes]);
+    let (started, cpu) = (Instant::now(), own_cpu_ns());
+    let mut running = JoinSet::new();
+    for _ in 0..tasks {
+        running.spawn(submit(records.clone(), bytes.clone(), started + time));
+    }
+    drop(records);
+    let mut count = 0_u64;
+    while let Some(done) = running.join_next().await {
+        count += done.context("an append task failed")?;
+    }
+    let (seconds, cpu) = (started.elapsed().as_secs_f64(), own_cpu_ns() - cpu);
+    let joined = tokio::task::spawn_blocking(move || writer.join()).await.context("the append writer")?;
+    let syncs = joined.map_err(|_| anyhow::anyhow!("the append writer panicked"))??;
+    let records = count.max(1) as f64;
+    Ok(Appended {
+        per_second: count as f64 / seconds,
+        cpu_micros: cpu as f64 / 1000.0 / records,
+        group: records / syncs.max(1) as f64,
+    })
+}
+
+/// One task: a record at a time; gives how many became durable.
+async fn submit(records: mpsc::Sender<Record>, bytes: Bytes, end: Instant) -> u64 {
+    let mut count = 0;
+    while Instant::now() < end {
+        let (durable, answer) = oneshot::channel();
+        if records.send(Record { bytes: bytes.clone(), durable }).await.is_err() || answer.await.is_err() {
+            break;
+        }
+        count += 1;
+    }
+    count
+}
+
+/// The writer; gives how often it synced.
+fn write(mut file: File, mut ready: mpsc::Receiver<Record>) -> Result<u64> {
+    let mut syncs = 0;
+    let mut buffer = Vec::new();
+    let mut waiting = Vec::new();
+    while let Some(first) = ready.blocking_recv() {
+        let mut next = Some(first);
+        while let Some(record) = next {
+            buffer.extend_from_slice(&record.bytes);
+            waiting.push(record.durable);
+            next = ready.try_recv().ok();
+        }
+        file.write_all(&buffer).context("append")?;
+        file.sync_data().context("fdatasync")?;
+        syncs += 1;
+        buffer.clear();
+        for durable in waiting.drain(..) {
+            // A task that has ended wants no answer.
+            let _ = durable.send(());
+        }
+    }
+    Ok(syncs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn records_become_durable_in_groups() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let appended = run(folder.path(), 256, 8, Duration::from_millis(50)).await.expect("it runs");
+        assert!(appended.per_second > 0.0 && appended.group >= 1.0 && appended.group <= 8.0, "{appended:?}");
+    }
+}

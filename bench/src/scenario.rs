@@ -1,0 +1,7 @@
+//! What is measured of Confab, one scenario per file; each starts its own server on a fresh data folder.
+
+pub mod group;
+pub mod memory;
+pub mod one_to_one;
+pub mod reconnect;
+pub mod slow_client;

@@ -1,0 +1,182 @@
+//! Durable one-to-one messages: the rate that holds, and the latency at 70 % of it.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::baseline::append::{self, Appended};
+use crate::frame::{MessageMaker, Stamp};
+use crate::lab::Lab;
+use crate::pairs::{CONTENT_BYTES, PAIRS, Pairs, Step};
+use crate::report::{Figure, Report};
+use crate::search::RateSearch;
+use crate::server::Server;
+
+/// What one-to-one came to.
+struct Outcome {
+    best: Option<Step>,
+    hold: Step,
+    appends: Vec<Appended>,
+    steps: Vec<String>,
+    echo_best: Option<Step>,
+    echo_hold: Step,
+}
+
+/// Runs it; `rate` in messages/s takes the place of the search.
+pub async fn run(lab: &Lab, rate: Option<u32>) -> Result<Report> {
+    let server = lab.confab().await?;
+    let mut appends = vec![append(lab).await?];
+    lab.progress.phase(format!("one-to-one: connecting {PAIRS} pairs"));
+    let pairs = Pairs::confab(server.endpoint(), lab.in_flight_max).await?;
+    pairs.step(&server, 500, 2).await.context("warm-up")?;
+    let mut steps = Vec::new();
+    let (best, hold_rate) = match rate {
+        Some(rate) => (None, rate),
+        None => {
+            let precision = lab.pick(1.06, 1.3);
+            let best = find_rate(lab, &pairs, &server, RateSearch::new(1000, precision, lab.pick(2, 1)), &mut steps);
+            let best = best.await?.context("not even 10 messages/s held")?;
+            let hold_rate = best.rate * 7 / 10;
+            (Some(best), hold_rate)
+        }
+    };
+    appends.push(append(lab).await?);
+    let seconds = lab.pick(60, 5);
+    lab.progress.phase(format!("one-to-one: {hold_rate} messages/s for {seconds} s"));
+    let hold = pairs.step(&server, hold_rate, seconds).await.context("the long step")?;
+    lab.progress.note(format!("  {}", hold.describe()));
+    drop(pairs);
+    server.stop().await?;
+    appends.push(append(lab).await?);
+    let (echo_best, echo_hold) = echo(lab, hold_rate, rate.is_none()).await.context("the echo baseline")?;
+    Ok(report(&Outcome { best, hold, appends, steps, echo_best, echo_hold }))
+}
+
+async fn append(lab: &Lab) -> Result<Appended> {
+    let seconds = lab.pick(5, 1);
+    lab.progress.phase(format!("append + fdatasync for {seconds} s"));
+    let record = MessageMaker::new(1, CONTENT_BYTES).make(Stamp { at_ns: 0, index: 0 });
+    let appended = append::run(lab.work(), record.len(), PAIRS, Duration::from_secs(seconds)).await?;
+    lab.progress.note(format!("  append: {:.0} records/s, {:.0} per fdatasync", appended.per_second, appended.group));
+    Ok(appended)
+}
+
+/// Searches the highest rate that holds; gives the step that showed it.
+async fn find_rate(
+    lab: &Lab,
+    pairs: &Pairs,
+    server: &Server,
+    mut search: RateSearch,
+    steps: &mut Vec<String>,
+) -> Result<Option<Step>> {
+    let seconds = lab.pick(5, 2);
+    let mut best: Option<Step> = None;
+    while let Some(rate) = search.rate() {
+        lab.progress.phase(format!("searching: {rate} messages/s for {seconds} s"));
+        let step = pairs.step(server, rate, seconds).await.with_context(|| format!("at {rate} messages/s"))?;
+        let held = step.held();
+        let line = format!("{}: {}", if held { "held" } else { "fell behind" }, step.describe());
+        lab.progress.note(format!("  {line}"));
+        steps.push(line);
+        if held && best.as_ref().is_none_or(|best| best.rate < rate) {
+            best = Some(step);
+        }
+        search.record(held);
+    }
+    Ok(best)
+}
+
+async fn echo(lab: &Lab, hold_rate: u32, search: bool) -> Result<(Option<Step>, Step)> {
+    lab.progress.phase("bare echo: connecting");
+    let server = Server::peer(&["bare-echo"]).await?;
+    let pairs = Pairs::echo(server.endpoint(), lab.in_flight_max).await?;
+    pairs.step(&server, 500, 2).await.context("warm-up")?;
+    let hold = pairs.step(&server, hold_rate, lab.pick(10, 2)).await?;
+    let mut steps = Vec::new();
+    let best = if search {
+        let precision = lab.pick(1.13, 1.5);
+        find_rate(lab, &pairs, &server, RateSearch::new(8000, precision, 1), &mut steps).await?
+    } else {
+        None
+    };
+    drop(pairs);
+    server.stop().await?;
+    Ok((best, hold))
+}
+
+fn report(outcome: &Outcome) -> Report {
+    let mut report = Report::default();
+    let hold = &outcome.hold;
+    let append = median(&outcome.appends);
+    if let Some(best) = &outcome.best {
+        let ratio = f64::from(best.rate) / append.per_second;
+        report.figures.push(
+            Figure::new("durable one-to-one messages, sustained", format!("{} /s", best.rate))
+                .against(format!("append + fdatasync {:.0} /s", append.per_second), ratio)
+                .must("≥ 0.25 × append", ratio >= 0.25)
+                .aim("≥ 10,000 /s", best.rate >= 10_000),
+        );
+        if let Some(echo) = &outcome.echo_best {
+            let ratio = f64::from(best.rate) / f64::from(echo.rate);
+            let figure = Figure::new("the same, beside an echo", format!("{} /s", best.rate));
+            report.figures.push(figure.against(format!("bare echo {} /s", echo.rate), ratio));
+        }
+        report.figures.push(Figure::new(
+            "server CPU per message at the sustained rate",
+            format!("{:.1} µs", best.cpu_per_message()),
+        ));
+    }
+    let cpu = hold.cpu_per_message();
+    let echo_cpu = outcome.echo_hold.cpu_per_message();
+    report.figures.push(
+        Figure::new(format!("server CPU per message at {} /s", hold.rate), format!("{cpu:.1} µs"))
+            .against(format!("bare echo {echo_cpu:.1} µs"), cpu / echo_cpu.max(0.01)),
+    );
+    let worst = hold.p99_ms();
+    report.figures.push(
+        Figure::new(format!("ack at {} /s", hold.rate), hold.tally.ack.to_string())
+            .against(format!("bare echo p99 {:.1} ms", outcome.echo_hold.tally.ack.ms(0.99)), {
+                hold.tally.ack.ms(0.99) / outcome.echo_hold.tally.ack.ms(0.99).max(0.001)
+            })
+            .must("p99 ≤ 100 ms", worst <= 100.0 && hold.tally.refused == 0),
+    );
+    let delivery = Figure::new(format!("delivery at {} /s", hold.rate), hold.tally.delivery.to_string());
+    report.figures.push(delivery.must("p99 ≤ 100 ms", worst <= 100.0));
+    report.notes = notes(outcome, append);
+    report
+}
+
+fn notes(outcome: &Outcome, append: Appended) -> Vec<String> {
+    let hold = &outcome.hold;
+    let (server, own) = hold.cores();
+    let mut notes = vec![
+        format!(
+            "One-to-one: {PAIRS} pairs, contents of {CONTENT_BYTES} bytes, full mode, each recipient says `delivered`; \
+             open loop, latencies from the intended time (the generator's timer adds up to 1 ms). A rate holds when \
+             97 % are acked by the end of a step and p99 of ack and delivery is at most 500 ms.",
+        ),
+        format!(
+            "The long step: {} messages acked and delivered, none lost, {:.0} on their way on average, lateness of the \
+             writes p99 {:.1} ms; {server:.2} cores for the server, {own:.2} for the generator.",
+            hold.tally.acked,
+            hold.in_flight(),
+            hold.tally.lateness.ms(0.99),
+        ),
+        format!(
+            "Append baseline: {PAIRS} tasks with one record each, {:.0} records per fdatasync, {:.1} µs of CPU a record \
+             (median of {}: {}).",
+            append.group,
+            append.cpu_micros,
+            outcome.appends.len(),
+            outcome.appends.iter().map(|a| format!("{:.0}", a.per_second)).collect::<Vec<_>>().join(", "),
+        ),
+    ];
+    notes.extend(outcome.steps.iter().map(|step| format!("search, {step}")));
+    notes
+}
+
+fn median(appends: &[Appended]) -> Appended {
+    let mut sorted = appends.to_vec();
+    sorted.sort_by(|a, b| a.per_second.total_cmp(&b.per_second));
+    sorted[sorted.len() / 2]
+}

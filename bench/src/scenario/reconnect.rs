@@ -1,0 +1,167 @@
+//! Thousands of clients that come back at once, each with messages that it missed.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use tokio::sync::Barrier;
+use tokio::task::JoinSet;
+
+use crate::client::{Connection, Endpoint};
+use crate::clock::{micros_between, now_ns};
+use crate::frame::{MessageMaker, Stamp};
+use crate::http::Api;
+use crate::lab::Lab;
+use crate::recorder::{Latencies, SeqGuard};
+use crate::report::{Figure, Report};
+use crate::scan::scan;
+use crate::sender::see_event;
+use crate::server::Server;
+
+/// Messages that each client missed.
+const MISSED: u32 = 10;
+/// Bytes of each.
+const CONTENT_BYTES: usize = 128;
+
+/// A client and the position that it comes back with.
+#[derive(Clone, Copy)]
+struct Client {
+    user: u64,
+    chat_id: u64,
+    position: Option<u64>,
+}
+
+/// All clients have connected and caught up.
+struct Wave {
+    caught_up: Latencies,
+    all_ms: f64,
+    cpu_micros: u64,
+    retries: u32,
+    connections: Vec<Connection>,
+}
+
+/// Runs it.
+pub async fn run(lab: &Lab) -> Result<Report> {
+    let (groups, members) = lab.pick((5_u64, 1000_u64), (2, 100));
+    let server = lab.confab().await?;
+    lab.progress.phase(format!("reconnect: {groups} groups of {members}"));
+    let mut clients = groups_of(server.endpoint(), groups, members).await?;
+    let first = wave(&server, &clients, 0).await.context("the first connection")?;
+    leave(first.connections).await;
+    lab.progress.phase("reconnect: sending what they miss");
+    for group in clients.chunks_mut(usize::try_from(members)?) {
+        let before = send_missed(server.endpoint(), group[0]).await?;
+        group.iter_mut().for_each(|client| client.position = Some(before));
+    }
+    lab.progress.phase(format!("reconnect: {} clients at once", clients.len()));
+    let back = wave(&server, &clients, MISSED).await.context("the reconnection")?;
+    let (count, seconds) = (clients.len(), back.all_ms / 1000.0);
+    let per_client = back.cpu_micros as f64 / count as f64;
+    lab.progress.note(format!("  {seconds:.2} s until all caught up, {per_client:.0} µs a client"));
+    drop(back.connections);
+    server.stop().await?;
+    let mut report = Report::default();
+    report.figures.push(Figure::new(
+        format!("{count} clients reconnect, {MISSED} missed messages each: all caught up"),
+        format!("{seconds:.2} s"),
+    ));
+    report.figures.push(Figure::new("the same: server CPU per client", format!("{per_client:.0} µs")));
+    report.notes.push(format!(
+        "Reconnect: {groups} groups of {members}; each client has a device that the server knows, connects with its \
+         position and is done when `synced` and all {MISSED} messages are there (half of them after {:.2} s). Busy \
+         answers or refused connections: {}. Their very first connection, at once and with nothing missed: {:.2} s.",
+        back.caught_up.ms(0.5) / 1000.0,
+        back.retries,
+        first.all_ms / 1000.0,
+    ));
+    Ok(report)
+}
+
+async fn groups_of(endpoint: &Endpoint, groups: u64, members: u64) -> Result<Vec<Client>> {
+    let mut api = Api::connect(endpoint).await?;
+    let mut clients = Vec::new();
+    for group in 0..groups {
+        let users: Vec<u64> = (1000 + group * members..).take(usize::try_from(members)?).collect();
+        let chat_id = api.create_group(users[0], &users[1..]).await.context("can't make a group")?;
+        clients.extend(users.into_iter().map(|user| Client { user, chat_id, position: None }));
+    }
+    Ok(clients)
+}
+
+/// Connects all at once; each then waits for `synced` and `missed` messages.
+async fn wave(server: &Server, clients: &[Client], missed: u32) -> Result<Wave> {
+    let gate = Arc::new(Barrier::new(clients.len() + 1));
+    let mut coming = JoinSet::new();
+    for client in clients.iter().copied() {
+        let (endpoint, gate) = (server.endpoint().clone(), gate.clone());
+        coming.spawn(async move {
+            gate.wait().await;
+            let connection = catch_up(&endpoint, client, missed).await;
+            connection.map(|connection| (connection, now_ns())).with_context(|| format!("user {}", client.user))
+        });
+    }
+    let cpu = server.cpu_micros()?;
+    gate.wait().await;
+    let start = now_ns();
+    let mut wave =
+        Wave { caught_up: Latencies::new(), all_ms: 0.0, cpu_micros: 0, retries: 0, connections: Vec::new() };
+    while let Some(come) = coming.join_next().await {
+        let (connection, at) = come.context("a client's task failed")?.with_context(|| server.last_words())?;
+        wave.caught_up.add(micros_between(start, at));
+        wave.retries += connection.retries();
+        wave.connections.push(connection);
+    }
+    wave.all_ms = wave.caught_up.ms(1.0);
+    wave.cpu_micros = server.cpu_micros()? - cpu;
+    Ok(wave)
+}
+
+async fn catch_up(endpoint: &Endpoint, client: Client, missed: u32) -> Result<Connection> {
+    let mut connection = Connection::open(endpoint, client.user).await?;
+    let mut guard = SeqGuard::new(client.chat_id, client.position);
+    let mut events = 0;
+    let mut wrong = Ok(());
+    let positions: Vec<(u64, u64)> = client.position.map(|seq| (client.chat_id, seq)).into_iter().collect();
+    let count = |frame: crate::scan::Frame<'_>| {
+        events += u32::from(frame.kind == "message");
+        if let Err(error) = see_event(&frame, Some(&mut guard)) {
+            wrong = Err(error);
+        }
+    };
+    connection.sync(&positions, count).await?;
+    wrong?;
+    while events < missed {
+        let text = connection.wait_for("message", |_| {}).await?;
+        see_event(&scan(&text).context("not a frame")?, Some(&mut guard))?;
+        events += 1;
+    }
+    if events > missed {
+        bail!("{events} messages came, {missed} were missed");
+    }
+    Ok(connection)
+}
+
+/// All close at once, and are gone when this returns.
+async fn leave(connections: Vec<Connection>) {
+    let mut leaving = JoinSet::new();
+    for connection in connections {
+        leaving.spawn(connection.close());
+    }
+    while leaving.join_next().await.is_some() {}
+}
+
+/// Sends the messages that the group misses; gives the seq before the first of them.
+async fn send_missed(endpoint: &Endpoint, sender: Client) -> Result<u64> {
+    let mut connection = Connection::open(endpoint, sender.user).await?;
+    let maker = MessageMaker::new(sender.chat_id, CONTENT_BYTES);
+    let mut first = None;
+    for index in 0..MISSED {
+        connection.send(maker.make(Stamp { at_ns: now_ns(), index: u64::from(index) })).await?;
+        let ack = connection.wait_for("ack", |_| {}).await?;
+        let seq = scan(&ack).and_then(|frame| frame.seq).context("an ack without a seq")?;
+        if seq != *first.get_or_insert(seq) + u64::from(index) {
+            bail!("acks with a hole: seq {seq} for message {index}");
+        }
+    }
+    connection.close().await;
+    first.map(|seq| seq.saturating_sub(1)).context("nothing was sent")
+}

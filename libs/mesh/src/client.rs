@@ -1,0 +1,64 @@
+//! The client's stack.
+
+use std::time::Duration;
+
+use tonic::body::Body;
+use tower::ServiceBuilder;
+
+use crate::{Peer, deadline::client::DeadlineLayer, metrics::MetricsLayer, trace::inject::InjectLayer};
+
+/// What a client's stack needs to know. Start from [`ClientConfig::new`].
+#[derive(Clone, Debug)]
+pub struct ClientConfig {
+    /// Who we are: `edge`, `message-svc`, … Labels metrics; it is not how the server knows us (see [`Identity`](crate::Identity)).
+    pub role: &'static str,
+    /// Whom we call: `message-svc`, … Labels metrics, and is named in errors.
+    pub target: &'static str,
+    /// The deadline of a call that sets none itself (with `tonic::Request::set_timeout`). Default: 5 s.
+    /// Whatever it is, a call made while a server handles another ends no later than that one's deadline.
+    pub timeout: Duration,
+    /// RPC method names (`"Converse"`) whose calls are meant to last: they get neither [`timeout`](Self::timeout) nor
+    /// the deadline of the call that happened to open them, only what they set themselves. Default: none.
+    pub streaming: &'static [&'static str],
+}
+
+impl ClientConfig {
+    /// The documented defaults.
+    #[must_use]
+    pub const fn new(role: &'static str, target: &'static str) -> Self {
+        Self { role, target, timeout: Duration::from_secs(5), streaming: &[] }
+    }
+
+    /// Sets [`timeout`](Self#structfield.timeout).
+    #[must_use]
+    pub const fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Sets [`streaming`](Self#structfield.streaming).
+    #[must_use]
+    pub const fn streaming(mut self, methods: &'static [&'static str]) -> Self {
+        self.streaming = methods;
+        self
+    }
+}
+
+/// The stack around any peer, top to bottom.
+#[must_use]
+pub fn client(cfg: ClientConfig, peer: Peer) -> Peer {
+    let stack = ServiceBuilder::new()
+        // The only place that boxes the body, whatever the number of layers that wrapped it.
+        .map_response(|response: http::Response<_>| response.map(Body::new))
+        // Above the deadline, so that what is late is counted as such.
+        .layer(MetricsLayer::client(cfg.role, cfg.target))
+        .layer(DeadlineLayer::new(&cfg))
+        .layer(InjectLayer)
+        // Last: of a request's extensions, nothing that a caller or a layer put there reaches a server in this process.
+        .map_request(|mut request: http::Request<Body>| {
+            request.extensions_mut().clear();
+            request
+        })
+        .service(peer);
+    Peer::new(stack)
+}

@@ -1,0 +1,11 @@
+//! The stacks as services use them: a small tonic server, called through both.
+
+mod admission;
+mod deadlines;
+mod draining;
+mod identity;
+mod kit;
+mod metrics;
+mod network;
+mod statuses;
+mod streams;

@@ -1,0 +1,220 @@
+//! From requests to commands: all validation is here.
+
+use confab_ids::{ChatId, MessageId, NUMBER_LIMIT, Seq, UserId};
+use confab_proto::message::v1::{self as pb, ChatKind, Content, CreateChatRequest, command};
+
+use crate::core::{AddMembers, Command, Create, Mark, Send};
+use crate::error::Invalid;
+use crate::store::{CreationKey, MEMBERS_MAX};
+
+const TEXT_MAX: usize = 16 * 1_024;
+const URL_MAX: usize = 2_048;
+const CLIENT_ID_MAX: usize = 64;
+const DEVICE_MAX: usize = 64;
+const TITLE_MAX: usize = 128;
+const MENTIONS_MAX: usize = 100;
+
+/// What a command of a `Converse` stream asks for.
+#[derive(Debug)]
+pub(crate) enum Asked {
+    Chat(ChatId, Command),
+    /// A mark by message id: the id has to be found first.
+    MarkByMessage(ChatId, Mark, MessageId),
+}
+
+pub(crate) fn command(action: command::Action) -> Result<Asked, Invalid> {
+    match action {
+        command::Action::Send(send) => {
+            let (chat, send) = self::send(send)?;
+            Ok(Asked::Chat(chat, Command::Send(send)))
+        }
+        command::Action::Mark(mark) => self::mark(mark),
+    }
+}
+
+pub(crate) fn send(send: pb::Send) -> Result<(ChatId, Send), Invalid> {
+    let content = send.content.ok_or_else(|| Invalid::new("content", "is required"))?;
+    check_content(&content)?;
+    let chat = chat_id(send.chat_id)?;
+    let send = Send {
+        user: user_id("user_id", send.user_id)?,
+        device: device(send.device)?,
+        message_id: MessageId::from_slice(&send.message_id)
+            .ok_or_else(|| Invalid::new("message_id", "is 16 bytes, a UUIDv7"))?,
+        client_id: client_id(send.client_id)?,
+        content,
+    };
+    Ok((chat, send))
+}
+
+fn check_content(content: &Content) -> Result<(), Invalid> {
+    if content.text.is_empty() && content.media_url.is_empty() {
+        return Err(Invalid::new("content", "is empty, and there is no media"));
+    }
+    if content.text.len() > TEXT_MAX {
+        let why = format!("has {} bytes, at most {TEXT_MAX} are allowed", content.text.len());
+        return Err(Invalid::too_large("content", why));
+    }
+    if content.media_url.len() > URL_MAX {
+        return Err(Invalid::new("media_url", format!("is longer than {URL_MAX} bytes")));
+    }
+    if !content.media_url.is_empty() && !content.media_url.starts_with("https://") {
+        return Err(Invalid::new("media_url", "is not an https URL"));
+    }
+    if content.mentions.len() > MENTIONS_MAX {
+        return Err(Invalid::new("mentions", format!("more than {MENTIONS_MAX}")));
+    }
+    content.mentions.iter().try_for_each(|user| user_id("mentions", *user).map(drop))
+}
+
+fn mark(mark: pb::Mark) -> Result<Asked, Invalid> {
+    let chat = chat_id(mark.chat_id)?;
+    let by_id = MessageId::from_slice(&mark.message_id);
+    if by_id.is_none() && !mark.message_id.is_empty() {
+        return Err(Invalid::new("message_id", "is 16 bytes, a UUIDv7"));
+    }
+    if by_id.is_none() && mark.delivered == 0 && mark.read == 0 {
+        return Err(Invalid::new("seq", "is required, from 1 on"));
+    }
+    let raised = Mark {
+        user: user_id("user_id", mark.user_id)?,
+        device: device(mark.device)?,
+        delivered: seq("seq", mark.delivered)?,
+        read: seq("seq", mark.read)?,
+    };
+    Ok(match by_id {
+        Some(message) => Asked::MarkByMessage(chat, raised, message),
+        None => Asked::Chat(chat, Command::Mark(raised)),
+    })
+}
+
+pub(crate) fn create(request: CreateChatRequest, message_id: MessageId) -> Result<Create, Invalid> {
+    let kind = request.kind();
+    let by = user_id("user_id", request.user_id)?;
+    let device = device(request.device)?;
+    let client_id = client_id(request.client_id)?;
+    let (title, mut members, key) = match kind {
+        ChatKind::Direct => {
+            let peer = user_id("user_id", request.peer)?;
+            if peer == by {
+                return Err(Invalid::new("user_id", "is yourself: a direct chat is with another user"));
+            }
+            (String::new(), vec![peer], Some(CreationKey::Direct(by.min(peer), by.max(peer))))
+        }
+        ChatKind::Group => {
+            if request.title.chars().count() > TITLE_MAX {
+                return Err(Invalid::new("title", format!("is longer than {TITLE_MAX} characters")));
+            }
+            let key = (!client_id.is_empty())
+                .then(|| CreationKey::Group { user: by, device: device.clone(), client_id });
+            (request.title, user_ids("members", &request.member_ids)?, key)
+        }
+        ChatKind::Unspecified => return Err(Invalid::new("kind", "is \"direct\" or \"group\"")),
+    };
+    members.push(by);
+    members.sort_unstable();
+    members.dedup();
+    if members.len() > MEMBERS_MAX {
+        return Err(Invalid::too_large("members", format!("with the creator at most {MEMBERS_MAX}")));
+    }
+    Ok(Create { key, kind, title, by, device, members, message_id })
+}
+
+pub(crate) fn add_members(request: pb::AddMembersRequest, message_id: MessageId) -> Result<(ChatId, AddMembers), Invalid> {
+    let users = user_ids("members", &request.member_ids)?;
+    if users.is_empty() {
+        return Err(Invalid::new("members", "is empty"));
+    }
+    let by = user_id("user_id", request.user_id)?;
+    Ok((chat_id(request.chat_id)?, AddMembers { by, device: device(request.device)?, users, message_id }))
+}
+
+pub(crate) fn chat_id(value: u64) -> Result<ChatId, Invalid> {
+    ChatId::checked(value).ok_or_else(|| Invalid::new("chat_id", "is a number from 1 to 2^53 - 1"))
+}
+
+pub(crate) fn user_id(field: &'static str, value: u64) -> Result<UserId, Invalid> {
+    UserId::checked(value).ok_or_else(|| Invalid::new(field, "is a number from 1 to 2^53 - 1"))
+}
+
+pub(crate) fn user_ids(field: &'static str, values: &[u64]) -> Result<Vec<UserId>, Invalid> {
+    if values.len() > MEMBERS_MAX {
+        return Err(Invalid::new(field, format!("at most {MEMBERS_MAX} at once")));
+    }
+    values.iter().map(|value| user_id(field, *value)).collect()
+}
+
+pub(crate) fn seq(field: &'static str, value: u64) -> Result<Seq, Invalid> {
+    if value < NUMBER_LIMIT { Ok(Seq(value)) } else { Err(Invalid::new(field, "is a number below 2^53")) }
+}
+
+pub(crate) fn device(name: String) -> Result<String, Invalid> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    if name.is_empty() || name.len() > DEVICE_MAX || !name.chars().all(allowed) {
+        return Err(Invalid::new("device", "is 1 to 64 of A-Z, a-z, 0-9, '.', '_' and '-'"));
+    }
+    Ok(name)
+}
+
+fn client_id(id: String) -> Result<String, Invalid> {
+    if id.chars().count() > CLIENT_ID_MAX {
+        return Err(Invalid::new("client_id", format!("is longer than {CLIENT_ID_MAX} characters")));
+    }
+    Ok(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(text: &str) -> pb::Send {
+        pb::Send {
+            chat_id: 1,
+            user_id: 1,
+            device: "default".into(),
+            message_id: vec![0; 16].into(),
+            content: Some(Content { text: text.into(), ..Content::default() }),
+            ..pb::Send::default()
+        }
+    }
+
+    #[track_caller]
+    fn refused(changed: pb::Send) -> &'static str {
+        send(changed).expect_err("refused").field
+    }
+
+    #[test]
+    fn a_send_is_refused_by_the_name_of_its_bad_field() {
+        assert!(send(text("hello")).is_ok());
+        assert!(send(text(&"x".repeat(TEXT_MAX))).is_ok());
+        assert_eq!(refused(text(&"x".repeat(TEXT_MAX + 1))), "content");
+        assert_eq!(refused(text("")), "content");
+        assert_eq!(refused(pb::Send { chat_id: 0, ..text("x") }), "chat_id");
+        assert_eq!(refused(pb::Send { chat_id: NUMBER_LIMIT, ..text("x") }), "chat_id");
+        assert_eq!(refused(pb::Send { device: "a b".into(), ..text("x") }), "device");
+        assert_eq!(refused(pb::Send { client_id: "é".repeat(65), ..text("x") }), "client_id");
+        assert!(send(pb::Send { client_id: "é".repeat(64), ..text("x") }).is_ok());
+        let with_url = |url: &str| {
+            let content = Content { media_url: url.into(), ..Content::default() };
+            pb::Send { content: Some(content), ..text("") }
+        };
+        assert!(send(with_url("https://example.org/a.jpg")).is_ok());
+        assert_eq!(refused(with_url("http://example.org/a.jpg")), "media_url");
+    }
+
+    #[test]
+    fn a_chat_counts_each_member_once_and_its_creator_too() {
+        let request = |members: Vec<u64>| CreateChatRequest {
+            user_id: 1,
+            kind: ChatKind::Group.into(),
+            member_ids: members,
+            device: "default".into(),
+            ..CreateChatRequest::default()
+        };
+        let made = create(request(vec![2, 2, 1]), MessageId([0; 16])).expect("a chat");
+        assert_eq!(made.members, [UserId(1), UserId(2)]);
+        assert!(create(request((2..=1_000).collect()), MessageId([0; 16])).is_ok());
+        let refused = create(request((2..=1_001).collect()), MessageId([0; 16])).expect_err("too many");
+        assert_eq!(refused.field, "members");
+    }
+}

@@ -1,0 +1,167 @@
+//! The rules of a chat, pure and synchronous: inputs and `now` go in, [`Effects`] come out. No clock, no storage, no tokio.
+//!
+//! [`owner::Owner`] is the whole; [`chat`] is one chat's state; [`sends`] remembers idempotency keys; [`marks`] the
+//! watermarks; [`outbox`] what fanout has not settled.
+
+pub(crate) mod chat;
+pub(crate) mod marks;
+pub(crate) mod outbox;
+pub(crate) mod owner;
+pub(crate) mod sends;
+
+use bytes::Bytes;
+use confab_ids::{ChatId, MessageId, Seq, UserId};
+use confab_proto::fanout::v1::Publication;
+use confab_proto::message::v1::{ChatKind, Content, Role};
+
+use crate::error::{ChatError, MarkError, SendError};
+use crate::store::{CreationKey, Row, SendKey};
+
+/// The time of an input.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Now {
+    /// Unix time, milliseconds.
+    pub wall_ms: i64,
+    /// Milliseconds on a clock that never steps back.
+    pub mono_ms: u64,
+}
+
+/// Whom an outcome goes to. The core only carries it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// A command of a `Converse` stream.
+    Stream { stream: u64, session: u64, call: u64 },
+    /// A unary call.
+    Call(u64),
+}
+
+/// What one chat can be asked.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Send(Send),
+    Mark(Mark),
+    View(View),
+    AddMembers(AddMembers),
+}
+
+#[derive(Debug)]
+pub(crate) struct Send {
+    pub user: UserId,
+    pub device: String,
+    pub message_id: MessageId,
+    /// Empty: none; then `message_id` is the key.
+    pub client_id: String,
+    pub content: Content,
+}
+
+/// Raises watermarks; [`Seq::ZERO`] leaves one as it is.
+#[derive(Debug)]
+pub(crate) struct Mark {
+    pub user: UserId,
+    pub device: String,
+    pub delivered: Seq,
+    pub read: Seq,
+}
+
+/// What a member's device sees of a chat.
+#[derive(Debug)]
+pub(crate) struct View {
+    pub user: UserId,
+    pub device: String,
+}
+
+#[derive(Debug)]
+pub(crate) struct AddMembers {
+    pub by: UserId,
+    pub device: String,
+    pub users: Vec<UserId>,
+    pub message_id: MessageId,
+}
+
+#[derive(Debug)]
+pub(crate) struct Create {
+    pub key: Option<CreationKey>,
+    pub kind: ChatKind,
+    pub title: String,
+    pub by: UserId,
+    pub device: String,
+    /// With the creator, each once.
+    pub members: Vec<UserId>,
+    pub message_id: MessageId,
+}
+
+/// What a command came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Accepted(Accepted),
+    SendRefused(SendError),
+    MarkRefused(MarkError),
+    Viewed(Box<ChatView>),
+    Created { chat: ChatId, existed: bool },
+    Added { users: Vec<UserId>, members: usize },
+    ChatRefused(ChatError),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Accepted {
+    pub chat: ChatId,
+    pub seq: Seq,
+    pub message_id: MessageId,
+    pub created_at_ms: i64,
+    pub duplicate: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ChatView {
+    pub chat: ChatId,
+    pub kind: ChatKind,
+    pub title: String,
+    pub created_by: UserId,
+    pub created_at_ms: i64,
+    /// The last seq of the durable prefix.
+    pub head: Seq,
+    /// Countable events up to the head.
+    pub count: u64,
+    pub members: usize,
+    pub role: Role,
+    pub joined_seq: Seq,
+    /// Of a direct chat.
+    pub peer: Option<UserId>,
+    /// What this device has confirmed; `None`: it never did.
+    pub confirmed: Option<Seq>,
+    /// The highest over the user's devices.
+    pub delivered: Seq,
+    pub read: Seq,
+    /// The user's own last send.
+    pub own: Seq,
+}
+
+/// What the shell has to do after an input.
+#[derive(Debug, Default)]
+pub(crate) struct Effects {
+    /// Read these chats and answer with `loaded`.
+    pub loads: Vec<ChatId>,
+    /// Look these keys up and answer with `found`.
+    pub lookups: Vec<Lookup>,
+    /// Write these, all or none, then say `committed`; ready when `durable` asks for it.
+    pub rows: Vec<Row>,
+    /// The rows hold something that will be acked: they must be on the disk before `committed`.
+    pub durable: bool,
+    pub replies: Vec<(Origin, Outcome)>,
+    pub publications: Vec<Publication>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Lookup {
+    pub chat: ChatId,
+    pub key: SendKey,
+    /// Newest first.
+    pub buckets: Vec<u32>,
+}
+
+/// The payload of a publication.
+#[derive(Debug, Clone)]
+pub(crate) enum Payload {
+    Event(Bytes),
+    Receipt { user: UserId, delivered: Seq, read: Seq },
+}

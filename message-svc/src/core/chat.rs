@@ -1,0 +1,208 @@
+//! One hot chat: its head, its members, what is on its way to the disk and to the edges.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+
+use confab_ids::{ChatId, Seq, UserId};
+use confab_proto::message::v1::{ChatKind, Role};
+
+use super::marks::{Marks, ReceiptClock};
+use super::sends::Sends;
+use super::{ChatView, Origin, Accepted, Outcome, Payload};
+use crate::store::{ChatRecord, Meta, bucket_of};
+
+/// Members per block of watermarks.
+pub(crate) const BLOCK: usize = 128;
+
+#[derive(Debug, Clone)]
+pub(crate) struct Member {
+    pub user: UserId,
+    pub role: Role,
+    pub joined_at_ms: i64,
+    pub joined_seq: Seq,
+    pub marks: Marks,
+    pub receipts: ReceiptClock,
+}
+
+/// An event that has its seq and waits for the disk.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    pub seq: Seq,
+    pub count: u64,
+    pub durable: bool,
+    pub payload: Payload,
+    pub to: Arc<[u64]>,
+    /// Its sender, and whoever sent it again meanwhile.
+    pub answers: Vec<(Origin, Answer)>,
+}
+
+/// What to answer once it is durable.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    /// …and accepted by fanout.
+    Accepted(Accepted),
+    Now(Outcome),
+}
+
+#[derive(Debug)]
+pub(crate) struct Chat {
+    pub meta: Meta,
+    /// In the order of joining: a member's slot, and with it their block of watermarks, never changes.
+    pub members: Vec<Member>,
+    slots: HashMap<UserId, usize>,
+    /// The members' ids, as every publication carries them.
+    pub ids: Arc<[u64]>,
+    /// The last seq given out.
+    pub last: Seq,
+    /// The last seq of the durable prefix.
+    pub head: Seq,
+    /// Countable events up to `last` and up to `head`.
+    pub count: u64,
+    pub head_count: u64,
+    pub last_at_ms: i64,
+    /// All seqs up to this one have reached their edges.
+    pub settled: Seq,
+    /// Published after `settled`, in order: whether each has settled.
+    published: VecDeque<(Seq, bool)>,
+    pub pending: VecDeque<Pending>,
+    pub sends: Sends,
+    pub dirty_blocks: BTreeSet<u32>,
+    pub used_ms: u64,
+}
+
+impl Chat {
+    /// A chat as the store has it. Its whole log counts as settled: whoever was connected when it was written is
+    /// connected anew since this process started, and has read the head.
+    pub(crate) fn from_record(record: ChatRecord) -> Self {
+        let mut chat = Self::empty(record.meta, Sends::new(record.head == Seq::ZERO));
+        for (member, marks) in record.members {
+            chat.push_member(Member {
+                user: member.user,
+                role: member.role,
+                joined_at_ms: member.joined_at_ms,
+                joined_seq: member.joined_seq,
+                marks,
+                receipts: ReceiptClock::default(),
+            });
+        }
+        chat.refresh_ids();
+        chat.last = record.head;
+        chat.head = record.head;
+        chat.settled = record.head;
+        chat.count = record.count;
+        chat.head_count = record.count;
+        chat.last_at_ms = record.last_at_ms;
+        chat
+    }
+
+    pub(crate) fn empty(meta: Meta, sends: Sends) -> Self {
+        Self {
+            last_at_ms: meta.created_at_ms,
+            meta,
+            members: Vec::new(),
+            slots: HashMap::new(),
+            ids: Arc::from([]),
+            last: Seq::ZERO,
+            head: Seq::ZERO,
+            count: 0,
+            head_count: 0,
+            settled: Seq::ZERO,
+            published: VecDeque::new(),
+            pending: VecDeque::new(),
+            sends,
+            dirty_blocks: BTreeSet::new(),
+            used_ms: 0,
+        }
+    }
+
+    pub(crate) fn id(&self) -> ChatId {
+        self.meta.chat
+    }
+
+    /// Adds a member; [`Chat::refresh_ids`] makes them a recipient.
+    pub(crate) fn push_member(&mut self, member: Member) {
+        self.slots.insert(member.user, self.members.len());
+        self.members.push(member);
+    }
+
+    pub(crate) fn refresh_ids(&mut self) {
+        self.ids = self.members.iter().map(|member| member.user.0).collect();
+    }
+
+    pub(crate) fn slot(&self, user: UserId) -> Option<usize> {
+        self.slots.get(&user).copied()
+    }
+
+    pub(crate) fn member_mut(&mut self, user: UserId) -> Option<&mut Member> {
+        let slot = self.slot(user)?;
+        self.members.get_mut(slot)
+    }
+
+    /// Gives out the next seq.
+    pub(crate) fn take_seq(&mut self, wall_ms: i64, counts: bool) -> (Seq, i64, u64) {
+        self.last = self.last.next();
+        self.last_at_ms = self.last_at_ms.max(wall_ms);
+        self.count += u64::from(counts);
+        (self.last, self.last_at_ms, self.count)
+    }
+
+    /// The next seq opens a bucket: its opening is part of the chat's row, to be written with it.
+    pub(crate) fn opens_bucket(&self, seq: Seq) -> bool {
+        self.meta.openings.last().is_none_or(|last| last.bucket < bucket_of(seq))
+    }
+
+    /// The event at `seq` is on the disk: what has become the durable prefix by it.
+    pub(crate) fn durable(&mut self, seq: Seq) -> Vec<Pending> {
+        if let Some(pending) = self.pending.iter_mut().find(|pending| pending.seq == seq) {
+            pending.durable = true;
+        }
+        let mut ready = Vec::new();
+        while let Some(pending) = self.pending.pop_front_if(|pending| pending.durable) {
+            self.head = pending.seq;
+            self.head_count = pending.count;
+            self.published.push_back((pending.seq, false));
+            ready.push(pending);
+        }
+        ready
+    }
+
+    /// All edges that it concerns have the event at `seq`.
+    pub(crate) fn settle(&mut self, seq: Seq) {
+        if let Ok(at) = self.published.binary_search_by_key(&seq, |(seq, _)| *seq) {
+            self.published[at].1 = true;
+        }
+        while let Some((seq, _)) = self.published.pop_front_if(|(_, settled)| *settled) {
+            self.settled = seq;
+        }
+    }
+
+    /// Nothing would be lost by forgetting it.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.pending.is_empty() && self.published.is_empty() && self.dirty_blocks.is_empty()
+    }
+
+    pub(crate) fn view(&self, user: UserId, device: &str) -> Option<ChatView> {
+        let member = &self.members[self.slot(user)?];
+        let peer = match self.meta.kind {
+            ChatKind::Direct => self.members.iter().map(|other| other.user).find(|other| *other != user),
+            _ => None,
+        };
+        Some(ChatView {
+            chat: self.id(),
+            kind: self.meta.kind,
+            title: self.meta.title.clone(),
+            created_by: self.meta.created_by,
+            created_at_ms: self.meta.created_at_ms,
+            head: self.head,
+            count: self.head_count,
+            members: self.members.len(),
+            role: member.role,
+            joined_seq: member.joined_seq,
+            peer,
+            confirmed: member.marks.confirmed(device),
+            delivered: member.marks.delivered(),
+            read: member.marks.read,
+            own: member.marks.own,
+        })
+    }
+}

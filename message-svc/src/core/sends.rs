@@ -1,0 +1,89 @@
+//! Which sends a chat has seen: the newest in memory, the others in the store.
+
+use std::collections::{HashMap, VecDeque};
+
+use confab_ids::{MessageId, Seq};
+
+use crate::store::SendKey;
+
+/// Keys kept in memory per chat. Older ones are looked up in the store.
+const KEPT: usize = 1_024;
+
+/// One accepted send, as its key remembers it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Sent {
+    pub seq: Seq,
+    pub message_id: MessageId,
+    pub created_at_ms: i64,
+    /// Of what was sent: another body under the same key is a conflict.
+    pub body_hash: u64,
+}
+
+/// What memory knows of a key.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Known {
+    Sent(Sent),
+    New,
+    /// Only the store can tell.
+    Unknown,
+}
+
+#[derive(Debug)]
+pub(crate) struct Sends {
+    sent: HashMap<SendKey, Sent>,
+    order: VecDeque<SendKey>,
+    /// Everything that was ever sent is in memory: a key that isn't is new.
+    complete: bool,
+}
+
+impl Sends {
+    /// For a chat whose log is empty (`complete`), or one read from the store.
+    pub(crate) fn new(complete: bool) -> Self {
+        Self { sent: HashMap::new(), order: VecDeque::new(), complete }
+    }
+
+    pub(crate) fn get(&self, key: &SendKey) -> Known {
+        match self.sent.get(key) {
+            Some(sent) => Known::Sent(*sent),
+            None if self.complete => Known::New,
+            None => Known::Unknown,
+        }
+    }
+
+    pub(crate) fn insert(&mut self, key: SendKey, sent: Sent) {
+        if self.sent.insert(key.clone(), sent).is_none() {
+            self.order.push_back(key);
+        }
+        while self.order.len() > KEPT {
+            self.complete = false;
+            if let Some(oldest) = self.order.pop_front() {
+                self.sent.remove(&oldest);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sent(seq: u64) -> Sent {
+        Sent { seq: Seq(seq), message_id: MessageId([0; 16]), created_at_ms: 0, body_hash: seq }
+    }
+
+    fn key(n: u64) -> SendKey {
+        SendKey::new(confab_ids::UserId(1), "d", &n.to_string(), MessageId([0; 16]))
+    }
+
+    #[test]
+    fn beyond_its_bound_it_forgets_the_oldest_and_no_longer_claims_to_know_all() {
+        let mut sends = Sends::new(true);
+        assert_eq!(sends.get(&key(1)), Known::New);
+        for n in 0..=KEPT as u64 {
+            sends.insert(key(n), sent(n));
+        }
+        assert_eq!(sends.get(&key(0)), Known::Unknown);
+        assert_eq!(sends.get(&key(1)), Known::Sent(sent(1)));
+        assert_eq!(sends.get(&key(u64::MAX)), Known::Unknown);
+    }
+}

@@ -1,0 +1,341 @@
+//! The task around [`crate::core::owner`]: gives it its inputs and does what it says.
+//!
+//! Everything that is ready is taken at once, so that one round of the loop makes one commit, one frame to fanout and one
+//! frame of replies per stream, however many messages it is about.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use confab_ids::ChatId;
+use confab_mesh::Drain;
+use confab_proto::fanout::v1::PublishRequest;
+use confab_proto::message::v1::{self as pb, ConverseResponse, Reply, reply};
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::core::owner::Owner;
+use crate::core::sends::Sent;
+use crate::core::{Accepted, Command, Create, Effects, Lookup, Now, Origin, Outcome};
+use crate::error::ChatError;
+use crate::publisher::{FanoutEvent, PUBLICATIONS_PER_FRAME};
+use crate::store::{ChatRecord, Store, StoreError};
+
+/// Requests that wait for the owner; whoever has one more waits to hand it over.
+const REQUESTS_MAX: usize = 1_024;
+
+/// Requests taken per round.
+const ROUND_MAX: usize = 256;
+
+const TICK: Duration = Duration::from_millis(50);
+
+/// How long a drain waits for what was taken to be answered.
+const DRAIN_MAX: Duration = Duration::from_secs(5);
+
+enum Request {
+    Open { stream: u64, replies: mpsc::Sender<ConverseResponse> },
+    Close { stream: u64 },
+    Commands { stream: u64, commands: Vec<StreamCommand> },
+    Call { chat: ChatId, command: Command, answer: oneshot::Sender<Outcome> },
+    Create { create: Create, answer: oneshot::Sender<Outcome> },
+}
+
+/// A command of a `Converse` stream.
+pub(crate) struct StreamCommand {
+    pub session: u64,
+    pub call: u64,
+    pub chat: ChatId,
+    pub command: Command,
+}
+
+/// The way to the owner.
+#[derive(Clone)]
+pub(crate) struct OwnerHandle {
+    requests: mpsc::Sender<Request>,
+    healthy: Arc<AtomicBool>,
+}
+
+impl OwnerHandle {
+    pub(crate) async fn open(&self, stream: u64, replies: mpsc::Sender<ConverseResponse>) {
+        self.ask(Request::Open { stream, replies }).await;
+    }
+
+    pub(crate) async fn close(&self, stream: u64) {
+        self.ask(Request::Close { stream }).await;
+    }
+
+    pub(crate) async fn commands(&self, stream: u64, commands: Vec<StreamCommand>) {
+        self.ask(Request::Commands { stream, commands }).await;
+    }
+
+    pub(crate) async fn call(&self, chat: ChatId, command: Command) -> Outcome {
+        let (answer, outcome) = oneshot::channel();
+        self.ask(Request::Call { chat, command, answer }).await;
+        outcome.await.unwrap_or(Outcome::ChatRefused(ChatError::Unavailable))
+    }
+
+    pub(crate) async fn create(&self, create: Create) -> Outcome {
+        let (answer, outcome) = oneshot::channel();
+        self.ask(Request::Create { create, answer }).await;
+        outcome.await.unwrap_or(Outcome::ChatRefused(ChatError::Unavailable))
+    }
+
+    /// The store has not failed.
+    pub(crate) fn is_healthy(&self) -> bool {
+        self.healthy.load(Ordering::Relaxed)
+    }
+
+    /// After the owner's end whoever waits for an answer gets none, and says so.
+    async fn ask(&self, request: Request) {
+        drop(self.requests.send(request).await);
+    }
+}
+
+/// What the store has done.
+enum Done {
+    Committed(u64, Result<(), StoreError>),
+    Loaded(Vec<ChatId>, Result<Vec<Option<ChatRecord>>, StoreError>),
+    Found(Vec<Lookup>, Result<Vec<Option<Sent>>, StoreError>),
+}
+
+struct Task<S> {
+    owner: Owner,
+    store: S,
+    started: Instant,
+    streams: HashMap<u64, mpsc::Sender<ConverseResponse>>,
+    calls: HashMap<u64, oneshot::Sender<Outcome>>,
+    next_call: u64,
+    fanout: Option<mpsc::UnboundedSender<PublishRequest>>,
+    under_way: FuturesUnordered<BoxFuture<'static, Done>>,
+    fx: Effects,
+    healthy: Arc<AtomicBool>,
+}
+
+/// Starts the owner. It ends when the drain has begun and what was taken is done, or [`DRAIN_MAX`] later.
+pub(crate) fn start(owner: Owner, store: impl Store, events: mpsc::Receiver<FanoutEvent>, drain: &Drain) -> OwnerHandle {
+    let (requests, queue) = mpsc::channel(REQUESTS_MAX);
+    let healthy = Arc::new(AtomicBool::new(true));
+    let task = Task {
+        owner,
+        store,
+        started: Instant::now(),
+        streams: HashMap::new(),
+        calls: HashMap::new(),
+        next_call: 0,
+        fanout: None,
+        under_way: FuturesUnordered::new(),
+        fx: Effects::default(),
+        healthy: healthy.clone(),
+    };
+    drain.spawn(task.run(queue, events, drain.clone()));
+    OwnerHandle { requests, healthy }
+}
+
+impl<S: Store> Task<S> {
+    async fn run(mut self, mut queue: mpsc::Receiver<Request>, mut events: mpsc::Receiver<FanoutEvent>, drain: Drain) {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut round = Vec::with_capacity(ROUND_MAX);
+        let mut drain_until: Option<Instant> = None;
+        loop {
+            let room = self.owner.has_room();
+            tokio::select! {
+                taken = queue.recv_many(&mut round, ROUND_MAX), if room => {
+                    if taken == 0 {
+                        return;
+                    }
+                    for request in round.drain(..) {
+                        self.take(request);
+                    }
+                }
+                Some(done) = self.under_way.next() => self.done(done),
+                Some(event) = events.recv() => {
+                    self.heard(event);
+                    while let Ok(event) = events.try_recv() {
+                        self.heard(event);
+                    }
+                }
+                _ = tick.tick() => self.owner.tick(self.now(), &mut self.fx),
+                () = drain.started(), if drain_until.is_none() => {
+                    drain_until = Some(Instant::now() + DRAIN_MAX);
+                    self.owner.write_marks(&mut self.fx);
+                }
+            }
+            self.act();
+            if let Some(until) = drain_until
+                && (Instant::now() > until || self.owner.is_quiet() && self.under_way.is_empty() && queue.is_empty())
+            {
+                return;
+            }
+        }
+    }
+
+    fn now(&self) -> Now {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Now {
+            wall_ms: i64::try_from(wall.as_millis()).unwrap_or(i64::MAX),
+            mono_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+
+    fn take(&mut self, request: Request) {
+        let now = self.now();
+        match request {
+            Request::Open { stream, replies } => drop(self.streams.insert(stream, replies)),
+            Request::Close { stream } => drop(self.streams.remove(&stream)),
+            Request::Commands { stream, commands } => {
+                for StreamCommand { session, call, chat, command } in commands {
+                    let origin = Origin::Stream { stream, session, call };
+                    self.owner.command(now, chat, origin, command, &mut self.fx);
+                }
+            }
+            Request::Call { chat, command, answer } => {
+                let origin = self.expect(answer);
+                self.owner.command(now, chat, origin, command, &mut self.fx);
+            }
+            Request::Create { create, answer } => {
+                let origin = self.expect(answer);
+                self.owner.create(now, origin, create, &mut self.fx);
+            }
+        }
+    }
+
+    fn expect(&mut self, answer: oneshot::Sender<Outcome>) -> Origin {
+        self.next_call += 1;
+        self.calls.insert(self.next_call, answer);
+        Origin::Call(self.next_call)
+    }
+
+    fn done(&mut self, done: Done) {
+        let now = self.now();
+        let (owner, fx) = (&mut self.owner, &mut self.fx);
+        match done {
+            Done::Committed(commit, Ok(())) => owner.committed(now, commit, fx),
+            Done::Committed(_, Err(error)) => {
+                if self.healthy.swap(false, Ordering::Relaxed) {
+                    tracing::error!(%error, "the store failed: nothing is accepted any more; restart when its cause is mended");
+                }
+                owner.store_failed(fx);
+            }
+            Done::Loaded(chats, Ok(records)) => {
+                for (chat, record) in chats.into_iter().zip(records) {
+                    owner.loaded(now, chat, record, fx);
+                }
+            }
+            Done::Loaded(chats, Err(error)) => {
+                tracing::error!(%error, "chats could not be read");
+                chats.into_iter().for_each(|chat| owner.load_failed(chat, fx));
+            }
+            Done::Found(lookups, Ok(sent)) => {
+                for (lookup, sent) in lookups.iter().zip(sent) {
+                    owner.found(now, lookup, sent, fx);
+                }
+            }
+            Done::Found(lookups, Err(error)) => {
+                tracing::error!(%error, "keys could not be read");
+                lookups.iter().for_each(|lookup| owner.lookup_failed(now, lookup, fx));
+            }
+        }
+    }
+
+    fn heard(&mut self, event: FanoutEvent) {
+        match event {
+            FanoutEvent::Connected(stream) => {
+                self.fanout = Some(stream);
+                let unsettled = self.owner.unsettled();
+                self.publish(unsettled);
+            }
+            FanoutEvent::Said(response) => {
+                self.owner.fanout_accepted(response.accepted, &mut self.fx);
+                for id in response.settled {
+                    self.owner.fanout_settled(id);
+                }
+            }
+            FanoutEvent::Lost => self.fanout = None,
+        }
+    }
+
+    /// Does what the core has said.
+    fn act(&mut self) {
+        let fx = std::mem::take(&mut self.fx);
+        if !fx.rows.is_empty() {
+            let commit = self.owner.seal();
+            let stored = self.store.commit(fx.rows, fx.durable);
+            self.under_way.push(Box::pin(async move { Done::Committed(commit, stored.await) }));
+        }
+        if !fx.loads.is_empty() {
+            let store = self.store.clone();
+            self.under_way.push(Box::pin(async move {
+                let records = store.load(fx.loads.clone()).await;
+                Done::Loaded(fx.loads, records)
+            }));
+        }
+        if !fx.lookups.is_empty() {
+            let store = self.store.clone();
+            self.under_way.push(Box::pin(async move {
+                let sent = store.find_sends(&fx.lookups).await;
+                Done::Found(fx.lookups, sent)
+            }));
+        }
+        self.publish(fx.publications);
+        self.reply(fx.replies);
+    }
+
+    fn publish(&mut self, mut publications: Vec<confab_proto::fanout::v1::Publication>) {
+        let Some(fanout) = &self.fanout else { return };
+        while !publications.is_empty() {
+            let rest = publications.split_off(publications.len().min(PUBLICATIONS_PER_FRAME));
+            // A broken stream is told by its end; what was not settled is published again.
+            drop(fanout.send(PublishRequest { publications }));
+            publications = rest;
+        }
+    }
+
+    fn reply(&mut self, replies: Vec<(Origin, Outcome)>) {
+        let mut by_stream: HashMap<u64, Vec<Reply>> = HashMap::new();
+        for (origin, outcome) in replies {
+            match origin {
+                Origin::Stream { stream, session, call } => {
+                    by_stream.entry(stream).or_default().extend(wire(session, call, outcome));
+                }
+                Origin::Call(call) => {
+                    // Whoever gave up waiting needs no answer.
+                    let _gone = self.calls.remove(&call).map(|answer| answer.send(outcome));
+                }
+            }
+        }
+        for (stream, replies) in by_stream {
+            let Some(queue) = self.streams.get(&stream) else { continue };
+            if queue.try_send(ConverseResponse { replies }).is_err() {
+                // Its edge doesn't take its replies. Without its sender the stream ends, and the edge asks again.
+                tracing::warn!(stream, "a stream that doesn't read is cut");
+                self.streams.remove(&stream);
+            }
+        }
+    }
+}
+
+fn wire(session: u64, call: u64, outcome: Outcome) -> Option<Reply> {
+    let outcome = match outcome {
+        Outcome::Accepted(accepted) => reply::Outcome::Accepted(accepted_wire(accepted)),
+        Outcome::SendRefused(error) => reply::Outcome::Refused(error.into()),
+        Outcome::MarkRefused(error) => reply::Outcome::Refused(error.into()),
+        // Not asked for by any command of a stream.
+        Outcome::Viewed(_) | Outcome::Created { .. } | Outcome::Added { .. } | Outcome::ChatRefused(_) => return None,
+    };
+    Some(Reply { session, call, outcome: Some(outcome) })
+}
+
+pub(crate) fn accepted_wire(accepted: Accepted) -> pb::Accepted {
+    pb::Accepted {
+        chat_id: accepted.chat.0,
+        seq: accepted.seq.0,
+        message_id: Bytes::copy_from_slice(&accepted.message_id.0),
+        created_at_ms: accepted.created_at_ms,
+        duplicate: accepted.duplicate,
+    }
+}

@@ -1,0 +1,179 @@
+//! Reading on behalf of a member: pages of a log, what a device misses, lists of chats.
+
+use confab_ids::{ChatId, MessageId, Seq, UserId};
+use confab_proto::message::v1::{self as pb, ChatKind, ChatSync, Event};
+use futures_util::future::join_all;
+use prost::Message;
+use tonic::Status;
+
+use crate::core::{ChatView, Command, Outcome, View};
+use crate::error::ChatError;
+use crate::owner::OwnerHandle;
+use crate::store::{ChatOfUser, Page, Range, Store};
+
+/// A page of a log ends at this many bytes of events.
+const PAGE_BYTES: usize = 256 * 1_024;
+
+/// The events that come with one page of a `Sync`, bytes; the rest is asked for when there is room for it.
+const SYNC_BYTES: usize = 64 * 1_024;
+
+/// Chats per page of a `Sync`.
+const SYNC_CHATS: usize = 200;
+
+/// More missed events than this leave a gap.
+pub(crate) const SYNC_EVENTS: u64 = 1_000;
+
+/// How far back a message is looked for by its id.
+const SEARCHED: usize = 1_000;
+
+#[derive(Clone)]
+pub(crate) struct Reader<S> {
+    pub store: S,
+    pub owner: OwnerHandle,
+}
+
+/// What a page is asked for by. Bounds are exclusive.
+pub(crate) struct PageRequest {
+    pub chat: ChatId,
+    pub user: UserId,
+    pub after: Option<Seq>,
+    pub before: Option<Seq>,
+    pub limit: usize,
+    /// 0: [`PAGE_BYTES`].
+    pub bytes_max: usize,
+}
+
+impl<S: Store> Reader<S> {
+    /// A chat as one of its members sees it.
+    pub(crate) async fn view(&self, chat: ChatId, user: UserId, device: &str) -> Result<ChatView, ChatError> {
+        match self.owner.call(chat, Command::View(View { user, device: device.to_owned() })).await {
+            Outcome::Viewed(view) => Ok(*view),
+            Outcome::ChatRefused(error) => Err(error),
+            _ => Err(ChatError::Unavailable),
+        }
+    }
+
+    pub(crate) async fn list_messages(&self, request: PageRequest) -> Result<pb::ListMessagesResponse, Status> {
+        let view = self.view(request.chat, request.user, "").await?;
+        let first = view.joined_seq;
+        let range = Range {
+            chat: request.chat,
+            after: request.after.unwrap_or_default().max(first.prev()),
+            before: request.before.unwrap_or(view.head.next()).min(view.head.next()),
+            limit: request.limit,
+            bytes: if request.bytes_max == 0 { PAGE_BYTES } else { request.bytes_max.min(PAGE_BYTES) },
+            newest: request.after.is_none(),
+        };
+        let page = self.page(range).await?;
+        Ok(pb::ListMessagesResponse { events: page.events, more: page.more, head: view.head.0, first: first.0 })
+    }
+
+    async fn page(&self, range: Range) -> Result<Page, Status> {
+        Ok(self.store.events(vec![range]).await?.pop().unwrap_or_default())
+    }
+
+    /// What a device misses, one page of chats.
+    pub(crate) async fn sync(&self, request: pb::SyncRequest, user: UserId) -> Result<pb::SyncResponse, Status> {
+        let chats = match request.only_chat_id {
+            0 => self.store.chats_of(user, ChatId(request.after_chat_id), SYNC_CHATS).await?,
+            only => vec![ChatOfUser { chat: ChatId(only), kind: ChatKind::Unspecified }],
+        };
+        let more = chats.len() == SYNC_CHATS;
+        let views = join_all(chats.iter().map(|chat| self.view(chat.chat, user, &request.device))).await;
+        let mut synced = Vec::with_capacity(views.len());
+        for view in views {
+            match view {
+                Ok(view) => synced.push(start_of(&view, &request)),
+                // Joined between the two reads: the next event brings it.
+                Err(ChatError::NotMember) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.fill(&mut synced).await?;
+        Ok(pb::SyncResponse { chats: synced, more })
+    }
+
+    /// Adds the first events that each chat misses.
+    async fn fill(&self, chats: &mut [ChatSync]) -> Result<(), Status> {
+        let behind: Vec<usize> = (0..chats.len()).filter(|at| chats[*at].head > chats[*at].position).collect();
+        if behind.is_empty() {
+            return Ok(());
+        }
+        let range = |chat: &ChatSync| Range {
+            chat: ChatId(chat.chat_id),
+            after: Seq(chat.position.max(chat.gap_to)),
+            before: Seq(chat.head + 1),
+            limit: usize::try_from(SYNC_EVENTS).unwrap_or(usize::MAX),
+            bytes: SYNC_BYTES / behind.len(),
+            newest: false,
+        };
+        let ranges = behind.iter().map(|at| range(&chats[*at])).collect();
+        for (at, page) in behind.iter().zip(self.store.events(ranges).await?) {
+            chats[*at].events = page.events;
+        }
+        Ok(())
+    }
+
+    /// The seq of a message among the chat's last ones.
+    pub(crate) async fn find(&self, chat: ChatId, message: MessageId) -> Option<Seq> {
+        let range = Range { chat, after: Seq::ZERO, before: Seq(u64::MAX), limit: SEARCHED, bytes: 4 << 20, newest: true };
+        let page = self.page(range).await.ok()?;
+        let events = page.events.iter().rev().filter_map(|bytes| Event::decode(&bytes[..]).ok());
+        events.into_iter().find(|event| event.message_id == message.0[..]).map(|event| Seq(event.seq))
+    }
+
+    /// A chat with the asking user's unread count and, where asked for, its newest event.
+    pub(crate) async fn chats(&self, views: Vec<ChatView>, last_event: bool) -> Result<Vec<pb::Chat>, Status> {
+        let single = |chat, seq: Seq| Range { chat, after: seq.prev(), before: seq.next(), limit: 1, bytes: 1, newest: false };
+        let base = |view: &ChatView| view.read.max(view.own).max(view.joined_seq);
+        let ranges = views.iter().flat_map(|view| [single(view.chat, base(view)), single(view.chat, view.head)]);
+        let mut pages = self.store.events(ranges.collect()).await?.into_iter();
+        let mut next = || pages.next().and_then(|page| page.events.into_iter().next()).unwrap_or_default();
+        let chats = views.into_iter().map(|view| {
+            let read = Event::decode(&next()[..]).unwrap_or_default().count;
+            let last = next();
+            pb::Chat {
+                unread: view.count.saturating_sub(read),
+                last_event: if last_event { last } else { Default::default() },
+                ..chat(view)
+            }
+        });
+        Ok(chats.collect())
+    }
+}
+
+/// Where a device's catching up with one chat starts, without the events yet.
+fn start_of(view: &ChatView, request: &pb::SyncRequest) -> ChatSync {
+    let joined = view.joined_seq.prev();
+    let known = request.positions.get(&view.chat.0).copied().map(Seq).or(view.confirmed);
+    let new_device = if request.from_read { view.read } else { view.head };
+    let position = known.unwrap_or(new_device).max(joined).min(view.head);
+    let missed = view.head.0 - position.0;
+    ChatSync {
+        chat_id: view.chat.0,
+        position: position.0,
+        head: view.head.0,
+        events: Vec::new(),
+        gap_to: if missed > SYNC_EVENTS { view.head.0 - SYNC_EVENTS } else { 0 },
+        kind: view.kind.into(),
+        peer: view.peer.map_or(0, |peer| peer.0),
+    }
+}
+
+fn chat(view: ChatView) -> pb::Chat {
+    pb::Chat {
+        chat_id: view.chat.0,
+        kind: view.kind.into(),
+        title: view.title,
+        created_by: view.created_by.0,
+        created_at_ms: view.created_at_ms,
+        member_count: u32::try_from(view.members).unwrap_or(u32::MAX),
+        peer: view.peer.map_or(0, |peer| peer.0),
+        head: view.head.0,
+        read: view.read.0,
+        delivered: view.delivered.0,
+        role: view.role.into(),
+        unread: 0,
+        last_event: Default::default(),
+    }
+}

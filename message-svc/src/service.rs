@@ -1,0 +1,258 @@
+//! The RPCs: convert, ask the owner or read, convert back.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use confab_ids::{ChatId, MessageId, Seq};
+use confab_proto::message::v1::{self as pb, Command as WireCommand, ConverseRequest, ConverseResponse, Reply, message_service_server::MessageService, reply};
+use futures_util::{Stream, StreamExt};
+use futures_util::future::try_join_all;
+use tokio::sync::{Semaphore, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+use uuid::Uuid;
+
+use crate::convert::{self, Asked};
+use crate::core::{Command, Mark, Outcome};
+use crate::error::{ChatError, Invalid, MarkError, SendError};
+use crate::owner::{StreamCommand, accepted_wire};
+use crate::reads::{PageRequest, Reader};
+use crate::store::Store;
+
+/// Frames of replies that an edge may leave unread before its stream is cut.
+const REPLIES_MAX: usize = 1_024;
+
+/// Searches for a message by its id that run at once; further ones wait, and their stream with them.
+const SEARCHES_MAX: usize = 16;
+
+const LIST_DEFAULT: u32 = 50;
+const MESSAGES_MAX: u32 = 1_000;
+const CHATS_MAX: u32 = 200;
+const MEMBERS_PAGE_MAX: u32 = 1_000;
+
+pub(crate) struct Service<S> {
+    reader: Reader<S>,
+    streams: AtomicU64,
+    searches: Arc<Semaphore>,
+}
+
+impl<S: Store> Service<S> {
+    pub(crate) fn new(reader: Reader<S>) -> Self {
+        Self { reader, streams: AtomicU64::new(0), searches: Arc::new(Semaphore::new(SEARCHES_MAX)) }
+    }
+}
+
+/// One edge's stream, read to its end.
+struct Conversation<S> {
+    reader: Reader<S>,
+    stream: u64,
+    replies: mpsc::Sender<ConverseResponse>,
+    searches: Arc<Semaphore>,
+}
+
+impl<S: Store> Conversation<S> {
+    async fn run(self, mut requests: Streaming<ConverseRequest>) {
+        self.reader.owner.open(self.stream, self.replies.clone()).await;
+        while let Ok(Some(request)) = requests.message().await {
+            let mut commands = Vec::with_capacity(request.commands.len());
+            for command in request.commands {
+                commands.extend(self.convert(command).await);
+            }
+            self.reader.owner.commands(self.stream, commands).await;
+        }
+        self.reader.owner.close(self.stream).await;
+    }
+
+    async fn convert(&self, command: WireCommand) -> Option<StreamCommand> {
+        let WireCommand { session, call, action } = command;
+        let asked = action.ok_or_else(|| Invalid::new("action", "is required")).and_then(convert::command);
+        match asked {
+            Ok(Asked::Chat(chat, command)) => Some(StreamCommand { session, call, chat, command }),
+            Ok(Asked::MarkByMessage(chat, mark, message)) => {
+                self.search(session, call, chat, mark, message).await;
+                None
+            }
+            Err(invalid) => {
+                self.refuse(session, call, invalid.into()).await;
+                None
+            }
+        }
+    }
+
+    /// Finds the message that a mark names, beside the stream, then raises the mark.
+    async fn search(&self, session: u64, call: u64, chat: ChatId, mark: Mark, message: MessageId) {
+        let Ok(permit) = self.searches.clone().acquire_owned().await else { return };
+        let (reader, stream, replies) = (self.reader.clone(), self.stream, self.replies.clone());
+        tokio::spawn(async move {
+            let found = reader.find(chat, message).await;
+            drop(permit);
+            match found {
+                Some(seq) => {
+                    let read = if mark.read > Seq::ZERO { seq } else { Seq::ZERO };
+                    let mark = Mark { delivered: seq, read, ..mark };
+                    let command = StreamCommand { session, call, chat, command: Command::Mark(mark) };
+                    reader.owner.commands(stream, vec![command]).await;
+                }
+                None => send_refusal(&replies, session, call, MarkError::UnknownMessage.into()).await,
+            }
+        });
+    }
+
+    async fn refuse(&self, session: u64, call: u64, refused: pb::Refused) {
+        send_refusal(&self.replies, session, call, refused).await;
+    }
+}
+
+async fn send_refusal(replies: &mpsc::Sender<ConverseResponse>, session: u64, call: u64, refused: pb::Refused) {
+    let reply = Reply { session, call, outcome: Some(reply::Outcome::Refused(refused)) };
+    // The edge is gone: so is the session.
+    drop(replies.send(ConverseResponse { replies: vec![reply] }).await);
+}
+
+#[tonic::async_trait]
+impl<S: Store> MessageService for Service<S> {
+    type ConverseStream = Pin<Box<dyn Stream<Item = Result<ConverseResponse, Status>> + Send>>;
+
+    async fn converse(&self, request: Request<Streaming<ConverseRequest>>) -> Result<Response<Self::ConverseStream>, Status> {
+        let (replies, queue) = mpsc::channel(REPLIES_MAX);
+        let conversation = Conversation {
+            reader: self.reader.clone(),
+            stream: self.streams.fetch_add(1, Ordering::Relaxed),
+            replies,
+            searches: self.searches.clone(),
+        };
+        tokio::spawn(conversation.run(request.into_inner()));
+        Ok(Response::new(Box::pin(ReceiverStream::new(queue).map(Ok))))
+    }
+
+    async fn send_message(&self, request: Request<pb::SendMessageRequest>) -> Result<Response<pb::SendMessageResponse>, Status> {
+        let mut send = request.into_inner().send.ok_or_else(|| Invalid::new("send", "is required"))?;
+        if send.message_id.is_empty() {
+            send.message_id = fresh_id().0.to_vec().into();
+        }
+        let (chat, send) = convert::send(send)?;
+        match self.reader.owner.call(chat, Command::Send(send)).await {
+            Outcome::Accepted(accepted) => {
+                Ok(Response::new(pb::SendMessageResponse { accepted: Some(accepted_wire(accepted)) }))
+            }
+            Outcome::SendRefused(error) => Err(error.into()),
+            _ => Err(SendError::Unavailable.into()),
+        }
+    }
+
+    async fn list_messages(&self, request: Request<pb::ListMessagesRequest>) -> Result<Response<pb::ListMessagesResponse>, Status> {
+        let request = request.into_inner();
+        let given = |field, value| Ok::<_, Invalid>((value > 0).then_some(convert::seq(field, value)?));
+        let page = PageRequest {
+            chat: convert::chat_id(request.chat_id)?,
+            user: convert::user_id("user_id", request.user_id)?,
+            after: given("after", request.after)?,
+            before: given("before", request.before)?,
+            limit: limit(request.limit, MESSAGES_MAX)?,
+            bytes_max: request.bytes_max as usize,
+        };
+        Ok(Response::new(self.reader.list_messages(page).await?))
+    }
+
+    async fn sync(&self, request: Request<pb::SyncRequest>) -> Result<Response<pb::SyncResponse>, Status> {
+        let request = request.into_inner();
+        let user = convert::user_id("user_id", request.user_id)?;
+        convert::device(request.device.clone())?;
+        Ok(Response::new(self.reader.sync(request, user).await?))
+    }
+
+    async fn create_chat(&self, request: Request<pb::CreateChatRequest>) -> Result<Response<pb::CreateChatResponse>, Status> {
+        let create = convert::create(request.into_inner(), fresh_id())?;
+        let (user, device) = (create.by, create.device.clone());
+        let known = match &create.key {
+            Some(key) => self.reader.store.creation(key.clone()).await?,
+            None => None,
+        };
+        let (chat, existed) = match known {
+            Some(chat) => (chat, true),
+            None => match self.reader.owner.create(create).await {
+                Outcome::Created { chat, existed } => (chat, existed),
+                Outcome::ChatRefused(error) => return Err(error.into()),
+                _ => return Err(ChatError::Unavailable.into()),
+            },
+        };
+        let view = self.reader.view(chat, user, &device).await?;
+        let chat = self.reader.chats(vec![view], false).await?.pop();
+        Ok(Response::new(pb::CreateChatResponse { chat, existed }))
+    }
+
+    async fn get_chat(&self, request: Request<pb::GetChatRequest>) -> Result<Response<pb::GetChatResponse>, Status> {
+        let request = request.into_inner();
+        let user = convert::user_id("user_id", request.user_id)?;
+        let view = self.reader.view(convert::chat_id(request.chat_id)?, user, "").await?;
+        let chat = self.reader.chats(vec![view], true).await?.pop();
+        Ok(Response::new(pb::GetChatResponse { chat }))
+    }
+
+    async fn list_chats(&self, request: Request<pb::ListChatsRequest>) -> Result<Response<pb::ListChatsResponse>, Status> {
+        let request = request.into_inner();
+        let user = convert::user_id("user_id", request.user_id)?;
+        let limit = limit(request.limit, CHATS_MAX)?;
+        let mut chats = self.reader.store.chats_of(user, ChatId(request.after_chat_id), limit + 1).await?;
+        let more = chats.len() > limit;
+        chats.truncate(limit);
+        let views = try_join_all(chats.iter().map(|chat| self.reader.view(chat.chat, user, ""))).await?;
+        Ok(Response::new(pb::ListChatsResponse { chats: self.reader.chats(views, true).await?, more }))
+    }
+
+    async fn add_members(&self, request: Request<pb::AddMembersRequest>) -> Result<Response<pb::AddMembersResponse>, Status> {
+        let (chat, add) = convert::add_members(request.into_inner(), fresh_id())?;
+        match self.reader.owner.call(chat, Command::AddMembers(add)).await {
+            Outcome::Added { users, members } => Ok(Response::new(pb::AddMembersResponse {
+                added: users.iter().map(|user| user.0).collect(),
+                member_count: u32::try_from(members).unwrap_or(u32::MAX),
+            })),
+            Outcome::ChatRefused(error) => Err(error.into()),
+            _ => Err(ChatError::Unavailable.into()),
+        }
+    }
+
+    async fn list_members(&self, request: Request<pb::ListMembersRequest>) -> Result<Response<pb::ListMembersResponse>, Status> {
+        let request = request.into_inner();
+        let user = convert::user_id("user_id", request.user_id)?;
+        let chat = convert::chat_id(request.chat_id)?;
+        let limit = limit(request.limit, MEMBERS_PAGE_MAX)?;
+        self.reader.view(chat, user, "").await?;
+        let members = self.reader.store.members(chat).await?;
+        let from = request.after as usize;
+        let page = members.iter().skip(from).take(limit).map(|member| pb::Member {
+            user_id: member.user.0,
+            role: member.role.into(),
+            joined_at_ms: member.joined_at_ms,
+            joined_seq: member.joined_seq.0,
+        });
+        let end = from + limit;
+        let next = if members.len() > end { u32::try_from(end).unwrap_or(0) } else { 0 };
+        Ok(Response::new(pb::ListMembersResponse { members: page.collect(), next }))
+    }
+
+    async fn filter_acquainted(
+        &self,
+        request: Request<pb::FilterAcquaintedRequest>,
+    ) -> Result<Response<pb::FilterAcquaintedResponse>, Status> {
+        let request = request.into_inner();
+        let user = convert::user_id("user_id", request.user_id)?;
+        let others = convert::user_ids("user_ids", &request.user_ids)?;
+        let known = self.reader.store.acquainted(user, others).await?;
+        Ok(Response::new(pb::FilterAcquaintedResponse { user_ids: known.iter().map(|user| user.0).collect() }))
+    }
+}
+
+/// A message id for what comes without one.
+fn fresh_id() -> MessageId {
+    MessageId(*Uuid::now_v7().as_bytes())
+}
+
+fn limit(asked: u32, max: u32) -> Result<usize, Invalid> {
+    match asked {
+        0 => Ok(LIST_DEFAULT as usize),
+        _ if asked > max => Err(Invalid::new("limit", format!("is at most {max}"))),
+        _ => Ok(asked as usize),
+    }
+}

@@ -1,0 +1,240 @@
+//! What is kept of chats, and the seam to where: one [`Store`], chosen once. `embedded` is the machine's own disk;
+//! Cassandra comes with the mesh. The keys are the same in both (see design docs); `suite` tests any of them.
+
+pub(crate) mod embedded;
+mod rows;
+#[cfg(test)]
+pub(crate) mod suite;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use confab_ids::{ChatId, MessageId, Seq, UserId};
+use confab_proto::message::v1::{ChatKind, Role};
+
+use crate::core::Lookup;
+use crate::core::marks::Marks;
+use crate::core::sends::Sent;
+
+/// Members of a chat at most.
+pub(crate) const MEMBERS_MAX: usize = 1_000;
+
+/// Seqs per bucket: fixed, and not by time, so that a bucket's size is bounded and a seq names its bucket.
+const BUCKET: u64 = 4_096;
+
+/// How long a send's key is kept at least, milliseconds (48 h; 24 h are promised).
+pub(crate) const SENDS_KEPT_MS: i64 = 48 * 3_600 * 1_000;
+
+/// Which bucket of a chat's log holds `seq`.
+pub(crate) fn bucket_of(seq: Seq) -> u32 {
+    u32::try_from(seq.0 / BUCKET).unwrap_or(u32::MAX)
+}
+
+/// One write. A commit's rows are stored all or none.
+#[derive(Debug, Clone)]
+pub(crate) enum Row {
+    Event { chat: ChatId, seq: Seq, bytes: Bytes },
+    Send { chat: ChatId, key: SendKey, sent: Sent },
+    Chat(Meta),
+    Member { chat: ChatId, kind: ChatKind, member: MemberRow },
+    Creation { key: CreationKey, chat: ChatId },
+    Marks { chat: ChatId, block: u32, marks: Vec<(UserId, Marks)> },
+    /// The keys of a bucket that are old enough to be forgotten.
+    DropSends { chat: ChatId, bucket: u32 },
+}
+
+/// A chat's own row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Meta {
+    pub chat: ChatId,
+    pub kind: ChatKind,
+    pub title: String,
+    pub created_by: UserId,
+    pub created_at_ms: i64,
+    /// The buckets whose keys are kept, ascending.
+    pub openings: Vec<Opening>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Opening {
+    pub bucket: u32,
+    pub at_ms: i64,
+}
+
+impl Meta {
+    /// The buckets that were open since `since_ms`, newest first: a bucket is open until the next one is.
+    pub(crate) fn buckets_since(&self, since_ms: i64) -> Vec<u32> {
+        let recent = self.openings.iter().filter(|opening| opening.at_ms >= since_ms).count();
+        self.openings.iter().rev().take(recent + 1).map(|opening| opening.bucket).collect()
+    }
+
+    /// Opens a bucket, and returns those whose keys nobody needs any more.
+    pub(crate) fn open_bucket(&mut self, opening: Opening) -> Vec<u32> {
+        let since_ms = opening.at_ms - SENDS_KEPT_MS;
+        let kept = self.buckets_since(since_ms).last().copied();
+        let (old, new) = self.openings.iter().partition(|opening| Some(opening.bucket) < kept);
+        self.openings = new;
+        self.openings.push(opening);
+        let old: Vec<Opening> = old;
+        old.into_iter().map(|opening| opening.bucket).collect()
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct MemberRow {
+    pub user: UserId,
+    /// The place in the order of joining.
+    pub slot: u32,
+    pub role: Role,
+    pub joined_at_ms: i64,
+    pub joined_seq: Seq,
+}
+
+/// A chat as it is loaded into memory.
+#[derive(Debug, Clone)]
+pub(crate) struct ChatRecord {
+    pub meta: Meta,
+    /// In the order of joining.
+    pub members: Vec<(MemberRow, Marks)>,
+    pub head: Seq,
+    /// Countable events up to the head.
+    pub count: u64,
+    pub last_at_ms: i64,
+}
+
+/// The idempotency key of a send within its chat: sender, device, and `client_id` or else `message_id`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct SendKey(Arc<[u8]>);
+
+impl SendKey {
+    pub(crate) fn new(user: UserId, device: &str, client_id: &str, message_id: MessageId) -> Self {
+        let mut key = Vec::with_capacity(10 + device.len() + client_id.len().max(16));
+        key.extend_from_slice(&user.0.to_be_bytes());
+        key.push(u8::try_from(device.len()).unwrap_or(u8::MAX));
+        key.extend_from_slice(device.as_bytes());
+        if client_id.is_empty() {
+            key.push(1);
+            key.extend_from_slice(&message_id.0);
+        } else {
+            key.push(0);
+            key.extend_from_slice(client_id.as_bytes());
+        }
+        Self(Arc::from(key))
+    }
+
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// What makes a creation idempotent.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum CreationKey {
+    /// A pair has one direct chat; the lower id first.
+    Direct(UserId, UserId),
+    /// The creator's own key for a group.
+    Group { user: UserId, device: String, client_id: String },
+}
+
+/// One of a user's chats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ChatOfUser {
+    pub chat: ChatId,
+    pub kind: ChatKind,
+}
+
+/// A part of a log. Bounds are exclusive.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Range {
+    pub chat: ChatId,
+    pub after: Seq,
+    pub before: Seq,
+    pub limit: usize,
+    /// It ends, too, with the event that goes over this.
+    pub bytes: usize,
+    /// From the upper end downwards.
+    pub newest: bool,
+}
+
+/// Why the store could not do it. The cause is in the log; nobody can act on it but the operator.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("storage: {0}")]
+pub(crate) struct StoreError(pub Arc<str>);
+
+/// Where chats are kept. Reads see only what is durable, and take what they need at one go: one hop, one round trip.
+pub(crate) trait Store: Clone + Send + Sync + 'static {
+    /// Stores the rows, all or none; with `durable` it ends when a power cut can no longer undo them. Commits are stored
+    /// in the order of the calls, whenever their futures are polled.
+    fn commit(&self, rows: Vec<Row>, durable: bool) -> impl Future<Output = Result<(), StoreError>> + Send + 'static;
+
+    /// Chats for memory; `None`: there is no such chat.
+    fn load(&self, chats: Vec<ChatId>) -> impl Future<Output = Result<Vec<Option<ChatRecord>>, StoreError>> + Send;
+
+    fn find_sends(&self, lookups: &[Lookup]) -> impl Future<Output = Result<Vec<Option<Sent>>, StoreError>> + Send;
+
+    fn events(&self, ranges: Vec<Range>) -> impl Future<Output = Result<Vec<Page>, StoreError>> + Send;
+
+    /// A user's chats by ascending id, above `after`.
+    fn chats_of(
+        &self,
+        user: UserId,
+        after: ChatId,
+        limit: usize,
+    ) -> impl Future<Output = Result<Vec<ChatOfUser>, StoreError>> + Send;
+
+    /// Which of `others` share a chat with `user`.
+    fn acquainted(
+        &self,
+        user: UserId,
+        others: Vec<UserId>,
+    ) -> impl Future<Output = Result<Vec<UserId>, StoreError>> + Send;
+
+    /// In the order of joining.
+    fn members(&self, chat: ChatId) -> impl Future<Output = Result<Vec<MemberRow>, StoreError>> + Send;
+
+    fn creation(&self, key: CreationKey) -> impl Future<Output = Result<Option<ChatId>, StoreError>> + Send;
+
+    /// The highest chat id that was ever given out; 0: none.
+    fn last_chat(&self) -> impl Future<Output = Result<u64, StoreError>> + Send;
+}
+
+/// Events of a range, ascending whichever end it was read from; whether there is more at the other.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Page {
+    pub events: Vec<Bytes>,
+    pub more: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn meta(openings: &[(u32, i64)]) -> Meta {
+        Meta {
+            chat: ChatId(1),
+            kind: ChatKind::Group,
+            title: String::new(),
+            created_by: UserId(1),
+            created_at_ms: 0,
+            openings: openings.iter().map(|(bucket, at_ms)| Opening { bucket: *bucket, at_ms: *at_ms }).collect(),
+        }
+    }
+
+    #[test]
+    fn a_bucket_is_open_until_the_next_one_is() {
+        let meta = meta(&[(0, 10), (1, 20), (2, 30)]);
+        assert_eq!(meta.buckets_since(31), [2]);
+        assert_eq!(meta.buckets_since(25), [2, 1]);
+        assert_eq!(meta.buckets_since(5), [2, 1, 0]);
+        assert!(self::meta(&[]).buckets_since(0).is_empty());
+    }
+
+    #[test]
+    fn opening_a_bucket_drops_what_was_closed_before_the_keys_age() {
+        let mut meta = meta(&[(0, 10), (1, 20), (2, 30)]);
+        let dropped = meta.open_bucket(Opening { bucket: 3, at_ms: SENDS_KEPT_MS + 25 });
+        assert_eq!(dropped, [0]);
+        let kept: Vec<u32> = meta.openings.iter().map(|opening| opening.bucket).collect();
+        assert_eq!(kept, [1, 2, 3]);
+    }
+}

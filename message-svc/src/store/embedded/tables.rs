@@ -1,0 +1,241 @@
+//! The keyspaces and their keys. Numbers in keys are big-endian, so that key order is their order.
+
+use std::path::Path;
+
+use bytes::Bytes;
+use confab_ids::{ChatId, Seq, UserId};
+use confab_proto::message::v1::Event;
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
+use prost::Message;
+
+use super::OpenError;
+use crate::core::Lookup;
+use crate::core::sends::Sent;
+use crate::store::rows::{ChatOfUserValue, ChatValue, MarksValue, MemberValue, SendValue};
+use crate::store::{ChatOfUser, ChatRecord, CreationKey, MemberRow, Page, Range, Row, StoreError, bucket_of};
+
+/// Tables in memory before they are written out, bytes per keyspace: the two that every message goes to, and the others.
+const LOG_MEMTABLE: u64 = 32 << 20;
+const MEMTABLE: u64 = 4 << 20;
+
+/// Blocks of tables kept in memory, bytes.
+const CACHE: u64 = 64 << 20;
+
+pub(super) struct Tables {
+    database: Database,
+    /// (chat, bucket, seq) → event
+    messages: Keyspace,
+    /// (chat, bucket, key) → what it was accepted as
+    sends: Keyspace,
+    /// (chat) → meta
+    chats: Keyspace,
+    /// (chat, user) → member
+    members: Keyspace,
+    /// (user, chat) → kind
+    chats_by_user: Keyspace,
+    /// (pair) or (user, device, client id) → chat
+    creations: Keyspace,
+    /// (chat, block) → watermarks
+    watermarks: Keyspace,
+}
+
+impl Tables {
+    pub(super) fn open(folder: &Path) -> Result<Self, OpenError> {
+        let database = Database::builder(folder).cache_size(CACHE).open()?;
+        let keyspace = |name: &str, memtable| {
+            database.keyspace(name, || KeyspaceCreateOptions::default().max_memtable_size(memtable))
+        };
+        Ok(Self {
+            messages: keyspace("messages", LOG_MEMTABLE)?,
+            sends: keyspace("sends", LOG_MEMTABLE)?,
+            chats: keyspace("chats", MEMTABLE)?,
+            members: keyspace("chat_members", MEMTABLE)?,
+            chats_by_user: keyspace("chats_by_user", MEMTABLE)?,
+            creations: keyspace("creations", MEMTABLE)?,
+            watermarks: keyspace("watermarks", MEMTABLE)?,
+            database,
+        })
+    }
+
+    pub(super) fn write<'a>(&self, rows: impl Iterator<Item = &'a Row>, mode: PersistMode) -> Result<(), StoreError> {
+        let mut batch = self.database.batch().durability(Some(mode));
+        for row in rows {
+            match row {
+                Row::Event { chat, seq, bytes } => batch.insert(&self.messages, event_key(*chat, *seq), &bytes[..]),
+                Row::Send { chat, key, sent } => {
+                    let key = send_key(*chat, bucket_of(sent.seq), key.as_bytes());
+                    batch.insert(&self.sends, key, SendValue::of(sent).encode_to_vec());
+                }
+                Row::Chat(meta) => batch.insert(&self.chats, pair(meta.chat.0, &[]), ChatValue::of(meta).encode_to_vec()),
+                Row::Member { chat, kind, member } => {
+                    let key = pair(chat.0, &member.user.0.to_be_bytes());
+                    batch.insert(&self.members, key, MemberValue::of(member).encode_to_vec());
+                    let key = pair(member.user.0, &chat.0.to_be_bytes());
+                    let value = ChatOfUserValue { kind: (*kind).into() };
+                    batch.insert(&self.chats_by_user, key, value.encode_to_vec());
+                }
+                Row::Creation { key, chat } => {
+                    batch.insert(&self.creations, creation_key(key), chat.0.to_be_bytes().as_slice());
+                }
+                Row::Marks { chat, block, marks } => {
+                    let key = pair(chat.0, &block.to_be_bytes());
+                    batch.insert(&self.watermarks, key, MarksValue::of(marks).encode_to_vec());
+                }
+                Row::DropSends { chat, bucket } => {
+                    for entry in self.sends.prefix(send_key(*chat, *bucket, &[])) {
+                        batch.remove(&self.sends, entry.key()?);
+                    }
+                }
+            }
+        }
+        Ok(batch.commit()?)
+    }
+
+    pub(super) fn chat(&self, chat: ChatId) -> Result<Option<ChatRecord>, StoreError> {
+        let Some(value) = self.chats.get(pair(chat.0, &[]))? else { return Ok(None) };
+        let meta = ChatValue::decode(&value[..])?.meta(chat);
+        let mut marks = std::collections::HashMap::new();
+        for entry in self.watermarks.prefix(pair(chat.0, &[])) {
+            marks.extend(MarksValue::decode(&entry.value()?[..])?.marks());
+        }
+        let members = self.members(chat)?;
+        let members = members.into_iter().map(|member| (marks.remove(&member.user).unwrap_or_default(), member));
+        let members = members.map(|(marks, member)| (member, marks)).collect();
+        let last = match self.messages.prefix(pair(chat.0, &[])).next_back() {
+            Some(entry) => Some(Event::decode(&entry.value()?[..])?),
+            None => None,
+        };
+        Ok(Some(ChatRecord {
+            last_at_ms: last.as_ref().map_or(meta.created_at_ms, |event| event.created_at_ms),
+            head: Seq(last.as_ref().map_or(0, |event| event.seq)),
+            count: last.map_or(0, |event| event.count),
+            meta,
+            members,
+        }))
+    }
+
+    pub(super) fn find_send(&self, lookup: &Lookup) -> Result<Option<Sent>, StoreError> {
+        for bucket in &lookup.buckets {
+            if let Some(value) = self.sends.get(send_key(lookup.chat, *bucket, lookup.key.as_bytes()))? {
+                let sent = SendValue::decode(&value[..])?.sent();
+                return sent.map(Some).ok_or_else(|| StoreError("a damaged row in `sends`".into()));
+            }
+        }
+        Ok(None)
+    }
+
+    pub(super) fn events(&self, range: Range) -> Result<Page, StoreError> {
+        if range.after.next() >= range.before {
+            return Ok(Page::default());
+        }
+        let keys = event_key(range.chat, range.after.next())..event_key(range.chat, range.before);
+        let mut entries = self.messages.range(keys);
+        let mut page = Page::default();
+        let mut bytes = 0;
+        while let Some(entry) = if range.newest { entries.next_back() } else { entries.next() } {
+            if page.events.len() == range.limit || bytes >= range.bytes {
+                page.more = true;
+                break;
+            }
+            let value = entry.value()?;
+            bytes += value.len();
+            page.events.push(Bytes::copy_from_slice(&value));
+        }
+        if range.newest {
+            page.events.reverse();
+        }
+        Ok(page)
+    }
+
+    pub(super) fn chats_of(&self, user: UserId, after: ChatId, limit: usize) -> Result<Vec<ChatOfUser>, StoreError> {
+        let keys = pair(user.0, &(after.0 + 1).to_be_bytes())..pair(user.0 + 1, &[]);
+        let mut chats = Vec::new();
+        for entry in self.chats_by_user.range(keys).take(limit) {
+            let (key, value) = entry.into_inner()?;
+            let kind = ChatOfUserValue::decode(&value[..])?.kind();
+            chats.push(ChatOfUser { chat: ChatId(second(&key)?), kind });
+        }
+        Ok(chats)
+    }
+
+    pub(super) fn acquainted(&self, user: UserId, others: Vec<UserId>) -> Result<Vec<UserId>, StoreError> {
+        let chats = self.chats_of(user, ChatId(0), usize::MAX)?;
+        let mut found = Vec::new();
+        for other in others {
+            let mut shares = false;
+            for chat in &chats {
+                shares = shares || self.members.contains_key(pair(chat.chat.0, &other.0.to_be_bytes()))?;
+            }
+            if shares {
+                found.push(other);
+            }
+        }
+        Ok(found)
+    }
+
+    pub(super) fn members(&self, chat: ChatId) -> Result<Vec<MemberRow>, StoreError> {
+        let mut members = Vec::new();
+        for entry in self.members.prefix(pair(chat.0, &[])) {
+            let (key, value) = entry.into_inner()?;
+            members.push(MemberValue::decode(&value[..])?.member(UserId(second(&key)?)));
+        }
+        members.sort_unstable_by_key(|member| member.slot);
+        Ok(members)
+    }
+
+    pub(super) fn creation(&self, key: &CreationKey) -> Result<Option<ChatId>, StoreError> {
+        let value = self.creations.get(creation_key(key))?;
+        value.map(|value| first(&value).map(ChatId)).transpose()
+    }
+
+    pub(super) fn last_chat(&self) -> Result<u64, StoreError> {
+        self.chats.last_key_value().map_or(Ok(0), |entry| first(&entry.key()?))
+    }
+}
+
+/// A number and what comes behind it.
+fn pair(number: u64, rest: &[u8]) -> Vec<u8> {
+    [&number.to_be_bytes(), rest].concat()
+}
+
+fn event_key(chat: ChatId, seq: Seq) -> Vec<u8> {
+    [&chat.0.to_be_bytes()[..], &bucket_of(seq).to_be_bytes(), &seq.0.to_be_bytes()].concat()
+}
+
+fn send_key(chat: ChatId, bucket: u32, key: &[u8]) -> Vec<u8> {
+    [&chat.0.to_be_bytes()[..], &bucket.to_be_bytes(), key].concat()
+}
+
+fn creation_key(key: &CreationKey) -> Vec<u8> {
+    match key {
+        CreationKey::Direct(a, b) => [&[0][..], &a.0.to_be_bytes(), &b.0.to_be_bytes()].concat(),
+        CreationKey::Group { user, device, client_id } => {
+            [&[1][..], &user.0.to_be_bytes(), device.as_bytes(), &[0], client_id.as_bytes()].concat()
+        }
+    }
+}
+
+fn first(key: &[u8]) -> Result<u64, StoreError> {
+    number_at(key, 0)
+}
+
+fn second(key: &[u8]) -> Result<u64, StoreError> {
+    number_at(key, 8)
+}
+
+fn number_at(key: &[u8], at: usize) -> Result<u64, StoreError> {
+    let bytes = key.get(at..at + 8).and_then(|bytes| bytes.try_into().ok());
+    bytes.map(u64::from_be_bytes).ok_or_else(|| StoreError("a key that is too short".into()))
+}
+
+impl From<fjall::Error> for StoreError {
+    fn from(error: fjall::Error) -> Self {
+        Self(error.to_string().into())
+    }
+}
+
+impl From<prost::DecodeError> for StoreError {
+    fn from(error: prost::DecodeError) -> Self {
+        Self(format!("a damaged row: {error}").into())
+    }
+}

@@ -1,0 +1,179 @@
+//! The stored form of rows: protobuf, so that fields can be added.
+
+use confab_ids::{ChatId, MessageId, Seq, UserId};
+use confab_proto::message::v1::{ChatKind, Role};
+use prost::Message;
+
+use super::{MemberRow, Meta, Opening};
+use crate::core::marks::Marks;
+use crate::core::sends::Sent;
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct ChatValue {
+    #[prost(enumeration = "ChatKind", tag = "1")]
+    kind: i32,
+    #[prost(string, tag = "2")]
+    title: String,
+    #[prost(uint64, tag = "3")]
+    created_by: u64,
+    #[prost(int64, tag = "4")]
+    created_at_ms: i64,
+    #[prost(message, repeated, tag = "5")]
+    openings: Vec<OpeningValue>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct OpeningValue {
+    #[prost(uint32, tag = "1")]
+    bucket: u32,
+    #[prost(int64, tag = "2")]
+    at_ms: i64,
+}
+
+impl ChatValue {
+    pub(super) fn of(meta: &Meta) -> Self {
+        let openings = meta.openings.iter().map(|o| OpeningValue { bucket: o.bucket, at_ms: o.at_ms });
+        Self {
+            kind: meta.kind.into(),
+            title: meta.title.clone(),
+            created_by: meta.created_by.0,
+            created_at_ms: meta.created_at_ms,
+            openings: openings.collect(),
+        }
+    }
+
+    pub(super) fn meta(self, chat: ChatId) -> Meta {
+        Meta {
+            chat,
+            kind: self.kind(),
+            created_by: UserId(self.created_by),
+            created_at_ms: self.created_at_ms,
+            openings: self.openings.iter().map(|o| Opening { bucket: o.bucket, at_ms: o.at_ms }).collect(),
+            title: self.title,
+        }
+    }
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct MemberValue {
+    #[prost(uint32, tag = "1")]
+    slot: u32,
+    #[prost(enumeration = "Role", tag = "2")]
+    role: i32,
+    #[prost(int64, tag = "3")]
+    joined_at_ms: i64,
+    #[prost(uint64, tag = "4")]
+    joined_seq: u64,
+}
+
+impl MemberValue {
+    pub(super) fn of(member: &MemberRow) -> Self {
+        Self {
+            slot: member.slot,
+            role: member.role.into(),
+            joined_at_ms: member.joined_at_ms,
+            joined_seq: member.joined_seq.0,
+        }
+    }
+
+    pub(super) fn member(&self, user: UserId) -> MemberRow {
+        MemberRow {
+            user,
+            slot: self.slot,
+            role: self.role(),
+            joined_at_ms: self.joined_at_ms,
+            joined_seq: Seq(self.joined_seq),
+        }
+    }
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct SendValue {
+    #[prost(uint64, tag = "1")]
+    seq: u64,
+    #[prost(bytes = "vec", tag = "2")]
+    message_id: Vec<u8>,
+    #[prost(int64, tag = "3")]
+    created_at_ms: i64,
+    #[prost(fixed64, tag = "4")]
+    body_hash: u64,
+}
+
+impl SendValue {
+    pub(super) fn of(sent: &Sent) -> Self {
+        Self {
+            seq: sent.seq.0,
+            message_id: sent.message_id.0.to_vec(),
+            created_at_ms: sent.created_at_ms,
+            body_hash: sent.body_hash,
+        }
+    }
+
+    /// `None`: the row is damaged.
+    pub(super) fn sent(&self) -> Option<Sent> {
+        Some(Sent {
+            seq: Seq(self.seq),
+            message_id: MessageId::from_slice(&self.message_id)?,
+            created_at_ms: self.created_at_ms,
+            body_hash: self.body_hash,
+        })
+    }
+}
+
+/// A chat of a user, under `chats_by_user`.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct ChatOfUserValue {
+    #[prost(enumeration = "ChatKind", tag = "1")]
+    pub(super) kind: i32,
+}
+
+/// Up to 128 members' watermarks.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct MarksValue {
+    #[prost(message, repeated, tag = "1")]
+    members: Vec<MemberMarksValue>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct MemberMarksValue {
+    #[prost(uint64, tag = "1")]
+    user: u64,
+    #[prost(uint64, tag = "2")]
+    read: u64,
+    #[prost(uint64, tag = "3")]
+    own: u64,
+    #[prost(message, repeated, tag = "4")]
+    devices: Vec<DeviceMarkValue>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct DeviceMarkValue {
+    #[prost(string, tag = "1")]
+    device: String,
+    #[prost(uint64, tag = "2")]
+    delivered: u64,
+}
+
+impl MarksValue {
+    pub(super) fn of(marks: &[(UserId, Marks)]) -> Self {
+        let members = marks.iter().map(|(user, marks)| MemberMarksValue {
+            user: user.0,
+            read: marks.read.0,
+            own: marks.own.0,
+            devices: marks
+                .devices
+                .iter()
+                .map(|(device, delivered)| DeviceMarkValue { device: device.clone(), delivered: delivered.0 })
+                .collect(),
+        });
+        Self { members: members.collect() }
+    }
+
+    pub(super) fn marks(self) -> impl Iterator<Item = (UserId, Marks)> {
+        self.members.into_iter().map(|member| {
+            let devices = member.devices.into_iter().map(|mark| (mark.device, Seq(mark.delivered)));
+            let marks = Marks { read: Seq(member.read), own: Seq(member.own), devices: devices.collect() };
+            (UserId(member.user), marks)
+        })
+    }
+}

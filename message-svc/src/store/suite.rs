@@ -1,0 +1,124 @@
+//! What every store has to do, as one suite: run against each of them.
+
+use bytes::Bytes;
+use confab_ids::{ChatId, MessageId, Seq, UserId};
+use confab_proto::message::v1::{ChatKind, Event, Role};
+use prost::Message;
+
+use super::{
+    ChatOfUser, CreationKey, MemberRow, Meta, Opening, Page, Range, Row, SendKey, Store, bucket_of,
+};
+use crate::core::Lookup;
+use crate::core::marks::Marks;
+use crate::core::sends::Sent;
+
+const CHAT: ChatId = ChatId(7);
+const EVENTS: u64 = 5_000;
+
+pub(crate) async fn run(store: &impl Store) {
+    assert_eq!(store.last_chat().await.expect("read"), 0);
+    assert!(store.load(vec![CHAT]).await.expect("read")[0].is_none());
+    fill(store).await;
+    check(store).await;
+    drop_sends(store).await;
+}
+
+pub(crate) async fn fill(store: &impl Store) {
+    let mut rows = vec![Row::Chat(meta()), Row::Creation { key: direct(), chat: CHAT }];
+    rows.extend([(1, 0), (2, 1)].map(|(user, slot)| Row::Member { chat: CHAT, kind: ChatKind::Direct, member: member(user, slot) }));
+    rows.push(Row::Member { chat: ChatId(9), kind: ChatKind::Group, member: member(1, 0) });
+    rows.push(Row::Marks { chat: CHAT, block: 0, marks: vec![(UserId(2), marks())] });
+    rows.extend((1..=EVENTS).map(|seq| Row::Event { chat: CHAT, seq: Seq(seq), bytes: event(seq) }));
+    rows.extend((1..=EVENTS).map(|seq| Row::Send { chat: CHAT, key: key(seq), sent: sent(seq) }));
+    // Another chat's events lie right behind.
+    rows.push(Row::Event { chat: ChatId(8), seq: Seq(1), bytes: event(1) });
+    store.commit(rows, true).await.expect("committed");
+}
+
+pub(crate) async fn check(store: &impl Store) {
+    assert_eq!(store.last_chat().await.expect("read"), CHAT.0);
+    let record = store.load(vec![CHAT]).await.expect("read")[0].clone().expect("the chat");
+    assert_eq!((record.meta, record.head, record.count), (meta(), Seq(EVENTS), EVENTS));
+    assert_eq!(record.members, [(member(1, 0), Marks::default()), (member(2, 1), marks())]);
+    assert_eq!(store.members(CHAT).await.expect("read"), [member(1, 0), member(2, 1)]);
+    check_events(store).await;
+    check_sends(store).await;
+    let chats = store.chats_of(UserId(1), ChatId(0), 10).await.expect("read");
+    let of = |chat, kind| ChatOfUser { chat: ChatId(chat), kind };
+    assert_eq!(chats, [of(7, ChatKind::Direct), of(9, ChatKind::Group)]);
+    assert_eq!(store.chats_of(UserId(1), CHAT, 10).await.expect("read"), [of(9, ChatKind::Group)]);
+    assert_eq!(store.creation(direct()).await.expect("read"), Some(CHAT));
+    let acquainted = store.acquainted(UserId(1), vec![UserId(2), UserId(3)]).await.expect("read");
+    assert_eq!(acquainted, [UserId(2)]);
+}
+
+async fn check_events(store: &impl Store) {
+    let range = |after, before, limit, newest| Range {
+        chat: CHAT,
+        after: Seq(after),
+        before: Seq(before),
+        limit,
+        bytes: 1 << 20,
+        newest,
+    };
+    let small = Range { bytes: 1, ..range(10, 20, 9, false) };
+    let ranges = vec![range(0, 4, 9, false), range(4_094, 9_999, 3, false), range(0, 4_098, 3, true), range(5, 6, 9, false), small];
+    let pages = store.events(ranges).await.expect("read");
+    let page = |seqs: std::ops::Range<u64>, more| Page { events: seqs.map(event).collect(), more };
+    assert_eq!(pages[0], page(1..4, false), "from the start");
+    assert_eq!(pages[1], page(4_095..4_098, true), "over a bucket's end");
+    assert_eq!(pages[2], page(4_095..4_098, true), "the newest below a bound");
+    assert_eq!(pages[3], page(0..0, false), "nothing");
+    assert_eq!(pages[4], page(11..12, true), "bounded by bytes");
+}
+
+async fn check_sends(store: &impl Store) {
+    let lookup = |seq: u64, buckets: &[u32]| Lookup { chat: CHAT, key: key(seq), buckets: buckets.to_vec() };
+    let lookups = [lookup(4_097, &[1, 0]), lookup(5, &[1, 0]), lookup(5, &[1]), lookup(EVENTS + 1, &[1, 0])];
+    let found = store.find_sends(&lookups).await.expect("read");
+    assert_eq!(found, [Some(sent(4_097)), Some(sent(5)), None, None]);
+}
+
+async fn drop_sends(store: &impl Store) {
+    store.commit(vec![Row::DropSends { chat: CHAT, bucket: 0 }], false).await.expect("committed");
+    let lookup = |seq: u64| Lookup { chat: CHAT, key: key(seq), buckets: vec![1, 0] };
+    let found = store.find_sends(&[lookup(5), lookup(4_097)]).await.expect("read");
+    assert_eq!(found, [None, Some(sent(4_097))]);
+}
+
+fn meta() -> Meta {
+    Meta {
+        chat: CHAT,
+        kind: ChatKind::Direct,
+        title: "a title".into(),
+        created_by: UserId(1),
+        created_at_ms: 5,
+        openings: vec![Opening { bucket: 0, at_ms: 5 }, Opening { bucket: 1, at_ms: 6 }],
+    }
+}
+
+fn member(user: u64, slot: u32) -> MemberRow {
+    MemberRow { user: UserId(user), slot, role: Role::Member, joined_at_ms: 5, joined_seq: Seq(1) }
+}
+
+fn marks() -> Marks {
+    Marks { read: Seq(3), own: Seq(2), devices: vec![("a".into(), Seq(4)), ("b".into(), Seq(3))] }
+}
+
+fn direct() -> CreationKey {
+    CreationKey::Direct(UserId(1), UserId(2))
+}
+
+fn event(seq: u64) -> Bytes {
+    let event = Event { chat_id: CHAT.0, seq, count: seq, created_at_ms: 9, ..Event::default() };
+    Bytes::from(event.encode_to_vec())
+}
+
+fn key(seq: u64) -> SendKey {
+    SendKey::new(UserId(1), "phone", &format!("id-{seq}"), MessageId([0; 16]))
+}
+
+fn sent(seq: u64) -> Sent {
+    assert!(bucket_of(Seq(seq)) < 2, "two buckets are filled");
+    Sent { seq: Seq(seq), message_id: MessageId([1; 16]), created_at_ms: 9, body_hash: seq }
+}

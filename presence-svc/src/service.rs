@@ -1,0 +1,201 @@
+//! The RPCs. The state is under one lock, held for a batch at a time and never across an await: every stream works on it,
+//! and each batch is microseconds.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use confab_ids::UserId;
+use confab_proto::presence::v1::presence_service_server::PresenceService;
+use confab_proto::presence::v1::{
+    GetPresenceRequest, GetPresenceResponse, LocateRequest, LocateResponse, TrackRequest, TrackResponse, WatchRequest,
+    WatchResponse,
+};
+use futures_util::{Stream, StreamExt};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::core::{Edge, Now, Roster, Told, Watcher};
+
+const TICK: Duration = Duration::from_millis(250);
+
+/// Users per request at most.
+const USERS_MAX: usize = 1_000;
+
+/// Frames that a watching edge may leave unread. Beyond it its stream is cut: it watches again and is told the states.
+const WATCH_FRAMES_MAX: usize = 1_024;
+
+/// Answers that wait to be read, per stream; beyond it the stream's requests wait.
+const ANSWERS_MAX: usize = 64;
+
+struct State {
+    roster: Roster,
+    watchers: HashMap<Watcher, mpsc::Sender<Result<WatchResponse, Status>>>,
+    next_watcher: Watcher,
+}
+
+#[derive(Clone)]
+pub(crate) struct Service {
+    state: Arc<Mutex<State>>,
+    started: Instant,
+}
+
+impl Service {
+    pub(crate) fn new(grace: Duration) -> Self {
+        let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
+        let state = State { roster: Roster::new(grace_ms), watchers: HashMap::new(), next_watcher: 0 };
+        Self { state: Arc::new(Mutex::new(state)), started: Instant::now() }
+    }
+
+    /// Ends graces, as time goes by.
+    pub(crate) async fn run_clock(self) {
+        let mut tick = tokio::time::interval(TICK);
+        loop {
+            tick.tick().await;
+            let now = self.now();
+            let mut state = self.state();
+            let told = state.roster.tick(now);
+            state.tell(told);
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // A panic under the lock is a bug, but no half-done change: each is one call of the core.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) -> Now {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Now {
+            wall_ms: i64::try_from(wall.as_millis()).unwrap_or(i64::MAX),
+            mono_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+
+    fn track(&self, edge: Edge, request: &TrackRequest) -> TrackResponse {
+        let now = self.now();
+        let mut state = self.state();
+        let mut told = Told::new();
+        for opened in &request.opened {
+            told.extend(state.roster.open(edge, opened.session, UserId(opened.user_id)));
+        }
+        for closed in &request.closed {
+            state.roster.close(now, edge, closed.session, UserId(closed.user_id));
+        }
+        state.tell(told);
+        TrackResponse { opened: request.opened.iter().map(|opened| opened.session).collect() }
+    }
+
+    fn locate(&self, request: &LocateRequest) -> LocateResponse {
+        let state = self.state();
+        LocateResponse { locations: request.sets.iter().map(|set| state.roster.locate(&set.user_ids)).collect() }
+    }
+
+    fn watch(&self, watcher: Watcher, request: &WatchRequest) {
+        let mut state = self.state();
+        for user in &request.unwatch {
+            state.roster.unwatch(watcher, UserId(*user));
+        }
+        let told = request.watch.iter().map(|user| (watcher, state.roster.watch(watcher, UserId(*user)))).collect();
+        state.tell(told);
+    }
+}
+
+impl State {
+    fn tell(&mut self, told: Told) {
+        let mut frames: HashMap<Watcher, WatchResponse> = HashMap::new();
+        for (watcher, presence) in told {
+            frames.entry(watcher).or_default().presences.push(presence);
+        }
+        for (watcher, frame) in frames {
+            let Some(stream) = self.watchers.get(&watcher) else { continue };
+            if stream.try_send(Ok(frame)).is_err() {
+                self.watchers.remove(&watcher);
+                self.roster.end_watch(watcher);
+            }
+        }
+    }
+}
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+fn answers<T: Send + 'static>(queue: mpsc::Receiver<Result<T, Status>>) -> Response<Answers<T>> {
+    Response::new(Box::pin(ReceiverStream::new(queue)))
+}
+
+#[tonic::async_trait]
+impl PresenceService for Service {
+    type TrackStream = Answers<TrackResponse>;
+    type LocateStream = Answers<LocateResponse>;
+    type WatchStream = Answers<WatchResponse>;
+
+    async fn track(&self, request: Request<Streaming<TrackRequest>>) -> Result<Response<Self::TrackStream>, Status> {
+        let mut requests = request.into_inner();
+        let (answer, queue) = mpsc::channel(ANSWERS_MAX);
+        let service = self.clone();
+        tokio::spawn(async move {
+            let mut edge = None;
+            while let Ok(Some(request)) = requests.message().await {
+                if edge.is_none() && request.edge_id.is_empty() {
+                    drop(answer.send(Err(Status::invalid_argument("edge_id: is required in the first message"))).await);
+                    return;
+                }
+                let edge = *edge.get_or_insert_with(|| service.state().roster.attach(&request.edge_id));
+                if answer.send(Ok(service.track(edge, &request))).await.is_err() {
+                    break;
+                }
+            }
+            if let Some(edge) = edge {
+                let now = service.now();
+                service.state().roster.detach(now, edge);
+            }
+        });
+        Ok(answers(queue))
+    }
+
+    async fn locate(&self, request: Request<Streaming<LocateRequest>>) -> Result<Response<Self::LocateStream>, Status> {
+        let service = self.clone();
+        let located = request.into_inner().map(move |request| {
+            let request = request?;
+            if request.sets.iter().any(|set| set.user_ids.len() > USERS_MAX) {
+                return Err(Status::invalid_argument(format!("sets: at most {USERS_MAX} users each")));
+            }
+            Ok(service.locate(&request))
+        });
+        Ok(Response::new(Box::pin(located)))
+    }
+
+    async fn get_presence(&self, request: Request<GetPresenceRequest>) -> Result<Response<GetPresenceResponse>, Status> {
+        let users = request.into_inner().user_ids;
+        if users.len() > USERS_MAX {
+            return Err(Status::invalid_argument(format!("user_ids: at most {USERS_MAX}")));
+        }
+        let state = self.state();
+        let presences = users.into_iter().map(|user| state.roster.presence(UserId(user))).collect();
+        Ok(Response::new(GetPresenceResponse { presences }))
+    }
+
+    async fn watch(&self, request: Request<Streaming<WatchRequest>>) -> Result<Response<Self::WatchStream>, Status> {
+        let mut requests = request.into_inner();
+        let (answer, queue) = mpsc::channel(WATCH_FRAMES_MAX);
+        let service = self.clone();
+        let watcher = {
+            let mut state = self.state();
+            state.next_watcher += 1;
+            let watcher = state.next_watcher;
+            state.watchers.insert(watcher, answer);
+            watcher
+        };
+        tokio::spawn(async move {
+            while let Ok(Some(request)) = requests.message().await {
+                service.watch(watcher, &request);
+            }
+            let mut state = service.state();
+            state.watchers.remove(&watcher);
+            state.roster.end_watch(watcher);
+        });
+        Ok(answers(queue))
+    }
+}

@@ -1,0 +1,25 @@
+//! The generated code of Confab's four protocols; no logic. Made by `cargo xtask proto` from the `.proto` files beside
+//! `src/`, which are the place to read.
+
+#![allow(clippy::all, missing_docs, unreachable_pub)]
+
+pub mod client {
+    pub mod v1 {
+        include!("gen/confab.client.v1.rs");
+    }
+}
+pub mod fanout {
+    pub mod v1 {
+        include!("gen/confab.fanout.v1.rs");
+    }
+}
+pub mod message {
+    pub mod v1 {
+        include!("gen/confab.message.v1.rs");
+    }
+}
+pub mod presence {
+    pub mod v1 {
+        include!("gen/confab.presence.v1.rs");
+    }
+}

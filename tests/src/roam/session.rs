@@ -1,0 +1,183 @@
+//! One connection of a roamer, from `sync` to its end.
+
+use std::borrow::Cow;
+
+use anyhow::Context as _;
+use futures_util::{SinkExt as _, StreamExt as _};
+use rand::Rng as _;
+use serde::Deserialize;
+use serde_json::json;
+use tokio::net::TcpStream;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message as Ws;
+
+use super::Roamer;
+use crate::checker::{Acked, Delivered, Message, digest};
+use crate::harness::client::{self, Client};
+
+type Socket = WebSocketStream<TcpStream>;
+
+pub(super) enum Ended {
+    Dropped,
+    /// Everyone's messages are here.
+    SeenAll,
+}
+
+/// What a roamer reads of a frame.
+#[derive(Deserialize)]
+struct Frame<'a> {
+    #[serde(rename = "type")]
+    kind: &'a str,
+    chat_id: Option<u64>,
+    seq: Option<u64>,
+    sender_id: Option<u64>,
+    message_id: Option<&'a str>,
+    #[serde(borrow)]
+    content: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    client_id: Option<Cow<'a, str>>,
+    #[serde(default)]
+    duplicate: bool,
+    #[serde(default)]
+    retryable: bool,
+}
+
+/// Runs a connection until it ends, is dropped, or has seen all.
+pub(super) async fn run(roamer: &mut Roamer<'_>, client: Client) -> anyhow::Result<Ended> {
+    let mut socket = client.into_socket();
+    let mut done = roamer.field.done.subscribe();
+    let drop_after = roamer.rng.random_range(roamer.field.drop_after.clone());
+    let mut frames = 0;
+    if open(roamer, &mut socket).await.is_err() {
+        return Ok(Ended::Dropped);
+    }
+    loop {
+        let all_done = *done.borrow_and_update();
+        if all_done && roamer.behind().is_empty() {
+            return settle(roamer, &mut socket).await;
+        }
+        if frames >= drop_after && !all_done {
+            return Ok(hang_up(roamer, socket).await);
+        }
+        let incoming = tokio::select! {
+            incoming = socket.next() => incoming,
+            _changed = done.changed() => continue,
+        };
+        let Some(Ok(Ws::Text(text))) = incoming else {
+            match incoming {
+                Some(Ok(Ws::Ping(_) | Ws::Pong(_))) => continue,
+                _ => return Ok(Ended::Dropped),
+            }
+        };
+        frames += 1;
+        if !take(roamer, &text)? || !send_more(roamer, &mut socket).await {
+            return Ok(Ended::Dropped);
+        }
+    }
+}
+
+/// Syncs, sends again what wasn't acked, in its order, and fills the window.
+async fn open(roamer: &mut Roamer<'_>, socket: &mut Socket) -> Result<(), tokio_tungstenite::tungstenite::Error> {
+    let chats: serde_json::Map<_, _> =
+        roamer.positions.iter().map(|(chat, at)| (chat.to_string(), json!(at))).collect();
+    socket.feed(Ws::text(json!({"type": "sync", "chats": chats}).to_string())).await?;
+    for pending in &roamer.pending {
+        let frame = client::message(pending.chat, &pending.content, &pending.client_id);
+        socket.feed(Ws::text(frame.to_string())).await?;
+    }
+    while let Some(frame) = roamer.next_send() {
+        socket.feed(Ws::text(frame)).await?;
+    }
+    socket.flush().await
+}
+
+async fn send_more(roamer: &mut Roamer<'_>, socket: &mut Socket) -> bool {
+    while let Some(frame) = roamer.next_send() {
+        // Noted as pending: if this fails, the next connection sends it again.
+        if socket.send(Ws::text(frame)).await.is_err() {
+            return false;
+        }
+    }
+    roamer.note_finished();
+    true
+}
+
+/// Goes away: half of the time without a word.
+async fn hang_up(roamer: &mut Roamer<'_>, mut socket: Socket) -> Ended {
+    if roamer.rng.random_bool(0.5) {
+        // The server may be gone already.
+        let _gone = socket.close(None).await;
+    }
+    Ended::Dropped
+}
+
+/// Records a frame. False: the server asks for a new connection.
+fn take(roamer: &mut Roamer<'_>, text: &str) -> anyhow::Result<bool> {
+    let frame: Frame<'_> = serde_json::from_str(text).with_context(|| format!("a frame: {text}"))?;
+    match frame.kind {
+        "ack" => take_ack(roamer, &frame).with_context(|| format!("an ack: {text}"))?,
+        "error" if frame.retryable => return Ok(false),
+        "error" | "gap" => roamer.history.note(format!("{} got {text}", roamer.device)),
+        "reconnect" => return Ok(false),
+        "message" | "chat" | "edited" | "deleted" | "reacted" => {
+            take_event(roamer, &frame).with_context(|| format!("an event: {text}"))?;
+        }
+        _ => {}
+    }
+    Ok(true)
+}
+
+fn take_ack(roamer: &mut Roamer<'_>, frame: &Frame<'_>) -> anyhow::Result<()> {
+    let (chat, seq) = (frame.chat_id.context("no chat_id")?, frame.seq.context("no seq")?);
+    let client_id = frame.client_id.as_deref().context("no client_id")?.to_owned();
+    let before = roamer.pending.len();
+    roamer.pending.retain(|pending| pending.client_id != client_id);
+    if roamer.pending.len() == before {
+        roamer.history.note(format!("{}: an ack of {client_id}, which is not un-acked", roamer.device));
+    }
+    roamer.field.note_ack(chat, seq);
+    roamer.history.acked(Acked {
+        device: roamer.device.clone(),
+        chat,
+        client_id,
+        seq,
+        message_id: frame.message_id.context("no message_id")?.to_owned(),
+        duplicate: frame.duplicate,
+    });
+    Ok(())
+}
+
+fn take_event(roamer: &mut Roamer<'_>, frame: &Frame<'_>) -> anyhow::Result<()> {
+    let (chat, seq) = (frame.chat_id.context("no chat_id")?, frame.seq.context("no seq")?);
+    let message = match frame.kind {
+        "message" => Some(Message {
+            message_id: frame.message_id.context("no message_id")?.to_owned(),
+            sender: frame.sender_id.context("no sender_id")?,
+            digest: digest(frame.content.as_deref().context("no content")?),
+            client_id: frame.client_id.as_deref().map(str::to_owned),
+        }),
+        _ => None,
+    };
+    let event = Delivered { connection: roamer.connection, seq, message };
+    roamer.history.delivered(chat, &roamer.device, event);
+    let at = roamer.positions.entry(chat).or_default();
+    *at = seq.max(*at);
+    Ok(())
+}
+
+/// All is here: a last `ping` shows whether anything comes behind it that must not.
+async fn settle(roamer: &mut Roamer<'_>, socket: &mut Socket) -> anyhow::Result<Ended> {
+    if socket.send(Ws::text(json!({"type": "ping"}).to_string())).await.is_err() {
+        return Ok(Ended::Dropped);
+    }
+    loop {
+        match socket.next().await {
+            Some(Ok(Ws::Text(text))) if text.contains("\"type\":\"pong\"") => return Ok(Ended::SeenAll),
+            Some(Ok(Ws::Text(text))) => {
+                take(roamer, &text)?;
+            }
+            Some(Ok(Ws::Ping(_) | Ws::Pong(_))) => {}
+            _ => return Ok(Ended::Dropped),
+        }
+    }
+}
