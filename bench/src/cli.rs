@@ -31,6 +31,9 @@ pub struct Options {
     /// Unanswered messages per connection at most; those due beyond that wait, and count as late.
     #[arg(long, value_name = "N", global = true, default_value_t = 32)]
     pub in_flight: u32,
+    /// Concurrent records of the append baseline [default: one for each of the 200 pairs].
+    #[arg(long, value_name = "N", global = true, default_value_t = crate::pairs::PAIRS, hide_default_value = true)]
+    pub append_tasks: u32,
     /// Where data folders go, on a real disk [default: bench-data in the target folder].
     #[arg(long, value_name = "DIR", global = true)]
     pub work: Option<PathBuf>,

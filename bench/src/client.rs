@@ -93,11 +93,8 @@ impl Connection {
         self.send(frame::sync(positions)).await?;
         let synced = self.wait_for("synced", missed).await?;
         let value: serde_json::Value = serde_json::from_str(&synced).context("`synced` is no JSON")?;
-        let chats = value["chats"].as_object().context("`synced` has no chats")?;
-        chats
-            .iter()
-            .map(|(chat, seq)| Ok((chat.parse()?, seq.as_u64().context("a seq in `synced` is no number")?)))
-            .collect()
+        let chats = value["chats"].as_object().into_iter().flatten();
+        chats.map(|(chat, seq)| Ok((chat.parse()?, seq.as_u64().context("a seq in `synced` is no number")?))).collect()
     }
 
     /// Waits for a frame of this kind, and tells `other` those that come before it. Errors are errors.

@@ -154,10 +154,9 @@ impl Crowd {
     async fn finish(&self, server: &Server, watch: Watch) -> Result<CrowdStep> {
         let bound = Duration::from_secs(u64::from(watch.seconds)) + DRAIN;
         let sent = || self.board.complete() >= watch.messages && self.acked_or_bare(watch.messages);
-        wait::until(bound, &self.complaints, sent).await.with_context(|| {
-            let (complete, of) = (self.board.complete(), watch.messages);
-            format!("{complete} of {of} messages reached every member; {}", server.last_words())
-        })?;
+        let finished = wait::until(bound, &self.complaints, sent).await;
+        let what = || format!("{} of {} messages reached every member", self.board.complete(), watch.messages);
+        server.explain(finished, what).await?;
         let (each, last) = self.board.latencies();
         Ok(CrowdStep {
             rate: watch.rate,

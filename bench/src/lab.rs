@@ -21,6 +21,8 @@ pub struct Lab {
     pub quick: bool,
     /// Unanswered messages per connection at most.
     pub in_flight_max: u32,
+    /// Concurrent records of the append baseline.
+    pub append_tasks: u32,
     /// Tells where the run is.
     pub progress: Progress,
 }
@@ -37,6 +39,7 @@ impl Lab {
             work,
             quick: options.quick,
             in_flight_max: options.in_flight.max(1),
+            append_tasks: options.append_tasks.max(1),
             progress: Progress::new(),
         })
     }

@@ -129,7 +129,7 @@ impl Pairs {
             let (acked, refused, delivered) = self.recorder.counts();
             acked + refused >= schedule.total && (!self.recipients || delivered >= acked)
         });
-        finished.await.with_context(|| self.unfinished(server, schedule))?;
+        server.explain(finished.await, || self.unfinished(schedule)).await?;
         let took = now_ns().saturating_sub(schedule.start_ns);
         Ok(Step {
             rate,
@@ -141,10 +141,10 @@ impl Pairs {
         })
     }
 
-    fn unfinished(&self, server: &Server, schedule: Schedule) -> String {
+    fn unfinished(&self, schedule: Schedule) -> String {
         let (acked, refused, delivered) = self.recorder.counts();
         let total = schedule.total;
-        format!("of {total} messages {acked} acked, {refused} refused, {delivered} delivered; {}", server.last_words())
+        format!("of {total} messages {acked} acked, {refused} refused, {delivered} delivered")
     }
 }
 
@@ -206,14 +206,18 @@ impl Step {
     /// One line for the progress and the notes.
     pub fn describe(&self) -> String {
         let (server, own) = self.cores();
+        let delivery = if self.tally.delivered == 0 {
+            String::new()
+        } else {
+            format!("delivery p99 {:.1} ms, ", self.tally.delivery.ms(0.99))
+        };
         format!(
-            "{} /s: {:.1} % acked in time, ack p50 {:.1} p99 {:.1} ms, delivery p99 {:.1} ms, lateness p99 {:.1} ms, \
+            "{} /s: {:.1} % acked in time, ack p50 {:.1} p99 {:.1} ms, {delivery}lateness p99 {:.1} ms, \
              {:.1} µs/message, cores {server:.2} server + {own:.2} generator",
             self.rate,
             self.share() * 100.0,
             self.tally.ack.ms(0.5),
             self.tally.ack.ms(0.99),
-            self.tally.delivery.ms(0.99),
             self.tally.lateness.ms(0.99),
             self.cpu_per_message(),
         )

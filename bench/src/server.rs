@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStderr, ChildStdin, Command};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 
 use crate::client::Endpoint;
@@ -25,6 +25,8 @@ use crate::token::Signer;
 const START: Duration = Duration::from_secs(30);
 /// How long it may take to stop before it is killed.
 const STOP: Duration = Duration::from_secs(10);
+/// How long a failing run waits for the last lines of the server's log.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// A server process. Dropped, it is killed.
 pub struct Server {
@@ -33,6 +35,7 @@ pub struct Server {
     pid: u32,
     endpoint: Endpoint,
     log: Log,
+    log_ended: watch::Receiver<bool>,
     data: Option<TempDir>,
 }
 
@@ -62,15 +65,21 @@ impl Server {
         let pid = child.id().context("the server ended at once")?;
         let log = Log::default();
         let (found, address) = oneshot::channel();
+        let (ending, log_ended) = watch::channel(false);
         let stderr = child.stderr.take().context("the server has no stderr")?;
-        tokio::spawn(follow(stderr, log.clone(), found));
+        let following = follow(stderr, log.clone(), found);
+        tokio::spawn(async move {
+            following.await;
+            ending.send_replace(true);
+        });
         let addr = match timeout(START, address).await {
             Ok(Ok(addr)) => addr,
             Ok(Err(_)) => bail!("{name} ended before it listened: {}", log.tail()),
             Err(_) => bail!("{name} did not say that it listens within {START:?}: {}", log.tail()),
         };
         let stdin = child.stdin.take();
-        Ok(Self { child, stdin, pid, endpoint: Endpoint { addr, signer: None }, log, data: None })
+        let endpoint = Endpoint { addr, signer: None };
+        Ok(Self { child, stdin, pid, endpoint, log, log_ended, data: None })
     }
 
     /// Where it listens and how to sign in.
@@ -98,8 +107,16 @@ impl Server {
         probe::threads(self.pid).with_context(|| self.last_words())
     }
 
-    /// What the server logged last, for an error message.
-    pub fn last_words(&self) -> String {
+    /// Adds to an error what was going on and what the server logged last; a dying server has half a second for that.
+    pub async fn explain<T>(&self, result: Result<T>, what: impl FnOnce() -> String) -> Result<T> {
+        if result.is_ok() {
+            return result;
+        }
+        let _ = timeout(LAST_WORDS, self.log_ended.clone().wait_for(|ended| *ended)).await;
+        result.with_context(|| format!("{} ({})", what(), self.last_words()))
+    }
+
+    fn last_words(&self) -> String {
         format!("the server's last words: {}", self.log.tail())
     }
 

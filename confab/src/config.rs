@@ -174,7 +174,7 @@ impl Config {
             r.reject(
                 "listen",
                 "can be reached from other machines, and would be plain text.\n\
-                 Give tls_cert and tls_key, or behind_proxy (the networks of a reverse proxy that does TLS), or listen on 127.0.0.1",
+                 Give --tls-cert and --tls-key, or --behind-proxy (the networks of a reverse proxy that does TLS), or listen on 127.0.0.1",
             );
         }
         if self.edge.frame_bytes_max > self.edge.frame_bytes_hard_max {

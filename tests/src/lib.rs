@@ -12,6 +12,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test fails by panicking"))]
 
 pub mod checker;
+pub mod foreign;
 pub mod harness;
 pub mod lossy_fs;
 pub mod power;

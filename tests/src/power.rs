@@ -116,7 +116,8 @@ pub async fn cut_and_compare(workload: &mut impl Workload, cuts: Cuts) -> anyhow
         let disk = LossyFs::mount(&folder.path().join(format!("mnt-{link}")), from, rng.random())?;
         let at = rng.random_range(1..=if link == 0 { cuts.fresh_ops_max } else { cuts.ops_max });
         disk.arm(at);
-        let place = || format!("cut {point} (number {link} of its folder, at operation {at}, CONFAB_SEED={})", cuts.seed);
+        let place =
+            || format!("cut {point} (number {link} of its folder, at operation {at}, CONFAB_SEED={})", cuts.seed);
         let path = disk.path().to_owned();
         workload.run_until_cut(&path, disk.watch_cut(), &mut acked).await.with_context(place)?;
         let counts = disk.counts();
@@ -138,8 +139,11 @@ pub async fn cut_and_compare(workload: &mut impl Workload, cuts: Cuts) -> anyhow
 
 fn compare(acked: &Items, recovered: &Items, place: &str, outcome: &mut Outcome) {
     let missing: Vec<&String> = acked.keys().filter(|key| !recovered.contains_key(*key)).collect();
-    let changed: Vec<&String> =
-        acked.iter().filter(|(key, content)| recovered.get(*key).is_some_and(|there| there != *content)).map(|(key, _)| key).collect();
+    let changed: Vec<&String> = acked
+        .iter()
+        .filter(|(key, content)| recovered.get(*key).is_some_and(|there| there != *content))
+        .map(|(key, _)| key)
+        .collect();
     outcome.missing += missing.len();
     outcome.changed += changed.len();
     if missing.is_empty() && changed.is_empty() {

@@ -143,7 +143,10 @@ pub async fn roam(
     let who = roamer.device.to_string();
     timeout(patience, roamer.run()).await.with_context(|| {
         let behind = roamer.behind();
-        format!("{who} is not through after {patience:?}: {} un-acked, behind in (chat, at, head) {behind:?}", roamer.pending.len())
+        format!(
+            "{who} is not through after {patience:?}: {} un-acked, behind in (chat, at, head) {behind:?}",
+            roamer.pending.len()
+        )
     })??;
     Ok(roamer.history)
 }

@@ -63,8 +63,7 @@ async fn acked_messages_reach_every_member_once_and_in_order() {
 async fn create_chats(server: &Server) -> Vec<u64> {
     let mut chats = Vec::new();
     for at in 0..CHATS {
-        let members: Vec<u64> =
-            (1000..1000 + USERS).filter(|user| chats_of(*user).any(|chat| chat == at)).collect();
+        let members: Vec<u64> = (1000..1000 + USERS).filter(|user| chats_of(*user).any(|chat| chat == at)).collect();
         assert_eq!(members.len(), 20);
         chats.push(server.create_group(members[0], &members[1..]).await.unwrap());
     }

@@ -82,7 +82,7 @@ async fn grow(server: &Server, holders: &mut Vec<Holder>, total: u32) -> Result<
         }
         let share = left.min(each);
         let grown = holders[place].order(&format!("grow {share}")).await;
-        grown.with_context(|| server.last_words())?;
+        server.explain(grown, || format!("growing to {total} connections")).await?;
         left -= share;
         place += 1;
     }

@@ -17,6 +17,7 @@ struct Outcome {
     best: Option<Step>,
     hold: Step,
     appends: Vec<Appended>,
+    append_tasks: u32,
     steps: Vec<String>,
     echo_best: Option<Step>,
     echo_hold: Step,
@@ -49,14 +50,15 @@ pub async fn run(lab: &Lab, rate: Option<u32>) -> Result<Report> {
     server.stop().await?;
     appends.push(append(lab).await?);
     let (echo_best, echo_hold) = echo(lab, hold_rate, rate.is_none()).await.context("the echo baseline")?;
-    Ok(report(&Outcome { best, hold, appends, steps, echo_best, echo_hold }))
+    let append_tasks = lab.append_tasks;
+    Ok(report(&Outcome { best, hold, appends, append_tasks, steps, echo_best, echo_hold }))
 }
 
 async fn append(lab: &Lab) -> Result<Appended> {
     let seconds = lab.pick(5, 1);
     lab.progress.phase(format!("append + fdatasync for {seconds} s"));
     let record = MessageMaker::new(1, CONTENT_BYTES).make(Stamp { at_ns: 0, index: 0 });
-    let appended = append::run(lab.work(), record.len(), PAIRS, Duration::from_secs(seconds)).await?;
+    let appended = append::run(lab.work(), record.len(), lab.append_tasks, Duration::from_secs(seconds)).await?;
     lab.progress.note(format!("  append: {:.0} records/s, {:.0} per fdatasync", appended.per_second, appended.group));
     Ok(appended)
 }
@@ -163,8 +165,9 @@ fn notes(outcome: &Outcome, append: Appended) -> Vec<String> {
             hold.tally.lateness.ms(0.99),
         ),
         format!(
-            "Append baseline: {PAIRS} tasks with one record each, {:.0} records per fdatasync, {:.1} µs of CPU a record \
+            "Append baseline: {} tasks with one record each, {:.0} records per fdatasync, {:.1} µs of CPU a record \
              (median of {}: {}).",
+            outcome.append_tasks,
             append.group,
             append.cpu_micros,
             outcome.appends.len(),

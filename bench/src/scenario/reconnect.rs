@@ -105,7 +105,8 @@ async fn wave(server: &Server, clients: &[Client], missed: u32) -> Result<Wave> 
     let mut wave =
         Wave { caught_up: Latencies::new(), all_ms: 0.0, cpu_micros: 0, retries: 0, connections: Vec::new() };
     while let Some(come) = coming.join_next().await {
-        let (connection, at) = come.context("a client's task failed")?.with_context(|| server.last_words())?;
+        let come = server.explain(come.context("a client's task failed")?, || "a client".to_owned()).await;
+        let (connection, at) = come?;
         wave.caught_up.add(micros_between(start, at));
         wave.retries += connection.retries();
         wave.connections.push(connection);

@@ -60,7 +60,8 @@ pub async fn run(lab: &Lab) -> Result<Report> {
 
 fn report(without: &Watched, with: &Watched, seconds: u32) -> Report {
     let grown = |watched: &Watched| watched.peak.saturating_sub(watched.start) as f64 / 1024.0;
-    let per_client = (grown(with) - grown(without)) / f64::from(SLOW);
+    // Less than nothing is noise.
+    let per_client = ((grown(with) - grown(without)) / f64::from(SLOW)).max(0.0);
     let (p99_with, p99_without) = (with.step.each.ms(0.99), without.step.each.ms(0.99));
     let mut report = Report::default();
     report.figures.push(Figure::new("server memory per client that never reads", format!("{per_client:.0} KiB")));

@@ -33,8 +33,9 @@ pub(crate) type Layer = BTreeMap<String, (Raw, Source)>;
 /// The prefix of every variable that is ours.
 const PREFIX: &str = "CONFAB_";
 
-/// Not settings: the config file's path, and what the tests and the benchmark use for themselves.
-const RESERVED: [&str; 3] = ["CONFAB_CONFIG", "CONFAB_TEST_", "CONFAB_BENCH_"];
+/// Not settings: the config file's path, and what the tests, the benchmark and the service scripts use for themselves.
+const RESERVED: [&str; 7] =
+    ["CONFAB_CONFIG", "CONFAB_TEST_", "CONFAB_BENCH_", "CONFAB_SEED", "CONFAB_BIN", "CONFAB_OTEL_", "CONFAB_UNSAFE_"];
 
 pub(crate) fn from_env(vars: impl IntoIterator<Item = (String, String)>) -> Layer {
     vars.into_iter()

@@ -89,7 +89,7 @@ ping_interval_seconds = 60
     must be a whole number from 1 to 4096
   listen = "0.0.0.0:8080" (confab.toml, line 2)
     can be reached from other machines, and would be plain text.
-    Give tls_cert and tls_key, or behind_proxy (the networks of a reverse proxy that does TLS), or listen on 127.0.0.1
+    Give --tls-cert and --tls-key, or --behind-proxy (the networks of a reverse proxy that does TLS), or listen on 127.0.0.1
   edge.ping_interval_seconds = 60 (confab.toml, line 15)
     must be under edge.silence_seconds, 45, or idle clients are closed
   colour = "blue" (confab.toml, line 4)

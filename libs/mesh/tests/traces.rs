@@ -47,14 +47,14 @@ fn current() -> SpanContext {
     Span::current().context().span().span_context().clone()
 }
 
-/// Answers with the `traceparent` that it got, or fails if there is none.
+/// Answers with the `traceparent` that it got and its own span, or fails if there is no parent.
 fn says_its_parent() -> TestServer {
     unary(|request: Request<String>| async move {
         let parent = request.metadata().get("traceparent");
         let parent = parent.ok_or_else(|| Status::not_found("no traceparent"))?;
         let parent = parent.to_str().expect("ascii").to_owned();
         let here = current();
-        Ok(Response::new(format!("{parent} {}", here.trace_id())))
+        Ok(Response::new(format!("{parent} {}", here.span_id())))
     })
 }
 
@@ -64,7 +64,7 @@ async fn assert_no_header_without_a_trace() {
     assert_eq!(status.expect_err("no trace").code(), Code::NotFound);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_servers_span_is_a_child_of_its_callers() {
     assert_no_header_without_a_trace().await;
     let (exported, _guard) = traced();
@@ -78,12 +78,13 @@ async fn a_servers_span_is_a_child_of_its_callers() {
 
     let (trace, id) = (caller.trace_id(), caller.span_id());
     let answer = answer.expect("a traceparent").into_inner();
-    assert_eq!(answer, format!("00-{trace}-{id}-01 {trace}"));
     let exported = exported.0.lock().expect("not poisoned");
     let rpc =
         exported.iter().find(|span| span.name == "confab.test.v1.Test/Say" && span.span_context.trace_id() == trace);
     let rpc = rpc.expect("the call's span, in its caller's trace");
     assert_eq!(rpc.parent_span_id, id);
+    let own = rpc.span_context.span_id();
+    assert_eq!(answer, format!("00-{trace}-{id}-01 {own}"));
     let attribute = |key: &str| {
         let found = rpc.attributes.iter().find(|kv| kv.key.as_str() == key);
         found.map(|kv| kv.value.to_string())

@@ -159,7 +159,9 @@ impl Client {
             }
         };
         let found = timeout(BOUND * 2, search).await;
-        found.unwrap_or_else(|_| bail!("other frames came instead: {:#?}", self.seen)).with_context(|| format!("waiting for {what}"))
+        found
+            .unwrap_or_else(|_| bail!("other frames came instead: {:#?}", self.seen))
+            .with_context(|| format!("waiting for {what}"))
     }
 
     /// The next frame of a type.

@@ -121,7 +121,8 @@ pub async fn read_response(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> 
 fn parse_head(head: &str) -> anyhow::Result<(u16, Vec<(String, String)>)> {
     let mut lines = head.split("\r\n");
     let first = lines.next().unwrap_or_default();
-    let status = first.strip_prefix("HTTP/1.").and_then(|rest| rest.split(' ').nth(1)).and_then(|code| code.parse().ok());
+    let status =
+        first.strip_prefix("HTTP/1.").and_then(|rest| rest.split(' ').nth(1)).and_then(|code| code.parse().ok());
     let status = status.with_context(|| format!("not a status line: {first:?}"))?;
     let headers = lines
         .filter_map(|line| line.split_once(':'))

@@ -310,7 +310,6 @@ fn parse_url(line: &str) -> Option<SocketAddr> {
     line[at..].split(|c: char| c.is_whitespace() || c == '"' || c == '/' || c == '\u{1b}').next()?.parse().ok()
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::parse_url;

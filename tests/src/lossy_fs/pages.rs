@@ -71,8 +71,7 @@ impl Pages {
     /// Reads a real file; holes and pages of zeros take no memory.
     pub(super) fn load(path: &Path) -> io::Result<Self> {
         let mut file = File::open(path)?;
-        let mut pages = Self::default();
-        pages.size = file.metadata()?.len();
+        let mut pages = Self { size: file.metadata()?.len(), ..Self::default() };
         let mut buffer = vec![0_u8; 1 << 20];
         let mut at = 0;
         loop {

@@ -29,12 +29,7 @@ pub struct AppendLog {
 }
 
 impl Workload for AppendLog {
-    async fn run_until_cut(
-        &mut self,
-        dir: &Path,
-        cut: watch::Receiver<bool>,
-        acked: &mut Items,
-    ) -> anyhow::Result<()> {
+    async fn run_until_cut(&mut self, dir: &Path, cut: watch::Receiver<bool>, acked: &mut Items) -> anyhow::Result<()> {
         // A write that fails ends the run; the cut must be why.
         let syncs = self.syncs;
         let dir = dir.to_owned();

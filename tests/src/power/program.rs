@@ -10,8 +10,8 @@ use tokio::sync::{mpsc, watch};
 use tokio_tungstenite::tungstenite::Message as Ws;
 
 use super::{Items, Workload};
-use crate::harness::client::{Client, Mode, message};
 use crate::harness::Server;
+use crate::harness::client::{Client, Mode, message};
 
 /// The chat that a fresh folder has, and who is in it.
 const CHAT: u64 = 1;
@@ -79,7 +79,10 @@ impl Workload for Program {
             acked.insert(key(seq), content);
         }
         if !cut_came {
-            bail!("the load didn't reach the cut: too few file operations; the server's log ends:\n{}", server.log_tail());
+            bail!(
+                "the load didn't reach the cut: too few file operations; the server's log ends:\n{}",
+                server.log_tail()
+            );
         }
         Ok(())
     }
@@ -87,7 +90,8 @@ impl Workload for Program {
     async fn recovered(&mut self, dir: &Path) -> anyhow::Result<Items> {
         let mut server = Server::start_on(dir, self.env(), &[]).await?;
         let mut client = server.connect(MEMBERS[0]).await?;
-        let read = read_all(&mut client).await.with_context(|| format!("the server's log ends:\n{}", server.log_tail()));
+        let read =
+            read_all(&mut client).await.with_context(|| format!("the server's log ends:\n{}", server.log_tail()));
         server.kill9()?;
         read
     }
@@ -182,4 +186,3 @@ async fn read_all(client: &mut Client) -> anyhow::Result<Items> {
     }
     Ok(items)
 }
-

@@ -64,7 +64,10 @@ async fn a_thousand_bad_frames_in_a_row_cost_the_others_nothing() {
     let at = |share: usize| times[(times.len() - 1) * share / 100];
     println!(
         "{plain} bad frames answered in {took:.1?} ({limited} RATE_LIMITED); meanwhile {} messages: p50 {:.1?}, p95 {:.1?}, max {:.1?}",
-        times.len(), at(50), at(95), at(100)
+        times.len(),
+        at(50),
+        at(95),
+        at(100)
     );
     assert_eq!(plain, BAD);
     assert_eq!(limited, 1, "RATE_LIMITED comes once");

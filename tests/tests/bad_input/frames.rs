@@ -17,7 +17,18 @@ const OVER_2_53: u64 = 1 << 53;
 
 /// What can't be read at all.
 fn unreadable() -> Vec<Bad> {
-    let texts = ["", "hello", "{", "{\"type\":", "null", "[]", "42", "\"ping\"", "{\"type\":\"ping\"} and more", "{'type':'ping'}"];
+    let texts = [
+        "",
+        "hello",
+        "{",
+        "{\"type\":",
+        "null",
+        "[]",
+        "42",
+        "\"ping\"",
+        "{\"type\":\"ping\"} and more",
+        "{'type':'ping'}",
+    ];
     let mut rows: Vec<Bad> =
         texts.iter().map(|text| Bad { text: (*text).to_owned(), codes: INVALID, field: None }).collect();
     for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
@@ -40,7 +51,9 @@ fn wrong_messages(not_mine: u64) -> Vec<Bad> {
         frame[key] = value;
         frame
     };
-    for chat in [json!("1"), json!(null), json!(-1), json!(1.5), json!(OVER_2_53), json!(u64::MAX), json!([1]), json!(true)] {
+    for chat in
+        [json!("1"), json!(null), json!(-1), json!(1.5), json!(OVER_2_53), json!(u64::MAX), json!([1]), json!(true)]
+    {
         rows.push(bad(INVALID, "chat_id", &message("chat_id", chat)));
     }
     let too_big: Value = serde_json::from_str("1e300").unwrap();
@@ -60,7 +73,11 @@ fn wrong_messages(not_mine: u64) -> Vec<Bad> {
     rows.push(bad(INVALID, "client_id", &message("client_id", json!(5))));
     rows.push(bad(INVALID, "media_url", &message("media_url", json!("http://example.org/plain.png"))));
     rows.push(bad(INVALID, "media_url", &message("media_url", json!("javascript:alert(1)"))));
-    rows.push(bad(INVALID, "media_url", &message("media_url", json!(format!("https://example.org/{}", "u".repeat(2_048))))));
+    rows.push(bad(
+        INVALID,
+        "media_url",
+        &message("media_url", json!(format!("https://example.org/{}", "u".repeat(2_048)))),
+    ));
     rows.push(bad(INVALID, "media_url", &message("media_url", json!(7))));
     rows.push(bad(INVALID, "reply_to", &message("reply_to", json!(-1))));
     rows.push(bad(INVALID, "reply_to", &message("reply_to", json!("1"))));
@@ -87,7 +104,15 @@ fn wrong_others(not_mine: u64) -> Vec<Bad> {
         add(&["NOT_FOUND"], "seq", json!({"type": kind, "chat_id": 1, "seq": 1_000_000, "ref": "bad"}));
         add(&["NOT_MEMBER"], "chat_id", json!({"type": kind, "chat_id": not_mine, "seq": 1, "ref": "bad"}));
     }
-    for chats in [json!([1]), json!("1"), json!({"one": 1}), json!({"1": "1"}), json!({"1": -1}), json!({"-1": 1}), json!({"1": 1.5})] {
+    for chats in [
+        json!([1]),
+        json!("1"),
+        json!({"one": 1}),
+        json!({"1": "1"}),
+        json!({"1": -1}),
+        json!({"-1": 1}),
+        json!({"1": 1.5}),
+    ] {
         add(INVALID, "chats", json!({"type": "sync", "chats": chats, "ref": "bad"}));
     }
     for limit in [json!(201), json!(-1), json!(1.5), json!("50")] {
@@ -119,7 +144,7 @@ async fn refuse(server: &Server, row: &Bad) -> Result<(), String> {
     if row.field.is_some_and(|field| error["field"] != field) {
         return Err(format!("expected the field {:?}, got {error}", row.field));
     }
-    if !error["message"].as_str().is_some_and(|words| !words.is_empty()) {
+    if error["message"].as_str().is_none_or(str::is_empty) {
         return Err(format!("no message in words: {error}"));
     }
     if row.text.contains("\"ref\":\"bad\"") && error["ref"] != "bad" {
@@ -187,7 +212,9 @@ async fn the_largest_good_frames_are_taken() {
     let server = Server::start().await.unwrap();
     let mut client = server.connect(1).await.unwrap();
     let mut other = server.synced(2, &[(1, 0)]).await.unwrap();
-    for content in ["x".repeat(16 * 1024), "é".repeat(8 * 1024), "\u{0}\u{1f}\u{7f}\u{fffd}😀".to_owned(), " ".to_owned()] {
+    for content in
+        ["x".repeat(16 * 1024), "é".repeat(8 * 1024), "\u{0}\u{1f}\u{7f}\u{fffd}😀".to_owned(), " ".to_owned()]
+    {
         client.say(1, &content).await.unwrap();
         assert_eq!(other.expect_message(1).await.unwrap()["content"], content.as_str());
     }

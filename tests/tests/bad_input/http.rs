@@ -17,11 +17,10 @@ async fn drip(server: &Server, first: &str, drips: bool) -> Duration {
     let (mut read, mut write) = TcpStream::connect(server.addr()).await.unwrap().into_split();
     write.write_all(first.as_bytes()).await.unwrap();
     let writing = async {
-        let mut tick = interval(Duration::from_millis(500));
-        while drips {
-            tick.tick().await;
-            if write.write_all(b"x").await.is_err() {
-                break;
+        if drips {
+            let mut tick = interval(Duration::from_millis(500));
+            while write.write_all(b"x").await.is_ok() {
+                tick.tick().await;
             }
         }
         std::future::pending::<()>().await;
@@ -81,7 +80,8 @@ async fn ws_without_a_proper_upgrade_is_refused() {
     let token = server.token(1);
     let plain = http::request(addr, "GET", &format!("/ws?token={token}"), None, None).await.unwrap();
     assert!([400, 426].contains(&plain.status), "no upgrade: {} {}", plain.status, plain.text());
-    let head = format!("GET /ws?token={token} HTTP/1.1\r\nHost: {addr}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n");
+    let head =
+        format!("GET /ws?token={token} HTTP/1.1\r\nHost: {addr}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n");
     for (name, rest) in [
         ("no key", "Sec-WebSocket-Version: 13\r\n"),
         ("no version", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"),
@@ -97,7 +97,9 @@ async fn ws_without_a_proper_upgrade_is_refused() {
 #[tokio::test]
 async fn what_is_not_http_is_refused() {
     let server = Server::start().await.unwrap();
-    for bytes in [&b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..], b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", &[0; 64]] {
+    for bytes in
+        [&b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..], b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", &[0; 64]]
+    {
         match http::raw(server.addr(), bytes).await {
             Ok(response) => assert!((400..600).contains(&response.status), "{bytes:?}: {}", response.status),
             Err(error) => assert!(!format!("{error:#}").contains("in time"), "{bytes:?}: {error:#}"),
@@ -140,12 +142,17 @@ async fn bad_bodies_and_paths_are_answered_in_json() {
         // What isn't there for a user may be 404 as well as 403.
         let fits = response.status == status || (status == 403 && response.status == 404);
         if !fits || !told {
-            wrong.push(format!("{method} {path} {body:?}: expected {status}, got {} {}", response.status, response.text()));
+            wrong.push(format!(
+                "{method} {path} {body:?}: expected {status}, got {} {}",
+                response.status,
+                response.text()
+            ));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     let head = format!("POST /v1/chats HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\n", server.token(1));
-    let huge = format!("{head}Content-Type: application/json\r\nContent-Length: 8000000\r\n\r\n{}", "[".repeat(8_000_000));
+    let huge =
+        format!("{head}Content-Type: application/json\r\nContent-Length: 8000000\r\n\r\n{}", "[".repeat(8_000_000));
     assert_eq!(http::raw(server.addr(), huge.as_bytes()).await.unwrap().status, 413, "a body of 8 MB");
     let nested = format!("{head}Content-Type: application/json\r\nContent-Length: 10000\r\n\r\n{}", "[".repeat(10_000));
     assert_eq!(http::raw(server.addr(), nested.as_bytes()).await.unwrap().status, 400, "nested 10,000 deep");

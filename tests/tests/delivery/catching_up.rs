@@ -135,12 +135,17 @@ async fn history_pages_back_to_the_start() {
     let mut before = end + 1;
     let mut seen = Vec::new();
     loop {
-        one.send(&json!({"type": "history", "chat_id": DIRECT, "before": before, "limit": 10, "ref": "h"})).await.unwrap();
+        one.send(&json!({"type": "history", "chat_id": DIRECT, "before": before, "limit": 10, "ref": "h"}))
+            .await
+            .unwrap();
         let page = one.expect("history").await.unwrap();
         assert_eq!((&page["ref"], &page["chat_id"]), (&json!("h"), &json!(DIRECT)));
         let events = page["events"].as_array().unwrap().clone();
         let mut page_seqs: Vec<u64> = events.iter().map(|event| event["seq"].as_u64().unwrap()).collect();
-        assert!(page_seqs.is_sorted() && page_seqs.iter().all(|seq| *seq < before), "ascending, exclusive: {page_seqs:?}");
+        assert!(
+            page_seqs.is_sorted() && page_seqs.iter().all(|seq| *seq < before),
+            "ascending, exclusive: {page_seqs:?}"
+        );
         before = page_seqs.first().copied().unwrap_or(0);
         page_seqs.extend(&seen);
         seen = page_seqs;

@@ -11,7 +11,10 @@ async fn a_group_is_made_and_its_members_talk() {
     let mut two = server.synced(12, &[]).await.unwrap();
     let group = server.create_group(11, &[12, 13]).await.unwrap();
     let created = two.expect_where("created", |frame| frame["type"] == "chat").await.unwrap();
-    assert_eq!((&created["event"], &created["chat_id"], &created["by"]), (&json!("created"), &json!(group), &json!(11)));
+    assert_eq!(
+        (&created["event"], &created["chat_id"], &created["by"]),
+        (&json!("created"), &json!(group), &json!(11))
+    );
     assert_eq!(created["seq"], 1, "seqs start at 1, with created");
     let mut one = server.synced(11, &[]).await.unwrap();
     let ack = one.say(group, "hello, group").await.unwrap();
@@ -34,7 +37,8 @@ async fn who_is_added_sees_what_follows_and_the_others_see_added() {
     let added = server.http(11, "POST", &path, Some(&json!({"members": [13]}))).await.unwrap();
     assert!([200, 201].contains(&added.status), "{} {}", added.status, added.text());
     for client in [&mut one, &mut two, &mut new] {
-        let event = client.expect_where("added", |frame| frame["type"] == "chat" && frame["event"] == "added").await.unwrap();
+        let event =
+            client.expect_where("added", |frame| frame["type"] == "chat" && frame["event"] == "added").await.unwrap();
         assert_eq!((&event["chat_id"], &event["by"], &event["seq"]), (&json!(group), &json!(11), &json!(before + 1)));
     }
     let after = one.say(group, "after the join").await.unwrap();

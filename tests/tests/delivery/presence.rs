@@ -17,7 +17,10 @@ async fn watch_tells_the_state_at_once_and_then_its_changes() {
     let second = server.connect(2).await.unwrap();
     first.close().await.unwrap();
     let others = one.until_pong().await.unwrap();
-    assert!(others.iter().all(|frame| frame["type"] != "presence"), "still online by the second connection: {others:?}");
+    assert!(
+        others.iter().all(|frame| frame["type"] != "presence"),
+        "still online by the second connection: {others:?}"
+    );
     second.close().await.unwrap();
     let gone = one.expect("presence").await.unwrap();
     assert_eq!((&gone["user_id"], &gone["status"]), (&json!(2), &json!("offline")));
@@ -54,16 +57,21 @@ async fn receipts_go_to_the_sender_of_a_direct_chat() {
     two.expect_message(DIRECT).await.unwrap();
     two.send(&json!({"type": "delivered", "chat_id": DIRECT, "seq": seq})).await.unwrap();
     let receipt = one
-        .expect_where("delivered", |frame| frame["type"] == "receipt" && frame["user_id"] == 2 && frame["delivered"] == seq)
+        .expect_where("delivered", |frame| {
+            frame["type"] == "receipt" && frame["user_id"] == 2 && frame["delivered"] == seq
+        })
         .await
         .unwrap();
     assert_eq!(receipt["chat_id"], DIRECT);
     assert!(receipt["read"].as_u64().is_none_or(|read| read < seq), "not read yet: {receipt}");
     two.send(&json!({"type": "read", "chat_id": DIRECT, "seq": seq})).await.unwrap();
-    one.expect_where("read", |frame| frame["type"] == "receipt" && frame["user_id"] == 2 && frame["read"] == seq).await.unwrap();
+    one.expect_where("read", |frame| frame["type"] == "receipt" && frame["user_id"] == 2 && frame["read"] == seq)
+        .await
+        .unwrap();
     let next = one.say(DIRECT, "and me").await.unwrap()["seq"].as_u64().unwrap();
     two.send(&json!({"type": "read", "chat_id": DIRECT, "seq": next})).await.unwrap();
-    let both = |frame: &serde_json::Value| frame["type"] == "receipt" && frame["read"] == next && frame["delivered"] == next;
+    let both =
+        |frame: &serde_json::Value| frame["type"] == "receipt" && frame["read"] == next && frame["delivered"] == next;
     one.expect_where("read implies delivered", both).await.unwrap();
 }
 

@@ -34,7 +34,10 @@ async fn the_token_command_prints_a_token_alone() {
     assert_eq!((client.user, &client.hello["device"]), (2, &serde_json::json!("cli")));
     for bad in [&["token", "--user", "x", "--data", data][..], &["token", "--user", "-1", "--data", data], &["token"]] {
         let output = run(bad).await;
-        assert!(!output.status.success() && output.stdout.is_empty() && !output.stderr.is_empty(), "{bad:?}: {output:?}");
+        assert!(
+            !output.status.success() && output.stdout.is_empty() && !output.stderr.is_empty(),
+            "{bad:?}: {output:?}"
+        );
     }
 }
 

@@ -153,7 +153,9 @@ async fn without_a_client_id_each_send_is_a_message() {
     let start = head(&server, DIRECT, 1).await;
     let mut one = server.connect(1).await.unwrap();
     for number in 1..=3_u64 {
-        one.send(&json!({"type": "message", "chat_id": DIRECT, "content": "same", "media_url": null, "ref": "r"})).await.unwrap();
+        one.send(&json!({"type": "message", "chat_id": DIRECT, "content": "same", "media_url": null, "ref": "r"}))
+            .await
+            .unwrap();
         let ack = one.expect("ack").await.unwrap();
         assert_eq!((&ack["seq"], &ack["ref"]), (&json!(start + number), &json!("r")));
     }

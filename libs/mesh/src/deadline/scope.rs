@@ -36,8 +36,7 @@ pin_project! {
 }
 
 impl<T> Scoped<T> {
-    pub(super) fn new(at: Option<Instant>, inner: impl FnOnce() -> T) -> Self {
-        let inner = DEADLINE.sync_scope(at, inner);
+    pub(super) fn new(at: Option<Instant>, inner: T) -> Self {
         Self { at, inner }
     }
 }

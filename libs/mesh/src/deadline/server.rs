@@ -103,7 +103,7 @@ where
         match self.limits.deadline(&request) {
             Ok(deadline) => {
                 let at = deadline.map(|deadline| deadline.at);
-                let call = Scoped::new(at, || self.inner.call(request));
+                let call = Scoped::new(at, self.inner.call(request));
                 Either::Left(Timed::new(deadline, call))
             }
             Err(refusal) => Either::Right(ready(Err(refusal))),

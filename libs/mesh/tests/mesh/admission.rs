@@ -5,7 +5,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use crate::kit::{Strings, converse, in_process, raw, send, streaming};
+use crate::kit::{Strings, converse, in_process, next, raw, send, streaming};
 
 /// Echoes, with at most two calls in flight.
 fn two_at_once() -> Peer {
@@ -58,7 +58,7 @@ async fn a_permit_is_given_back_when_the_body_ends_though_it_is_held() {
     let _two = open(&peer).await.expect("the second");
 
     drop(sender);
-    assert_eq!(stream.message().await.expect("a good end"), None);
+    assert_eq!(next(&mut stream).await.expect("a good end"), None);
 
     open(&peer).await.expect("the permit is back");
     drop(stream);
@@ -69,7 +69,7 @@ async fn a_call_that_is_late_gives_its_permit_back() {
     let peer = in_process(two_at_once());
     for _ in 0..5 {
         let (_sender, mut stream) = open(&peer).await.expect("there are permits");
-        let refusal = stream.message().await.expect_err("late");
+        let refusal = next(&mut stream).await.expect_err("late");
         assert_eq!(refusal.code(), Code::DeadlineExceeded);
     }
 }

@@ -13,7 +13,7 @@ use confab_mesh::{ClientConfig, Peer, ServerConfig, deadline, server};
 use tokio::time::{Instant, sleep};
 use tonic::{Code, Request, Response};
 
-use crate::kit::{drop_probe, empty, in_process, in_process_with, raw, say, send, unary};
+use crate::kit::{drop_probe, empty, in_process, in_process_with, raw, say, send, soon, unary};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -50,7 +50,7 @@ async fn a_slow_handler_is_late_in_process_and_is_dropped() {
     assert_eq!(refusal.code(), Code::DeadlineExceeded);
     assert!(refusal.message().contains("test-svc"), "{refusal}");
     assert_took(started, 100 * MS);
-    dropped.await.expect("the handler was dropped with the call");
+    soon(dropped).await.expect("the handler was dropped with the call");
 }
 
 #[tokio::test(start_paused = true)]
@@ -90,7 +90,7 @@ async fn a_server_keeps_deadlines_whatever_its_caller_does() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_malformed_timeout_is_the_callers_fault_and_reaches_no_handler() {
+async fn a_malformed_timeout_or_one_that_is_over_reaches_no_handler() {
     let handled = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&handled);
     let peer = server(
@@ -104,6 +104,8 @@ async fn a_malformed_timeout_is_the_callers_fault_and_reaches_no_handler() {
     let refusal = send(&peer, raw(&[("grpc-timeout", "soon")])).await;
     assert_eq!(refusal.code(), Code::InvalidArgument);
     assert!(refusal.message().contains("grpc-timeout"), "{refusal}");
+    let refusal = send(&peer, raw(&[("grpc-timeout", "0n")])).await;
+    assert_eq!(refusal.code(), Code::DeadlineExceeded);
     assert_eq!(handled.load(Ordering::SeqCst), 0);
 
     let fine = send(&peer, raw(&[("grpc-timeout", "1S")])).await;

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response};
 
-use crate::kit::{Strings, converse, in_process, raw, send, streaming};
+use crate::kit::{Strings, converse, in_process, next, raw, send, streaming};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -65,11 +65,11 @@ async fn a_draining_server_refuses_new_calls_and_ends_running_ones() {
     assert!(refusal.message().contains("test-svc is draining"), "{refusal}");
 
     sender.send("still here".to_owned()).await.expect("open");
-    let message = running.message().await.expect("open");
+    let message = next(&mut running).await.expect("open");
     assert_eq!(message.as_deref(), Some("still here"));
     assert!(!draining.is_finished(), "the running call holds the drain");
     drop(sender);
-    assert_eq!(running.message().await.expect("a good end"), None);
+    assert_eq!(next(&mut running).await.expect("a good end"), None);
     assert_eq!(draining.await.expect("no panic"), Ok(()));
 }
 

@@ -27,18 +27,18 @@ async fn seen(peer: &Peer, request: Request<String>) -> String {
     answer.expect("an answer").into_inner()
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn the_transport_says_who_calls() {
     let peer = local(Identity::new("edge"), who_am_i());
     assert_eq!(seen(&peer, empty()).await, "edge");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn without_a_transport_nobody_calls() {
     assert_eq!(seen(&who_am_i(), empty()).await, "nobody");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_forged_identity_is_not_seen() {
     // The control: it would be, were it not cleared.
     assert_eq!(seen(&who_am_i(), forged()).await, "message-svc");
@@ -50,7 +50,7 @@ async fn a_forged_identity_is_not_seen() {
     assert_eq!(seen(&by_transport, forged()).await, "edge");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn no_other_extension_crosses_in_process_either_way() {
     #[derive(Clone)]
     struct Mark;

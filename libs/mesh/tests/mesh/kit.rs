@@ -1,6 +1,6 @@
 //! A tonic server and client of strings, without generated code, and ways to look at a response.
 
-use std::{convert::Infallible, future::Future, pin::Pin, sync::Arc};
+use std::{convert::Infallible, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use confab_mesh::{ClientConfig, Identity, Peer, client, local};
 use http::uri::PathAndQuery;
@@ -77,7 +77,7 @@ pub(crate) async fn say(peer: &Peer, request: Request<String>) -> Reply {
     let mut grpc = tonic::client::Grpc::new(peer.clone());
     grpc.ready().await?;
     let path = PathAndQuery::from_static("/confab.test.v1.Test/Say");
-    grpc.unary(request, path, Codec::default()).await
+    soon(grpc.unary(request, path, Codec::default())).await
 }
 
 pub(crate) async fn converse<S>(peer: &Peer, request: Request<S>) -> Result<Streaming<String>, Status>
@@ -87,8 +87,20 @@ where
     let mut grpc = tonic::client::Grpc::new(peer.clone());
     grpc.ready().await?;
     let path = PathAndQuery::from_static("/confab.test.v1.Test/Converse");
-    let response = grpc.streaming(request, path, Codec::default()).await?;
+    let response = soon(grpc.streaming(request, path, Codec::default())).await?;
     Ok(response.into_inner())
+}
+
+/// The next message; `None` at a good end.
+pub(crate) async fn next(stream: &mut Streaming<String>) -> Result<Option<String>, Status> {
+    soon(stream.message()).await
+}
+
+/// In a day at the latest, which is no time where time is paused: what never comes must fail a test, not hang it.
+pub(crate) async fn soon<F: Future>(awaited: F) -> F::Output {
+    let day = Duration::from_secs(24 * 3600);
+    let done = tokio::time::timeout(day, awaited).await;
+    done.expect("it never comes")
 }
 
 /// A request as it comes from a network: one unary message, and headers.
@@ -105,13 +117,13 @@ pub(crate) fn raw(headers: &[(&'static str, &'static str)]) -> http::Request<Bod
 
 /// Sends `request` as it is, and reads the answer to its end.
 pub(crate) async fn send(peer: &Peer, request: http::Request<Body>) -> Status {
-    let response = peer.clone().oneshot(request).await;
+    let response = soon(peer.clone().oneshot(request)).await;
     let response = response.expect("a server answers; it has no other errors");
     let (head, body) = response.into_parts();
     if let Some(status) = Status::from_header_map(&head.headers) {
         return status;
     }
-    let trailers = match body.collect().await {
+    let trailers = match soon(body.collect()).await {
         Ok(whole) => whole.trailers().cloned(),
         Err(status) => return status,
     };

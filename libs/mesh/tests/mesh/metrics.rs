@@ -20,7 +20,7 @@ use tokio::{sync::mpsc, time::advance};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response};
 
-use crate::kit::{Strings, converse, raw, send, streaming};
+use crate::kit::{Strings, converse, next, raw, send, streaming};
 
 /// What was exported last: `name{values of attributes}` to a figure (a histogram's is its sum).
 #[derive(Clone, Default)]
@@ -108,7 +108,7 @@ async fn a_call_counts_once_at_its_end_at_both_ends() {
     assert_eq!(see(requests), []);
     assert_eq!(see(in_flight), count(in_flight, "measured-svc", 1.0));
     drop(sender);
-    assert_eq!(stream.message().await.expect("a good end"), None);
+    assert_eq!(next(&mut stream).await.expect("a good end"), None);
 
     let converse = "Converse,OK,confab.test.v1.Test,measured-svc";
     assert_eq!(see(requests), count(requests, converse, 1.0));

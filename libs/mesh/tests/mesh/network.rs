@@ -14,7 +14,7 @@ use tonic::{
 };
 use tower::{Service, ServiceExt};
 
-use crate::kit::{Strings, converse, empty, say, streaming, unary};
+use crate::kit::{Strings, converse, empty, next, say, streaming, unary};
 
 /// A server stack as tonic wants it: with a name, and without errors.
 #[derive(Clone)]
@@ -89,9 +89,9 @@ async fn a_server_ends_a_late_body_with_trailers() {
 
     let request = Request::new(tokio_stream::pending());
     let mut stream = converse(&peer, request).await.expect("a head");
-    assert_eq!(stream.message().await.expect("in time").as_deref(), Some("one"));
+    assert_eq!(next(&mut stream).await.expect("in time").as_deref(), Some("one"));
 
-    let refusal = stream.message().await.expect_err("late");
+    let refusal = next(&mut stream).await.expect_err("late");
     assert_eq!(refusal.code(), Code::DeadlineExceeded);
     assert!(refusal.message().starts_with("test-svc"), "{refusal}");
 }

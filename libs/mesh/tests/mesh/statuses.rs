@@ -25,7 +25,7 @@ fn assert_is_the_refusal(status: &Status) {
     assert_eq!(status.metadata().get("x-owner"), refusal().metadata().get("x-owner"));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_answer_and_a_refusal_come_through() {
     let picky = unary(|request: Request<String>| async move {
         match request.get_ref().as_str() {
@@ -41,7 +41,7 @@ async fn an_answer_and_a_refusal_come_through() {
     assert_is_the_refusal(&status.expect_err("refused"));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_stream_that_fails_midway_says_so_after_what_it_said() {
     let fails = streaming(|_| async {
         let stream = tokio_stream::iter([Ok("one".to_owned()), Err(refusal())]);
@@ -55,7 +55,7 @@ async fn a_stream_that_fails_midway_says_so_after_what_it_said() {
     assert_is_the_refusal(&status.expect_err("refused"));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_peer_that_cannot_be_reached_is_a_status_too() {
     let gone = Peer::new(service_fn(|_| async {
         Err::<http::Response<tonic::body::Body>, _>(Status::unavailable("no endpoint"))

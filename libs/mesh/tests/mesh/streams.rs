@@ -15,7 +15,7 @@ use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tonic::{Code, Request, Response};
 
 use crate::kit::{
-    Strings, TestServer, converse, drop_probe, empty, in_process, in_process_with, say, streaming, unary,
+    Strings, TestServer, converse, drop_probe, empty, in_process, in_process_with, next, say, soon, streaming, unary,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -47,14 +47,14 @@ async fn a_body_that_stalls_is_late() {
     for peer in [test_server.clone(), in_process(test_server)] {
         let started = Instant::now();
         let mut stream = converse(&peer, within(SECOND)).await.expect("a head");
-        assert_eq!(stream.message().await.expect("in time").as_deref(), Some("one"));
+        assert_eq!(next(&mut stream).await.expect("in time").as_deref(), Some("one"));
 
-        let refusal = stream.message().await.expect_err("late");
+        let refusal = next(&mut stream).await.expect_err("late");
 
         assert_eq!(refusal.code(), Code::DeadlineExceeded);
         let took = started.elapsed().as_millis();
         assert!((999..1_003).contains(&took), "took {took} ms");
-        assert_eq!(stream.message().await.expect("over"), None);
+        assert_eq!(next(&mut stream).await.expect("over"), None);
     }
 }
 
@@ -78,9 +78,9 @@ async fn a_body_that_is_late_is_dropped_though_its_reader_holds_on() {
     let peer = in_process(test_server);
     let mut stream = converse(&peer, within(SECOND)).await.expect("a head");
 
-    stream.message().await.expect_err("late");
+    next(&mut stream).await.expect_err("late");
 
-    dropped.await.expect("dropped with the deadline");
+    soon(dropped).await.expect("dropped with the deadline");
     drop(stream);
 }
 
@@ -99,18 +99,35 @@ async fn a_body_that_always_has_more_is_late_too() {
     let test_server = server(ServerConfig::new("test-svc"), endless);
     for peer in [test_server.clone(), in_process(test_server)] {
         let mut stream = converse(&peer, within(SECOND)).await.expect("a head");
-        assert!(stream.message().await.expect("in time").is_some());
+        assert!(next(&mut stream).await.expect("in time").is_some());
         advance(2 * SECOND).await;
 
         // What was read before may still come out of buffers.
-        let refusal = loop {
-            match stream.message().await {
+        let mut refusal = None;
+        for _ in 0..100_000 {
+            match next(&mut stream).await {
                 Ok(message) => assert!(message.is_some(), "ended without a status"),
-                Err(refusal) => break refusal,
+                Err(status) => {
+                    refusal = Some(status);
+                    break;
+                }
             }
-        };
+        }
+        let refusal = refusal.expect("late");
         assert_eq!(refusal.code(), Code::DeadlineExceeded);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_makes_calls_of_its_own_hands_the_deadline_on() {
+    let says_what_is_left = streaming(|_| async {
+        let stream = futures_util::stream::repeat_with(|| Ok(format!("{:?}", deadline::remaining())));
+        Ok(Response::new(Box::pin(stream.take(2)) as Strings))
+    });
+    let peer = server(ServerConfig::new("test-svc"), says_what_is_left);
+    let mut stream = converse(&peer, within(SECOND)).await.expect("a head");
+    let left = next(&mut stream).await.expect("in time");
+    assert_eq!(left.as_deref(), Some("Some(1s)"));
 }
 
 #[tokio::test(start_paused = true)]
@@ -124,11 +141,11 @@ async fn a_lasting_stream_has_no_deadline() {
     for hour in 0..3 {
         advance(HOUR).await;
         sender.send(format!("{hour} o'clock")).await.expect("open");
-        let message = stream.message().await.expect("open");
+        let message = next(&mut stream).await.expect("open");
         assert_eq!(message, Some(format!("{hour} o'clock")));
     }
     drop(sender);
-    assert_eq!(stream.message().await.expect("a good end"), None);
+    assert_eq!(next(&mut stream).await.expect("a good end"), None);
 }
 
 #[tokio::test(start_paused = true)]
@@ -138,7 +155,7 @@ async fn a_stream_that_is_not_listed_has_the_default_deadline() {
         let started = Instant::now();
         let request = Request::new(tokio_stream::pending());
         let mut stream = converse(&peer, request).await.expect("a head");
-        let refusal = stream.message().await.expect_err("late");
+        let refusal = next(&mut stream).await.expect_err("late");
         assert_eq!(refusal.code(), Code::DeadlineExceeded);
         assert_eq!(started.elapsed().as_secs(), seconds);
     }
@@ -151,7 +168,7 @@ async fn a_lasting_stream_keeps_a_deadline_that_it_brings_however_long() {
     let peer = in_process_with(client, server(cfg, echoes()));
     let started = Instant::now();
     let mut stream = converse(&peer, within(2 * HOUR)).await.expect("a head");
-    let refusal = stream.message().await.expect_err("late");
+    let refusal = next(&mut stream).await.expect_err("late");
     assert_eq!(refusal.code(), Code::DeadlineExceeded);
     assert_eq!(started.elapsed().as_secs(), 7_200);
 }
@@ -182,17 +199,17 @@ async fn a_lasting_stream_outlives_the_call_that_opened_it() {
         });
         Ok(Response::new(Box::pin(ticks) as Strings))
     });
-    let next = in_process_with(
+    let lasting = in_process_with(
         ClientConfig::new("test-svc", "last-svc").streaming(LASTING),
         server(ServerConfig::new("last-svc").streaming(LASTING), lasting),
     );
     let (opened, mut streams) = mpsc::channel(1);
-    let peer = in_process(opens(next, opened));
+    let peer = in_process(opens(lasting, opened));
 
     say(&peer, empty()).await.expect("in time");
 
     let mut stream = streams.recv().await.expect("it was opened");
     for _ in 0..2 {
-        assert_eq!(stream.message().await.expect("open").as_deref(), Some("tick"));
+        assert_eq!(next(&mut stream).await.expect("open").as_deref(), Some("tick"));
     }
 }

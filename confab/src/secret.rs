@@ -1,0 +1,167 @@
+//! The HS256 key that tokens are signed with.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use rand::RngCore as _;
+
+use crate::data_folder::{self, DataFolder};
+
+/// Less can be guessed from a token by trying.
+const BYTES_MIN: usize = 16;
+/// What is made here.
+const BYTES: usize = 32;
+
+/// The key's bytes: a file's, without the newline at its end. Never printed.
+#[derive(Clone)]
+pub(crate) struct Secret(Vec<u8>);
+
+/// A [`Secret`] and where it is from.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    pub(crate) secret: Secret,
+    pub(crate) path: PathBuf,
+    /// What is not as it should be, but can be lived with.
+    pub(crate) warning: Option<String>,
+}
+
+impl Secret {
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    #[cfg(test)]
+    pub(crate) fn of(text: &str) -> Self {
+        Self(text.as_bytes().to_vec())
+    }
+}
+
+/// Reads `file`, or the data folder's key, which is made if there is none.
+pub(crate) fn load_or_create(folder: &DataFolder, file: Option<&Path>) -> anyhow::Result<Loaded> {
+    if file.is_none() {
+        let path = folder.path().join(data_folder::SECRET);
+        if !path.exists() {
+            data_folder::write_new(&path, format!("{}\n", fresh()?).as_bytes())?;
+        }
+    }
+    load(folder, file)
+}
+
+/// Reads `file`, or the data folder's key.
+pub(crate) fn load(folder: &DataFolder, file: Option<&Path>) -> anyhow::Result<Loaded> {
+    let path = file.map_or_else(|| folder.path().join(data_folder::SECRET), Path::to_owned);
+    let bytes = fs::read(&path).with_context(|| format!("can't read the token secret {}", path.display()))?;
+    let bytes = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
+    let bytes = bytes.strip_suffix(b"\r").unwrap_or(bytes);
+    if bytes.len() < BYTES_MIN {
+        bail!(
+            "the token secret {} is too short: {} bytes, at least {BYTES_MIN} are needed, and {BYTES} are good.\n\
+             Put in random ones (`openssl rand -hex {BYTES}`); tokens made with the old one end",
+            path.display(),
+            bytes.len()
+        );
+    }
+    let warning = open_to_others(&path)?;
+    Ok(Loaded { secret: Secret(bytes.to_vec()), path, warning })
+}
+
+fn fresh() -> anyhow::Result<String> {
+    let mut bytes = [0; BYTES];
+    rand::rng().fill_bytes(&mut bytes);
+    Ok(base64url(&bytes))
+}
+
+/// RFC 4648, section 5, without padding.
+fn base64url(bytes: &[u8]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let digits = |chunk: &[u8]| {
+        let bits = chunk.iter().chain([&0, &0]).take(3).fold(0usize, |bits, byte| bits << 8 | usize::from(*byte));
+        (0..=chunk.len()).map(move |at| char::from(ALPHABET[bits >> (18 - 6 * at) & 63]))
+    };
+    bytes.chunks(3).flat_map(digits).collect()
+}
+
+/// A warning, not an error: a secret that Kubernetes mounts is often readable by its group, in a container of its own.
+#[cfg(unix)]
+fn open_to_others(path: &Path) -> io::Result<Option<String>> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let mode = fs::metadata(path)?.permissions().mode() & 0o777;
+    Ok((mode & 0o077 != 0).then(|| {
+        let path = path.display();
+        format!("the token secret {path} is open to other users of this machine (mode {mode:03o}), who can speak for anyone with it: `chmod 600 {path}`")
+    }))
+}
+
+#[cfg(not(unix))]
+fn open_to_others(_: &Path) -> io::Result<Option<String>> {
+    Ok(None)
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder() -> (tempfile::TempDir, DataFolder) {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let folder = DataFolder::open_or_create(dir.path()).expect("made");
+        (dir, folder)
+    }
+
+    #[test]
+    fn base64url_as_the_rfc_has_it() {
+        for (plain, encoded) in [("", ""), ("f", "Zg"), ("fo", "Zm8"), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy"), ("\u{3ff}\u{3ff}", "z7_Pvw")] {
+            assert_eq!(base64url(plain.as_bytes()), encoded);
+        }
+    }
+
+    #[test]
+    fn made_once_and_kept() {
+        let (dir, folder) = folder();
+        let first = load_or_create(&folder, None).expect("made");
+        let second = load_or_create(&folder, None).expect("read");
+        assert_eq!(first.secret.as_bytes(), second.secret.as_bytes());
+        assert_eq!(first.secret.as_bytes().len(), 43);
+        assert_eq!(first.warning, None);
+        assert_eq!(first.path, dir.path().join("token.key"));
+        assert_eq!(format!("{:?}", first.secret), "Secret(…)");
+    }
+
+    #[test]
+    fn only_the_newline_at_the_end_goes() {
+        let (dir, folder) = folder();
+        for (text, key) in [("0123456789abcdef", "0123456789abcdef"), ("0123456789abcde \r\n", "0123456789abcde "), ("0123456789abcdef\n\n", "0123456789abcdef\n")] {
+            let path = dir.path().join("mine");
+            fs::write(&path, text).expect("written");
+            assert_eq!(load(&folder, Some(&path)).expect("read").secret.as_bytes(), key.as_bytes());
+        }
+    }
+
+    #[test]
+    fn a_short_one_is_refused() {
+        let (dir, folder) = folder();
+        fs::write(dir.path().join("token.key"), "hunter2\n").expect("written");
+        let words = format!("{:#}", load_or_create(&folder, None).expect_err("refused"));
+        assert!(words.contains("is too short: 7 bytes, at least 16 are needed"), "{words}");
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn one_that_others_can_read_is_warned_of() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let (dir, folder) = folder();
+        let path = dir.path().join("mine");
+        fs::write(&path, "0123456789abcdef").expect("written");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).expect("opened");
+        let warning = load(&folder, Some(&path)).expect("read").warning.expect("warned");
+        assert!(warning.contains("mode 644") && warning.contains("chmod 600"), "{warning}");
+    }
+}

@@ -1,0 +1,42 @@
+//! One connection's rules, pure and synchronous: frames, items and time go in, [`Out`]s come out.
+//!
+//! [`session`] is the whole; [`tracks`] keeps each chat's order; [`manners`] counts bad frames.
+
+pub(crate) mod manners;
+pub(crate) mod session;
+pub(crate) mod tracks;
+
+use std::collections::BTreeMap;
+
+use confab_ids::{ChatId, Seq, UserId};
+use confab_proto::message::v1::command::Action;
+use tokio_tungstenite::tungstenite::Utf8Bytes;
+
+use crate::frames::Close;
+
+/// What the connection's task has to do.
+#[derive(Debug)]
+pub(crate) enum Out {
+    Text(Utf8Bytes),
+    /// A WebSocket ping.
+    Ping(u64),
+    /// For message-svc's stream; its reply comes with this number.
+    Command { call: u64, action: Action },
+    /// A question; its answer comes as an item.
+    Ask(Question),
+    Close(Close),
+}
+
+/// What is asked beside the streams.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Question {
+    Sync { positions: BTreeMap<u64, u64>, from_read: bool, after: ChatId },
+    SyncOne { chat: ChatId },
+    List { chat: ChatId, after: Seq },
+    History { chat: ChatId, before: Seq, limit: u32, reference: Option<String> },
+    /// Which of these may be watched; refused ones are told to the client, with `reference`.
+    Watch { users: Vec<UserId>, reference: Option<String> },
+    /// Watched without asking: the peers of direct chats.
+    WatchPeers { users: Vec<UserId> },
+    Unwatch { users: Vec<UserId> },
+}

@@ -1,0 +1,274 @@
+//! The order of each chat on one connection: what was sent, what is held back behind a hole, what is being fetched.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use confab_ids::{ChatId, Seq, UserId};
+
+use crate::frames::server::EventFrame;
+
+/// How long a hole is waited for before it is fetched, milliseconds.
+const HOLD_MS: u64 = 500;
+
+/// Events held back per chat; at the bound the hole is fetched at once.
+const HOLD_MAX: usize = 16;
+
+/// A chat without traffic is forgotten after this, milliseconds: by then all of it has settled.
+const IDLE_MS: u64 = 60_000;
+
+/// How long a fetch that failed waits, milliseconds.
+const RETRY_MS: u64 = 1_000;
+
+#[derive(Debug)]
+enum Phase {
+    Following,
+    /// Behind a hole, until the time.
+    Holding { until_ms: u64, held: BTreeMap<Seq, Arc<EventFrame>> },
+    /// The log is being read; events only raise `known`.
+    Fetching,
+    /// A read failed: again at the time.
+    Waiting { until_ms: u64 },
+}
+
+#[derive(Debug)]
+struct Track {
+    sent: Seq,
+    known: Seq,
+    used_ms: u64,
+    phase: Phase,
+}
+
+/// What to do about an event.
+#[derive(Debug)]
+pub(crate) enum Step {
+    Nothing,
+    /// Send these, in order.
+    Send(Vec<Arc<EventFrame>>),
+    /// Read the log after this seq.
+    Fetch(Seq),
+    /// The connection's place in this chat isn't known: ask for it.
+    Locate,
+}
+
+/// All chats of one connection that have traffic. Grows with them, and shrinks by [`Tracks::tidy`].
+#[derive(Debug, Default)]
+pub(crate) struct Tracks(HashMap<ChatId, Track>);
+
+impl Tracks {
+    /// The connection has all of a chat up to `sent`; `known` is its head. Says from where to fetch, if it is behind.
+    pub(crate) fn start(&mut self, now_ms: u64, chat: ChatId, sent: Seq, known: Seq) -> Option<Seq> {
+        let before = self.0.remove(&chat).map_or(Seq::ZERO, |track| track.known);
+        let known = known.max(before);
+        let phase = if known > sent { Phase::Fetching } else { Phase::Following };
+        self.0.insert(chat, Track { sent, known, used_ms: now_ms, phase });
+        (known > sent).then_some(sent)
+    }
+
+    pub(crate) fn sent(&self, chat: ChatId) -> Option<Seq> {
+        self.0.get(&chat).map(|track| track.sent)
+    }
+
+    pub(crate) fn is_fetching(&self) -> bool {
+        self.0.values().any(|track| matches!(track.phase, Phase::Fetching | Phase::Waiting { .. }))
+    }
+
+    /// An event has come.
+    pub(crate) fn event(&mut self, now_ms: u64, user: UserId, event: Arc<EventFrame>) -> Step {
+        let (chat, seq) = (event.chat(), event.seq());
+        let Some(track) = self.0.get_mut(&chat) else {
+            if event.settled < seq.prev() && !event.introduces(user) {
+                self.0.insert(chat, Track { sent: Seq::ZERO, known: seq, used_ms: now_ms, phase: Phase::Fetching });
+                return Step::Locate;
+            }
+            self.0.insert(chat, Track { sent: seq, known: seq, used_ms: now_ms, phase: Phase::Following });
+            return Step::Send(vec![event]);
+        };
+        track.used_ms = now_ms;
+        track.known = track.known.max(seq);
+        match &mut track.phase {
+            Phase::Fetching | Phase::Waiting { .. } => Step::Nothing,
+            _ if seq <= track.sent => Step::Nothing,
+            Phase::Following if seq == track.sent.next() => {
+                track.sent = seq;
+                Step::Send(vec![event])
+            }
+            Phase::Following => {
+                let held = BTreeMap::from([(seq, event)]);
+                track.phase = Phase::Holding { until_ms: now_ms + HOLD_MS, held };
+                Step::Nothing
+            }
+            Phase::Holding { held, .. } => {
+                held.insert(seq, event);
+                track.release()
+            }
+        }
+    }
+
+    /// Events of a chat up to `head` were not kept for this connection.
+    pub(crate) fn behind(&mut self, now_ms: u64, chat: ChatId, head: Seq) -> Step {
+        let Some(track) = self.0.get_mut(&chat) else {
+            self.0.insert(chat, Track { sent: Seq::ZERO, known: head, used_ms: now_ms, phase: Phase::Fetching });
+            return Step::Locate;
+        };
+        track.used_ms = now_ms;
+        track.known = track.known.max(head);
+        let busy = matches!(track.phase, Phase::Fetching | Phase::Waiting { .. });
+        if busy || track.known <= track.sent {
+            return Step::Nothing;
+        }
+        track.phase = Phase::Fetching;
+        Step::Fetch(track.sent)
+    }
+
+    /// An event from the log, ascending: whether it is to be sent.
+    pub(crate) fn advance(&mut self, chat: ChatId, seq: Seq) -> bool {
+        let Some(track) = self.0.get_mut(&chat) else { return false };
+        let fresh = seq > track.sent;
+        track.sent = track.sent.max(seq);
+        fresh
+    }
+
+    /// A page of the log is done: from where to go on, if there is more.
+    pub(crate) fn fetched(&mut self, chat: ChatId, more: bool, head: Seq) -> Option<Seq> {
+        let track = self.0.get_mut(&chat)?;
+        // Beyond the log's own head there is nothing to fetch, whatever was said.
+        if more || (track.known > track.sent && head > track.sent) {
+            return Some(track.sent);
+        }
+        track.known = track.sent;
+        track.phase = Phase::Following;
+        None
+    }
+
+    pub(crate) fn fetch_failed(&mut self, now_ms: u64, chat: ChatId) {
+        if let Some(track) = self.0.get_mut(&chat) {
+            track.phase = Phase::Waiting { until_ms: now_ms + RETRY_MS };
+        }
+    }
+
+    /// Not a member (any more): nothing is fetched.
+    pub(crate) fn forget(&mut self, chat: ChatId) {
+        self.0.remove(&chat);
+    }
+
+    /// What is due by now: holes and failed reads to fetch.
+    pub(crate) fn due(&mut self, now_ms: u64) -> Vec<(ChatId, Seq)> {
+        let mut fetches = Vec::new();
+        for (chat, track) in &mut self.0 {
+            if track.due_ms().is_some_and(|due| due <= now_ms) {
+                track.phase = Phase::Fetching;
+                fetches.push((*chat, track.sent));
+            }
+        }
+        fetches
+    }
+
+    /// When something is due next.
+    pub(crate) fn next_due_ms(&self) -> Option<u64> {
+        self.0.values().filter_map(Track::due_ms).min()
+    }
+
+    /// Forgets chats without traffic.
+    pub(crate) fn tidy(&mut self, now_ms: u64) {
+        self.0.retain(|_, track| !matches!(track.phase, Phase::Following) || track.used_ms + IDLE_MS > now_ms);
+        if self.0.is_empty() {
+            self.0.shrink_to_fit();
+        }
+    }
+}
+
+impl Track {
+    fn due_ms(&self) -> Option<u64> {
+        match self.phase {
+            Phase::Holding { until_ms, .. } | Phase::Waiting { until_ms } => Some(until_ms),
+            Phase::Following | Phase::Fetching => None,
+        }
+    }
+
+    /// Takes from what is held all that follows on what was sent.
+    fn release(&mut self) -> Step {
+        let Phase::Holding { held, .. } = &mut self.phase else { return Step::Nothing };
+        let mut ready = Vec::new();
+        while let Some(event) = held.remove(&self.sent.next()) {
+            self.sent = event.seq();
+            ready.push(event);
+        }
+        held.retain(|seq, _| *seq > self.sent);
+        if held.is_empty() {
+            self.phase = Phase::Following;
+        } else if held.len() > HOLD_MAX && ready.is_empty() {
+            self.phase = Phase::Fetching;
+            return Step::Fetch(self.sent);
+        }
+        if ready.is_empty() { Step::Nothing } else { Step::Send(ready) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use confab_proto::message::v1::Event;
+    use prost::Message as _;
+
+    const ME: UserId = UserId(1);
+    const CHAT: ChatId = ChatId(7);
+
+    fn event(seq: u64, settled: u64) -> Arc<EventFrame> {
+        let event = Event { chat_id: CHAT.0, seq, ..Event::default() };
+        Arc::new(EventFrame::decode(&event.encode_to_vec(), Seq(settled)).expect("an event"))
+    }
+
+    fn sent(step: Step) -> Vec<u64> {
+        match step {
+            Step::Send(events) => events.iter().map(|event| event.seq().0).collect(),
+            other => panic!("not sent: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn in_order_at_once_a_double_never_and_a_hole_waits() {
+        let mut tracks = Tracks::default();
+        assert_eq!(tracks.start(0, CHAT, Seq(3), Seq(3)), None);
+        assert_eq!(sent(tracks.event(0, ME, event(4, 3))), [4]);
+        assert!(matches!(tracks.event(0, ME, event(4, 3)), Step::Nothing));
+        assert!(matches!(tracks.event(1, ME, event(6, 3)), Step::Nothing));
+        assert!(matches!(tracks.event(2, ME, event(8, 3)), Step::Nothing));
+        assert_eq!(sent(tracks.event(3, ME, event(5, 3))), [5, 6]);
+        assert_eq!(sent(tracks.event(3, ME, event(7, 3))), [7, 8]);
+        assert_eq!(tracks.next_due_ms(), None);
+    }
+
+    #[test]
+    fn a_hole_that_stays_is_fetched_with_all_that_came_meanwhile() {
+        let mut tracks = Tracks::default();
+        tracks.start(0, CHAT, Seq(3), Seq(3));
+        assert!(matches!(tracks.event(10, ME, event(5, 3)), Step::Nothing));
+        assert!(tracks.due(HOLD_MS + 9).is_empty());
+        assert_eq!(tracks.due(HOLD_MS + 10), [(CHAT, Seq(3))]);
+        assert!(matches!(tracks.event(600, ME, event(6, 3)), Step::Nothing));
+        assert!(tracks.advance(CHAT, Seq(4)) && tracks.advance(CHAT, Seq(5)));
+        assert_eq!(tracks.fetched(CHAT, false, Seq(6)), Some(Seq(5)));
+        assert!(tracks.advance(CHAT, Seq(6)));
+        assert_eq!(tracks.fetched(CHAT, false, Seq(6)), None);
+        assert_eq!(sent(tracks.event(700, ME, event(7, 6))), [7]);
+    }
+
+    #[test]
+    fn an_unknown_chat_goes_on_only_where_all_before_has_settled() {
+        let mut tracks = Tracks::default();
+        assert_eq!(sent(tracks.event(0, ME, event(9, 8))), [9]);
+        let mut tracks = Tracks::default();
+        assert!(matches!(tracks.event(0, ME, event(9, 7)), Step::Locate));
+        assert!(matches!(tracks.event(0, ME, event(10, 7)), Step::Nothing));
+        assert_eq!(tracks.start(1, CHAT, Seq(5), Seq(9)), Some(Seq(5)));
+    }
+
+    #[test]
+    fn idle_chats_are_forgotten_but_not_those_under_way() {
+        let mut tracks = Tracks::default();
+        tracks.start(0, CHAT, Seq(3), Seq(3));
+        tracks.start(0, ChatId(8), Seq(3), Seq(4));
+        tracks.tidy(IDLE_MS);
+        assert_eq!((tracks.sent(CHAT), tracks.sent(ChatId(8))), (None, Some(Seq(3))));
+    }
+}

@@ -1,0 +1,175 @@
+//! What waits for one connection: answers, whose number is bounded by what it asked, and events, beyond whose bound only
+//! the chats' heads are kept, so that the connection reads the rest from the log when it can.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use confab_ids::{ChatId, Seq, UserId};
+use confab_proto::message::v1::{ChatSync, Reply};
+use tokio::sync::Notify;
+use tokio_tungstenite::tungstenite::Utf8Bytes;
+
+use crate::frames::Close;
+use crate::frames::server::EventFrame;
+
+/// Chats whose heads are kept for a connection that is behind. In more it is too slow, and closed.
+const BEHIND_MAX: usize = 1_024;
+
+/// Frames of receipts and presences that wait; beyond it they are dropped, for the next ones say the same.
+const PASSING_MAX: usize = 256;
+
+/// One thing for a connection.
+#[derive(Debug)]
+pub(crate) enum Item {
+    /// Presence has this session: what is published from now on reaches it.
+    Tracked,
+    Event(Arc<EventFrame>),
+    /// Events of this chat up to the seq were not kept.
+    Behind(ChatId, Seq),
+    /// A receipt or a presence.
+    Passing(Utf8Bytes),
+    /// What became of a send or a mark.
+    Reply(Box<Reply>),
+    /// The stream to message-svc broke: what was sent and not answered is unknown.
+    Broken,
+    Answer(Box<Answer>),
+    Close(Close),
+    Reconnect { after_ms: u64 },
+}
+
+/// What became of a question.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    Synced { chats: Vec<ChatSync>, more: bool },
+    SyncedOne(Option<ChatSync>),
+    SyncFailed,
+    Listed { chat: ChatId, events: Vec<bytes::Bytes>, more: bool, head: Seq },
+    ListFailed { chat: ChatId },
+    /// A frame that answers the client, ready.
+    Frame(Utf8Bytes),
+    /// These may be watched.
+    Watch(Vec<UserId>),
+}
+
+#[derive(Debug, Default)]
+struct Inbox {
+    items: VecDeque<Item>,
+    events: usize,
+    bytes: usize,
+    passing: usize,
+    behind: HashMap<ChatId, Seq>,
+}
+
+/// The mailbox of one connection. The lock is held for a push or a drain; the notifier wakes the connection's task.
+#[derive(Debug)]
+pub(crate) struct Mailbox {
+    pub session: u64,
+    pub user: UserId,
+    pub device: Box<str>,
+    inbox: Mutex<Inbox>,
+    wake: Notify,
+    events_max: usize,
+    bytes_max: usize,
+}
+
+impl Mailbox {
+    pub(crate) fn new(session: u64, user: UserId, device: &str, events_max: usize, bytes_max: usize) -> Self {
+        Self {
+            session,
+            user,
+            device: device.into(),
+            inbox: Mutex::default(),
+            wake: Notify::new(),
+            events_max,
+            bytes_max,
+        }
+    }
+
+    fn inbox(&self) -> MutexGuard<'_, Inbox> {
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn push(&self, item: Item) {
+        self.inbox().items.push_back(item);
+        self.wake.notify_one();
+    }
+
+    pub(crate) fn push_event(&self, event: &Arc<EventFrame>) {
+        let mut inbox = self.inbox();
+        let full = inbox.events >= self.events_max || inbox.bytes >= self.bytes_max;
+        if full || !inbox.behind.is_empty() {
+            let head = inbox.behind.entry(event.chat()).or_default();
+            *head = (*head).max(event.seq());
+            if inbox.behind.len() > BEHIND_MAX {
+                inbox.items.push_back(Item::Close(Close::TooSlow));
+                inbox.behind.clear();
+            }
+        } else {
+            inbox.events += 1;
+            inbox.bytes += event.weight();
+            inbox.items.push_back(Item::Event(event.clone()));
+        }
+        drop(inbox);
+        self.wake.notify_one();
+    }
+
+    pub(crate) fn push_passing(&self, text: Utf8Bytes) {
+        let mut inbox = self.inbox();
+        if inbox.passing < PASSING_MAX {
+            inbox.passing += 1;
+            inbox.items.push_back(Item::Passing(text));
+            drop(inbox);
+            self.wake.notify_one();
+        }
+    }
+
+    /// Waits until something is there. Cancel safe; may return for nothing.
+    pub(crate) async fn ready(&self) {
+        self.wake.notified().await;
+    }
+
+    /// Everything that is there, in order. The memory goes with it: an idle connection holds none.
+    pub(crate) fn take(&self) -> VecDeque<Item> {
+        let inbox = std::mem::take(&mut *self.inbox());
+        let mut items = inbox.items;
+        items.extend(inbox.behind.into_iter().map(|(chat, head)| Item::Behind(chat, head)));
+        items
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use confab_proto::message::v1::Event;
+    use prost::Message as _;
+
+    fn event(chat: u64, seq: u64) -> Arc<EventFrame> {
+        let event = Event { chat_id: chat, seq, ..Event::default() };
+        Arc::new(EventFrame::decode(&event.encode_to_vec(), Seq::ZERO).expect("an event"))
+    }
+
+    #[test]
+    fn beyond_the_bound_only_heads_are_kept_until_it_is_read() {
+        let mailbox = Mailbox::new(1, UserId(1), "d", 2, 1 << 20);
+        for seq in 1..=5 {
+            mailbox.push_event(&event(7, seq));
+        }
+        mailbox.push_event(&event(8, 9));
+        let items = mailbox.take();
+        let events = items.iter().filter(|item| matches!(item, Item::Event(_))).count();
+        assert_eq!(events, 2);
+        assert!(items.iter().any(|item| matches!(item, Item::Behind(ChatId(7), Seq(5)))));
+        assert!(items.iter().any(|item| matches!(item, Item::Behind(ChatId(8), Seq(9)))));
+        mailbox.push_event(&event(7, 6));
+        assert!(matches!(mailbox.take().front(), Some(Item::Event(_))));
+    }
+
+    #[test]
+    fn behind_in_too_many_chats_is_too_slow() {
+        let mailbox = Mailbox::new(1, UserId(1), "d", 0, 1 << 20);
+        for chat in 1..=BEHIND_MAX as u64 + 1 {
+            mailbox.push_event(&event(chat, 1));
+        }
+        assert!(mailbox.take().iter().any(|item| matches!(item, Item::Close(Close::TooSlow))));
+    }
+}

@@ -1,0 +1,75 @@
+//! Which connections this edge has. One lock: deliveries read it once per batch, connects and closes write it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use confab_ids::UserId;
+
+use crate::frames::Close;
+use crate::mailbox::{Item, Mailbox};
+
+/// Connections of one device; the next one closes the oldest.
+const PER_DEVICE_MAX: usize = 8;
+
+#[derive(Default)]
+pub(crate) struct Connections {
+    by_session: HashMap<u64, Arc<Mailbox>>,
+    by_user: HashMap<UserId, Vec<Arc<Mailbox>>>,
+}
+
+impl Connections {
+    pub(crate) fn of(&self, user: UserId) -> &[Arc<Mailbox>] {
+        self.by_user.get(&user).map_or(&[], Vec::as_slice)
+    }
+
+    pub(crate) fn get(&self, session: u64) -> Option<&Arc<Mailbox>> {
+        self.by_session.get(&session)
+    }
+
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Arc<Mailbox>> {
+        self.by_session.values()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.by_session.len()
+    }
+}
+
+/// The edge's connections, shared by its links.
+#[derive(Clone, Default)]
+pub(crate) struct Registry(Arc<RwLock<Connections>>);
+
+impl Registry {
+    pub(crate) fn read(&self) -> RwLockReadGuard<'_, Connections> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Connections> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn add(&self, mailbox: &Arc<Mailbox>) {
+        let mut connections = self.write();
+        connections.by_session.insert(mailbox.session, mailbox.clone());
+        let of_user = connections.by_user.entry(mailbox.user).or_insert_with(|| Vec::with_capacity(1));
+        of_user.push(mailbox.clone());
+        let mut of_device = of_user.iter().filter(|other| other.device == mailbox.device);
+        let count = of_device.clone().count();
+        if let Some(oldest) = of_device.next()
+            && count > PER_DEVICE_MAX
+        {
+            oldest.push(Item::Close(Close::TooManyConnections));
+        }
+    }
+
+    pub(crate) fn remove(&self, mailbox: &Mailbox) {
+        let mut connections = self.write();
+        connections.by_session.remove(&mailbox.session);
+        if let Some(of_user) = connections.by_user.get_mut(&mailbox.user) {
+            of_user.retain(|other| other.session != mailbox.session);
+            if of_user.is_empty() {
+                connections.by_user.remove(&mailbox.user);
+            }
+        }
+    }
+}
