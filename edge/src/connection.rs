@@ -176,12 +176,13 @@ impl Connection {
     }
 
     async fn write(&mut self, message: Message) -> Result<(), End> {
-        match self.socket.feed(message).now_or_never() {
-            Some(fed) => fed.map_err(|error| end_of(&error)),
-            // The socket is full, and what is gathered has to go first. The message was not taken.
-            None => Err(End::Close(Close::TooSlow)),
-        }?;
-        Ok(())
+        // A full socket has to take what is gathered before there is more.
+        let ready = std::future::poll_fn(|cx| self.socket.poll_ready_unpin(cx)).now_or_never();
+        match ready {
+            Some(ready) => ready.map_err(|error| end_of(&error))?,
+            None => self.flush().await?,
+        }
+        self.socket.start_send_unpin(message).map_err(|error| end_of(&error))
     }
 
     /// Waits for the client to take what was written, as long as it takes some.

@@ -1,1 +1,115 @@
-//! edge
+//! The edge: client connections, translated to the services' streams.
+//!
+//! ```text
+//! server.rs      accept, TLS, HTTP/1.1     http/          handshake, API, page     auth.rs     tokens
+//! connection.rs  one WebSocket's task      core/          its rules, pure          frames/     the protocol's JSON
+//! mailbox.rs     what waits for it         registry.rs    who is connected         links/      the streams to services
+//! ```
+
+mod auth;
+mod config;
+mod connection;
+mod core;
+mod edge;
+mod frames;
+mod http;
+mod links;
+mod mailbox;
+mod registry;
+mod server;
+mod stream;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, Instant};
+
+use confab_mesh::{ClientConfig, Drain, Peer, client};
+use confab_proto::fanout::v1::fanout_service_client::FanoutServiceClient;
+use confab_proto::message::v1::message_service_client::MessageServiceClient;
+use confab_proto::presence::v1::presence_service_client::PresenceServiceClient;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
+
+pub use config::Config;
+pub use http::{Page, Ready};
+
+use crate::auth::Verifier;
+use crate::edge::Shared;
+use crate::frames::Close;
+use crate::http::App;
+use crate::mailbox::Item;
+use crate::registry::Registry;
+
+/// Whom the edge calls, and what it serves.
+pub struct Deps {
+    pub messages: Peer,
+    pub fanout: Peer,
+    pub presence: Peer,
+    /// HS256.
+    pub token_secret: Vec<u8>,
+    pub page: Option<Page>,
+    /// Beside its own readiness.
+    pub ready: Ready,
+}
+
+/// How connections come.
+pub struct Front {
+    pub listener: TcpListener,
+    pub tls: Option<TlsAcceptor>,
+}
+
+/// Serves clients until `drain` begins; then they are told, and closed within the configured time.
+pub async fn serve(cfg: Config, front: Front, deps: Deps, drain: Drain) {
+    let registry = Registry::default();
+    let edge_id = uuid::Uuid::new_v4().to_string();
+    let (link_drainer, links) = confab_mesh::drain::channel();
+    let to_messages = ClientConfig::new("edge", "message-svc").streaming(&["Converse"]);
+    let messages = MessageServiceClient::new(client(to_messages, deps.messages));
+    let to_fanout = ClientConfig::new("edge", "fanout-svc").streaming(&["Subscribe"]);
+    let fanout = FanoutServiceClient::new(client(to_fanout, deps.fanout));
+    let to_presence = ClientConfig::new("edge", "presence-svc").streaming(&["Track", "Watch"]);
+    let presence = PresenceServiceClient::new(client(to_presence, deps.presence));
+
+    let (attached, mut is_attached) = watch::channel(false);
+    links::deliveries::start(fanout, registry.clone(), edge_id.clone(), attached, &links);
+    let shared = Arc::new(Shared {
+        verifier: Verifier::new(&deps.token_secret),
+        conversation: links::conversation::start(messages.clone(), registry.clone(), &links),
+        presences: links::presence::start(presence, registry.clone(), edge_id, &links),
+        messages,
+        registry,
+        sessions: AtomicU64::new(0),
+        started: Instant::now(),
+        cfg: cfg.clone(),
+    });
+    // Nobody is served before deliveries come.
+    drop(is_attached.wait_for(|attached| *attached).await);
+    let ready: Ready = {
+        let drain = drain.clone();
+        Arc::new(move || *is_attached.borrow() && !drain.is_started() && (deps.ready)())
+    };
+    let router = http::router(App { shared: shared.clone(), page: deps.page, ready });
+    tokio::select! {
+        () = server::accept(front.listener, front.tls, router, cfg.clone()) => {}
+        () = drain.started() => {}
+    }
+    leave(&shared, cfg.drain).await;
+    // The links hold nothing that could be lost.
+    drop(link_drainer.drain(Duration::from_secs(1)).await);
+}
+
+/// Tells every client to come again, spread over half of the time, closes them, and waits for them to go.
+async fn leave(shared: &Shared, time: Duration) {
+    let clients: Vec<_> = shared.registry.read().all().cloned().collect();
+    let spread = u64::try_from(time.as_millis() / 2).unwrap_or(0);
+    for (at, mailbox) in clients.iter().enumerate() {
+        let after_ms = spread * at as u64 / clients.len() as u64;
+        mailbox.push(Item::Reconnect { after_ms });
+        mailbox.push(Item::Close(Close::GoingAway));
+    }
+    let until = Instant::now() + time;
+    while shared.registry.read().len() > 0 && Instant::now() < until {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}

@@ -147,7 +147,7 @@ impl<S: Store> MessageService for Service<S> {
         let page = PageRequest {
             chat: convert::chat_id(request.chat_id)?,
             user: convert::user_id("user_id", request.user_id)?,
-            after: given("after", request.after)?,
+            after: given("after", request.after)?.or(request.oldest_first.then_some(Seq::ZERO)),
             before: given("before", request.before)?,
             limit: limit(request.limit, MESSAGES_MAX)?,
             bytes_max: request.bytes_max as usize,

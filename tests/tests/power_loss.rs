@@ -22,7 +22,7 @@ async fn no_acked_message_is_missing_after_two_hundred_power_cuts() {
         let outcome = lane.await.unwrap().unwrap();
         println!("{outcome}");
         assert_eq!(outcome.bad_points, 0, "{outcome}");
-        assert!(outcome.acked as u32 > outcome.points, "too little was acked to prove anything: {outcome}");
+        assert!(outcome.acked > 100, "too little was acked to prove anything: {outcome}");
         assert!(outcome.lost_ops > 0, "the cuts took nothing: {outcome}");
         cut += outcome.points;
     }

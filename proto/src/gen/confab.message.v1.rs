@@ -303,6 +303,9 @@ pub struct ListMessagesRequest {
     /// A page ends, too, with the event that goes over so many bytes; 0, and at most: 256 KiB.
     #[prost(uint32, tag = "6")]
     pub bytes_max: u32,
+    /// From the lower end upwards, whatever `after` is.
+    #[prost(bool, tag = "7")]
+    pub oldest_first: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListMessagesResponse {

@@ -1,0 +1,188 @@
+//! What all connections share, and the questions that they ask.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use confab_ids::{ChatId, Seq, UserId};
+use confab_mesh::Peer;
+use confab_proto::message::v1::message_service_client::MessageServiceClient;
+use confab_proto::message::v1::{FilterAcquaintedRequest, ListMessagesRequest, SyncRequest, SyncResponse};
+use tokio_tungstenite::tungstenite::Utf8Bytes;
+use tonic::{Code as Grpc, Status};
+use tonic_types::StatusExt as _;
+
+use crate::Config;
+use crate::auth::Verifier;
+use crate::connection;
+use crate::core::Question;
+use crate::core::session::{Now, error_text};
+use crate::frames::Code;
+use crate::frames::server::{ServerFrame, events, text};
+use crate::links::conversation::Conversation;
+use crate::links::presence::Presences;
+use crate::mailbox::{Answer, Item, Mailbox};
+use crate::registry::Registry;
+
+/// A fetch's page: what a slow connection holds in memory at most.
+const PAGE_BYTES: u32 = 64 * 1_024;
+const PAGE_EVENTS: u32 = 500;
+
+pub(crate) struct Shared {
+    pub cfg: Config,
+    pub verifier: Verifier,
+    pub registry: Registry,
+    pub conversation: Conversation,
+    pub presences: Presences,
+    pub messages: MessageServiceClient<Peer>,
+    pub sessions: AtomicU64,
+    pub started: Instant,
+}
+
+impl Shared {
+    pub(crate) fn now(&self) -> Now {
+        connection::now(self.started)
+    }
+
+    pub(crate) fn next_session(&self) -> u64 {
+        self.sessions.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    pub(crate) fn open(&self, mailbox: &Arc<Mailbox>) {
+        self.registry.add(mailbox);
+        self.presences.opened(mailbox);
+    }
+
+    pub(crate) fn close(&self, mailbox: &Mailbox) {
+        self.registry.remove(mailbox);
+        self.presences.closed(mailbox);
+    }
+
+    /// Asks beside the streams; the answer goes to the mailbox. Bounded by the questions that a connection may have.
+    pub(crate) fn ask(self: &Arc<Self>, mailbox: &Arc<Mailbox>, question: Question) {
+        match question {
+            Question::Unwatch { users } => self.presences.unwatch(mailbox, users),
+            Question::WatchPeers { users } if users.is_empty() => self.presences.tell_again(mailbox),
+            Question::WatchPeers { users } => self.presences.watch(mailbox, users),
+            question => {
+                let (shared, mailbox) = (self.clone(), mailbox.clone());
+                tokio::spawn(async move {
+                    let answer = shared.answer(&mailbox, question).await;
+                    mailbox.push(Item::Answer(Box::new(answer)));
+                });
+            }
+        }
+    }
+
+    async fn answer(&self, mailbox: &Arc<Mailbox>, question: Question) -> Answer {
+        let request = SyncRequest { user_id: mailbox.user.0, device: mailbox.device.to_string(), ..SyncRequest::default() };
+        match question {
+            Question::Sync { positions, from_read, after } => {
+                let positions = positions.into_iter().collect();
+                let request = SyncRequest { positions, from_read, after_chat_id: after.0, ..request };
+                match self.sync(request).await {
+                    Ok(SyncResponse { chats, more }) => Answer::Synced { chats, more },
+                    Err(_) => Answer::SyncFailed,
+                }
+            }
+            Question::SyncOne { chat } => {
+                let request = SyncRequest { only_chat_id: chat.0, from_read: true, ..request };
+                match self.sync(request).await {
+                    Ok(mut response) => Answer::SyncedOne(response.chats.pop()),
+                    Err(_) => Answer::ListFailed { chat },
+                }
+            }
+            Question::List { chat, after } => self.list(mailbox.user, chat, after).await,
+            Question::History { chat, before, limit, reference } => {
+                Answer::Frame(self.history(mailbox.user, chat, before, limit, reference.as_deref()).await)
+            }
+            Question::Watch { users, reference } => self.watch(mailbox, users, reference.as_deref()).await,
+            Question::WatchPeers { .. } | Question::Unwatch { .. } => Answer::Watch(Vec::new()),
+        }
+    }
+
+    async fn sync(&self, request: SyncRequest) -> Result<SyncResponse, Status> {
+        Ok(self.messages.clone().sync(request).await?.into_inner())
+    }
+
+    async fn list(&self, user: UserId, chat: ChatId, after: Seq) -> Answer {
+        let request = ListMessagesRequest {
+            chat_id: chat.0,
+            user_id: user.0,
+            after: after.0,
+            oldest_first: true,
+            limit: PAGE_EVENTS,
+            bytes_max: PAGE_BYTES,
+            ..ListMessagesRequest::default()
+        };
+        match self.messages.clone().list_messages(request).await.map(tonic::Response::into_inner) {
+            Ok(page) => Answer::Listed { chat, events: page.events, more: page.more, head: Seq(page.head) },
+            Err(status) if status.code() == Grpc::PermissionDenied => {
+                Answer::Listed { chat, events: Vec::new(), more: false, head: Seq::ZERO }
+            }
+            Err(_) => Answer::ListFailed { chat },
+        }
+    }
+
+    async fn history(&self, user: UserId, chat: ChatId, before: Seq, limit: u32, reference: Option<&str>) -> Utf8Bytes {
+        let request = ListMessagesRequest {
+            chat_id: chat.0,
+            user_id: user.0,
+            before: before.0,
+            limit,
+            ..ListMessagesRequest::default()
+        };
+        match self.messages.clone().list_messages(request).await.map(tonic::Response::into_inner) {
+            Ok(page) => text(&ServerFrame::History {
+                chat_id: chat.0,
+                events: events(&page.events, user),
+                more: page.more,
+                reference,
+            }),
+            Err(status) => status_text(&status, reference),
+        }
+    }
+
+    async fn watch(&self, mailbox: &Arc<Mailbox>, users: Vec<UserId>, reference: Option<&str>) -> Answer {
+        let user_ids = users.iter().map(|user| user.0).collect();
+        let request = FilterAcquaintedRequest { user_id: mailbox.user.0, user_ids };
+        match self.messages.clone().filter_acquainted(request).await.map(tonic::Response::into_inner) {
+            Ok(known) => {
+                let allowed: Vec<UserId> = known.user_ids.into_iter().map(UserId).collect();
+                let refused = allowed.len() < users.len();
+                self.presences.watch(mailbox, allowed);
+                if refused {
+                    let why = "people with whom no chat is shared are not watched";
+                    return Answer::Frame(error_text(Code::Forbidden, why, Some("user_ids"), None, reference, None));
+                }
+                Answer::Watch(Vec::new())
+            }
+            Err(status) => Answer::Frame(status_text(&status, reference)),
+        }
+    }
+}
+
+/// What a service's refusal is to a client.
+pub(crate) struct Told {
+    pub code: Code,
+    pub message: String,
+    pub field: Option<String>,
+}
+
+pub(crate) fn told(status: &Status) -> Told {
+    let details = status.get_error_details();
+    let code = match (details.error_info(), status.code()) {
+        (Some(info), _) => Code::named(&info.reason),
+        (None, Grpc::DeadlineExceeded) => Code::Deadline,
+        (None, Grpc::Unavailable) => Code::Unavailable,
+        _ => Code::Internal,
+    };
+    let field = details.bad_request().and_then(|bad| bad.field_violations.first()).map(|bad| bad.field.clone());
+    let message = if code == Code::Internal { "something went wrong here".to_owned() } else { status.message().to_owned() };
+    Told { code, message, field }
+}
+
+fn status_text(status: &Status, reference: Option<&str>) -> Utf8Bytes {
+    let told = told(status);
+    error_text(told.code, &told.message, told.field.as_deref(), None, reference, told.code.retryable().then_some(1_000))
+}

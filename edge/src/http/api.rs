@@ -1,0 +1,226 @@
+//! `/v1`: chats, members, messages. It mirrors message-svc's RPCs.
+
+use axum::body::Bytes;
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use confab_proto::message::v1 as pb;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{App, Problem, claims};
+use crate::frames::Code;
+use crate::frames::server::{events, kind_name, time, uuid};
+
+#[derive(Deserialize)]
+pub(crate) struct PageParams {
+    limit: Option<u32>,
+    next: Option<u64>,
+    before: Option<u64>,
+    after: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct NewChat {
+    kind: String,
+    user_id: Option<u64>,
+    title: Option<String>,
+    members: Option<Vec<u64>>,
+}
+
+#[derive(Deserialize)]
+struct NewMembers {
+    members: Option<Vec<u64>>,
+    user_ids: Option<Vec<u64>>,
+}
+
+#[derive(Deserialize)]
+struct NewMessage {
+    content: Option<String>,
+    media_url: Option<String>,
+    client_id: Option<String>,
+    reply_to: Option<u64>,
+    mentions: Option<Vec<u64>>,
+}
+
+/// Reads a JSON body; its error names what is wrong without repeating it.
+fn body<'a, T: Deserialize<'a>>(bytes: &'a Bytes) -> Result<T, Problem> {
+    serde_json::from_slice(bytes).map_err(|error| Problem::new(Code::InvalidFrame, format!("the body: {error}"), Some("body")))
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Option<String> {
+    headers.get("idempotency-key").and_then(|key| key.to_str().ok()).map(str::to_owned)
+}
+
+pub(crate) async fn create_chat(State(app): State<App>, headers: HeaderMap, bytes: Bytes) -> Result<Response, Problem> {
+    let claims = claims(&app, &headers)?;
+    let new: NewChat = body(&bytes)?;
+    let kind = match new.kind.as_str() {
+        "direct" => pb::ChatKind::Direct,
+        "group" => pb::ChatKind::Group,
+        _ => return Err(Problem::new(Code::InvalidFrame, "kind is \"direct\" or \"group\"", Some("kind"))),
+    };
+    let request = pb::CreateChatRequest {
+        user_id: claims.user.0,
+        kind: kind.into(),
+        peer: new.user_id.unwrap_or(0),
+        title: new.title.unwrap_or_default(),
+        member_ids: new.members.unwrap_or_default(),
+        client_id: idempotency_key(&headers).unwrap_or_default(),
+        device: claims.device,
+    };
+    let response = app.shared.messages.clone().create_chat(request).await?.into_inner();
+    let status = if response.existed { StatusCode::OK } else { StatusCode::CREATED };
+    let chat = response.chat.unwrap_or_default();
+    Ok((status, axum::Json(chat_json(&chat, claims.user))).into_response())
+}
+
+pub(crate) async fn get_chat(State(app): State<App>, headers: HeaderMap, Path(id): Path<u64>) -> Result<Response, Problem> {
+    let claims = claims(&app, &headers)?;
+    let request = pb::GetChatRequest { chat_id: id, user_id: claims.user.0 };
+    let chat = app.shared.messages.clone().get_chat(request).await?.into_inner().chat.unwrap_or_default();
+    Ok(axum::Json(chat_json(&chat, claims.user)).into_response())
+}
+
+pub(crate) async fn list_chats(
+    State(app): State<App>,
+    headers: HeaderMap,
+    Query(params): Query<PageParams>,
+) -> Result<Response, Problem> {
+    let claims = claims(&app, &headers)?;
+    let request = pb::ListChatsRequest {
+        user_id: claims.user.0,
+        after_chat_id: params.next.unwrap_or(0),
+        limit: params.limit.unwrap_or(0),
+    };
+    let page = app.shared.messages.clone().list_chats(request).await?.into_inner();
+    let next = page.chats.last().filter(|_| page.more).map(|chat| chat.chat_id.to_string());
+    let items: Vec<Value> = page.chats.iter().map(|chat| chat_json(chat, claims.user)).collect();
+    Ok(axum::Json(json!({"items": items, "next": next})).into_response())
+}
+
+pub(crate) async fn list_members(
+    State(app): State<App>,
+    headers: HeaderMap,
+    Path(id): Path<u64>,
+    Query(params): Query<PageParams>,
+) -> Result<Response, Problem> {
+    let claims = claims(&app, &headers)?;
+    let request = pb::ListMembersRequest {
+        chat_id: id,
+        user_id: claims.user.0,
+        after: params.next.and_then(|next| u32::try_from(next).ok()).unwrap_or(0),
+        limit: params.limit.unwrap_or(0),
+    };
+    let page = app.shared.messages.clone().list_members(request).await?.into_inner();
+    let member = |member: &pb::Member| {
+        json!({
+            "user_id": member.user_id,
+            "role": role_name(member.role()),
+            "joined_at": time(member.joined_at_ms),
+            "joined_seq": member.joined_seq,
+        })
+    };
+    let items: Vec<Value> = page.members.iter().map(member).collect();
+    let next = (page.next > 0).then(|| page.next.to_string());
+    Ok(axum::Json(json!({"items": items, "next": next})).into_response())
+}
+
+pub(crate) async fn add_members(
+    State(app): State<App>,
+    headers: HeaderMap,
+    Path(id): Path<u64>,
+    bytes: Bytes,
+) -> Result<Response, Problem> {
+    let claims = claims(&app, &headers)?;
+    let new: NewMembers = body(&bytes)?;
+    let request = pb::AddMembersRequest {
+        chat_id: id,
+        user_id: claims.user.0,
+        member_ids: new.members.or(new.user_ids).unwrap_or_default(),
+        device: claims.device,
+    };
+    let added = app.shared.messages.clone().add_members(request).await?.into_inner();
+    Ok(axum::Json(json!({"added": added.added, "member_count": added.member_count})).into_response())
+}
+
+pub(crate) async fn list_messages(
+    State(app): State<App>,
+    headers: HeaderMap,
+    Path(id): Path<u64>,
+    Query(params): Query<PageParams>,
+) -> Result<Response, Problem> {
+    let claims = claims(&app, &headers)?;
+    if params.limit.is_some_and(|limit| limit > 200) {
+        return Err(Problem::new(Code::InvalidFrame, "limit is at most 200", Some("limit")));
+    }
+    let request = pb::ListMessagesRequest {
+        chat_id: id,
+        user_id: claims.user.0,
+        after: params.after.unwrap_or(0),
+        oldest_first: params.after.is_some(),
+        before: params.before.or(params.next).unwrap_or(0),
+        limit: params.limit.unwrap_or(0),
+        ..pb::ListMessagesRequest::default()
+    };
+    let page = app.shared.messages.clone().list_messages(request).await?.into_inner();
+    let items = events(&page.events, claims.user);
+    Ok(axum::Json(json!({"items": items, "more": page.more, "head": page.head})).into_response())
+}
+
+pub(crate) async fn send_message(
+    State(app): State<App>,
+    headers: HeaderMap,
+    Path(id): Path<u64>,
+    bytes: Bytes,
+) -> Result<Response, Problem> {
+    let claims = claims(&app, &headers)?;
+    let new: NewMessage = body(&bytes)?;
+    let send = pb::Send {
+        chat_id: id,
+        user_id: claims.user.0,
+        device: claims.device,
+        message_id: Bytes::new(),
+        client_id: new.client_id.or_else(|| idempotency_key(&headers)).unwrap_or_default(),
+        content: Some(pb::Content {
+            text: new.content.unwrap_or_default(),
+            media_url: new.media_url.unwrap_or_default(),
+            reply_to: new.reply_to.unwrap_or(0),
+            mentions: new.mentions.unwrap_or_default(),
+        }),
+    };
+    let request = pb::SendMessageRequest { send: Some(send) };
+    let accepted = app.shared.messages.clone().send_message(request).await?.into_inner().accepted.unwrap_or_default();
+    let status = if accepted.duplicate { StatusCode::OK } else { StatusCode::CREATED };
+    let body = json!({
+        "message_id": uuid(&accepted.message_id),
+        "chat_id": accepted.chat_id,
+        "seq": accepted.seq,
+        "created_at": time(accepted.created_at_ms),
+        "duplicate": accepted.duplicate,
+    });
+    Ok((status, axum::Json(body)).into_response())
+}
+
+fn role_name(role: pb::Role) -> &'static str {
+    if role == pb::Role::Admin { "admin" } else { "member" }
+}
+
+fn chat_json(chat: &pb::Chat, user: confab_ids::UserId) -> Value {
+    let last = if chat.last_event.is_empty() { None } else { events(std::slice::from_ref(&chat.last_event), user).pop() };
+    json!({
+        "chat_id": chat.chat_id,
+        "kind": kind_name(chat.kind()),
+        "title": chat.title,
+        "created_by": chat.created_by,
+        "created_at": time(chat.created_at_ms),
+        "members": chat.member_count,
+        "user_id": (chat.peer > 0).then_some(chat.peer),
+        "role": role_name(chat.role()),
+        "head": chat.head,
+        "read": chat.read,
+        "delivered": chat.delivered,
+        "unread": chat.unread,
+        "last_message": last,
+    })
+}

@@ -1,0 +1,101 @@
+//! The stream to message-svc: commands of all connections go out in batches, replies come back to each.
+
+use confab_mesh::{Drain, Peer};
+use confab_proto::message::v1::command::Action;
+use confab_proto::message::v1::message_service_client::MessageServiceClient;
+use confab_proto::message::v1::{Command, ConverseRequest, ConverseResponse};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+
+use super::RETRY;
+use crate::mailbox::Item;
+use crate::registry::Registry;
+
+/// Commands that wait for the stream; a connection with one more waits, and is not read meanwhile.
+const COMMANDS_MAX: usize = 8_192;
+
+/// Commands per frame.
+const BATCH_MAX: usize = 256;
+
+/// Frames that wait for message-svc to read them.
+const FRAMES_MAX: usize = 16;
+
+#[derive(Clone)]
+pub(crate) struct Conversation(mpsc::Sender<Command>);
+
+impl Conversation {
+    pub(crate) async fn send(&self, session: u64, call: u64, action: Action) {
+        // Without the link the process is ending, and so is the connection.
+        drop(self.0.send(Command { session, call, action: Some(action) }).await);
+    }
+}
+
+/// Starts the link.
+pub(crate) fn start(client: MessageServiceClient<Peer>, registry: Registry, drain: &Drain) -> Conversation {
+    let (commands, queue) = mpsc::channel(COMMANDS_MAX);
+    let ended = drain.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            () = run(client, registry, queue) => {}
+            () = ended.started() => {}
+        }
+    });
+    Conversation(commands)
+}
+
+async fn run(mut client: MessageServiceClient<Peer>, registry: Registry, mut queue: mpsc::Receiver<Command>) {
+    loop {
+        let (frames, requests) = mpsc::channel(FRAMES_MAX);
+        match client.converse(ReceiverStream::new(requests)).await {
+            Ok(response) => converse(&mut queue, &frames, response.into_inner(), &registry).await,
+            Err(status) => tracing::warn!(code = ?status.code(), "message-svc can't be reached"),
+        }
+        for mailbox in registry.read().all() {
+            mailbox.push(Item::Broken);
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+async fn converse(
+    queue: &mut mpsc::Receiver<Command>,
+    frames: &mpsc::Sender<ConverseRequest>,
+    mut responses: Streaming<ConverseResponse>,
+    registry: &Registry,
+) {
+    let mut commands = Vec::with_capacity(BATCH_MAX);
+    loop {
+        tokio::select! {
+            response = responses.message() => match response {
+                Ok(Some(response)) => hand_out(response, registry),
+                Ok(None) | Err(_) => return,
+            },
+            // Room first: what was taken from the queue is sent.
+            permit = frames.reserve(), if !queue.is_empty() => {
+                let Ok(permit) = permit else { return };
+                queue.recv_many(&mut commands, BATCH_MAX).await;
+                permit.send(ConverseRequest { commands: std::mem::take(&mut commands) });
+            }
+            taken = queue.recv(), if queue.is_empty() => {
+                let Some(command) = taken else { return };
+                commands.push(command);
+                while commands.len() < BATCH_MAX && let Ok(next) = queue.try_recv() {
+                    commands.push(next);
+                }
+                if frames.send(ConverseRequest { commands: std::mem::take(&mut commands) }).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+fn hand_out(response: ConverseResponse, registry: &Registry) {
+    let connections = registry.read();
+    for reply in response.replies {
+        if let Some(mailbox) = connections.get(reply.session) {
+            mailbox.push(Item::Reply(Box::new(reply)));
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! Accepting connections: TCP, TLS where there is a certificate, HTTP/1.1.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+
+use crate::Config;
+use crate::stream::ClientStream;
+
+const HEADER_BYTES_MAX: usize = 16 * 1_024;
+const HEADERS_MAX: usize = 64;
+const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+
+/// Accepts until it is dropped.
+pub(crate) async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, router: Router, cfg: Config) {
+    // Permits go with the handshake's task; open WebSockets are counted by the registry.
+    let handshakes = Arc::new(Semaphore::new(cfg.connections_max));
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Out of files, most often: connections that end make room.
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        // Without it small frames wait for each other; a socket that can't is closed already.
+        let _closed = stream.set_nodelay(true);
+        match handshakes.clone().try_acquire_owned() {
+            Ok(permit) => {
+                let (tls, router, header_timeout) = (tls.clone(), router.clone(), cfg.header_timeout);
+                tokio::spawn(async move {
+                    serve(stream, tls, router, header_timeout).await;
+                    drop(permit);
+                });
+            }
+            Err(_) => drop(tokio::spawn(refuse(stream))),
+        }
+    }
+}
+
+async fn refuse(mut stream: TcpStream) {
+    // Whether it is read or not: there is no room.
+    let _sent = timeout(Duration::from_secs(1), stream.write_all(BUSY)).await;
+}
+
+async fn serve(stream: TcpStream, tls: Option<TlsAcceptor>, router: Router, header_timeout: Duration) {
+    let stream = match tls {
+        None => ClientStream::plain(stream),
+        Some(acceptor) => match timeout(header_timeout, acceptor.accept(stream)).await {
+            Ok(Ok(stream)) => ClientStream::tls(stream),
+            _ => return,
+        },
+    };
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(header_timeout)
+        .max_buf_size(HEADER_BYTES_MAX)
+        .max_headers(HEADERS_MAX)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+        .with_upgrades();
+    // A client that breaks off is its own affair.
+    let _ended = connection.await;
+}
