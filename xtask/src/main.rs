@@ -2,6 +2,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod proto;
+mod test;
 
 use clap::{Parser, Subcommand};
 
@@ -16,11 +17,14 @@ struct Cli {
 enum Verb {
     /// Generate the Rust code of proto/ anew
     Proto,
+    /// Run every test, after installing what they need
+    Test,
 }
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse().verb {
         Verb::Proto => proto::regenerate(),
+        Verb::Test => test::run(),
     }
 }
 
