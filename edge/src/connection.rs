@@ -113,14 +113,15 @@ impl Connection {
     /// Handles a frame, and those that are there behind it.
     fn frames(&mut self, now: Now, first: Option<Result<Message, Error>>) -> Result<(), End> {
         let mut next = first;
-        for _ in 0..FRAMES_IN_A_ROW {
+        for left in (0..FRAMES_IN_A_ROW).rev() {
             self.session.heard(now);
             match next {
                 None => return Err(End::Gone),
                 Some(Err(error)) => return Err(end_of(&error)),
                 Some(Ok(message)) => self.message(now, message)?,
             }
-            if !self.session.reads(now) {
+            // What is read is handled: nothing is read that could not be.
+            if left == 0 || !self.session.reads(now) {
                 break;
             }
             match self.socket.next().now_or_never() {

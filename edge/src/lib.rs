@@ -96,7 +96,7 @@ pub async fn serve(cfg: Config, front: Front, deps: Deps, drain: Drain) {
     }
     leave(&shared, cfg.drain).await;
     // The links hold nothing that could be lost.
-    drop(link_drainer.drain(Duration::from_secs(1)).await);
+    let _late = link_drainer.drain(Duration::from_secs(1)).await;
 }
 
 /// Tells every client to come again, spread over half of the time, closes them, and waits for them to go.

@@ -19,7 +19,7 @@ const SHIFTS: [u64; 5] = [0, 1, 7, 18, 31];
 const PER_CHAT: usize = 21;
 const KILLS: u64 = 5;
 const ACKED_MIN: u64 = 20_000;
-const PATIENCE: Duration = Duration::from_secs(180);
+const PATIENCE: Duration = Duration::from_secs(110);
 
 fn chats_of(user: u64) -> impl Iterator<Item = u64> {
     SHIFTS.iter().map(move |shift| (user + shift) % CHATS)

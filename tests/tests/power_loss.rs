@@ -14,7 +14,7 @@ async fn no_acked_message_is_missing_after_two_hundred_power_cuts() {
     let seed = seed();
     println!("CONFAB_SEED={seed}");
     let lanes = [0, 1].map(|lane| {
-        let cuts = Cuts { seed: seed + lane, points: 100, chain: 10, fresh_ops_max: 300, ops_max: 300 };
+        let cuts = Cuts { seed: seed + lane, points: 100, chain: 10, fresh_ops_max: 400, ops_max: 800 };
         tokio::spawn(async move { cut_and_compare(&mut Program::new(SENDERS, false), cuts).await })
     });
     let mut cut = 0;

@@ -24,6 +24,9 @@ const QUESTIONS_MAX: usize = 8;
 /// Seed mode: what was written is confirmed by a ping so soon, milliseconds.
 const CONFIRM_MS: u64 = 2_000;
 
+/// References of marks that may yet be refused.
+const MARK_REFERENCES_MAX: usize = 32;
+
 /// How often forgettable things are forgotten, milliseconds.
 const TIDY_MS: u64 = 30_000;
 
@@ -104,6 +107,7 @@ pub(crate) struct Session {
     tidied_ms: u64,
     next_call: u64,
     in_flight: HashMap<u64, InFlight>,
+    mark_references: VecDeque<(u64, String)>,
     questions: usize,
     watched: usize,
     /// Seed mode: this connection's own messages, which an ack stands for.
@@ -134,6 +138,7 @@ impl Session {
             tidied_ms: now.mono_ms,
             next_call: 0,
             in_flight: HashMap::new(),
+            mark_references: VecDeque::new(),
             questions: 0,
             watched: 0,
             own: VecDeque::new(),
@@ -342,11 +347,16 @@ impl Session {
                 mark.read = u64::from(read);
             }
         }
-        // A mark is answered only where it is refused; without a `ref` nobody could tell which one it was.
         self.next_call += 1;
         let call = self.next_call;
+        // A mark is answered only where it is refused, so its `ref` is kept for a while and not until the answer.
+        if let Some(reference) = reference {
+            self.mark_references.push_back((call, reference));
+            if self.mark_references.len() > MARK_REFERENCES_MAX {
+                self.mark_references.pop_front();
+            }
+        }
         self.out.push(Out::Command { call, action: Action::Mark(mark) });
-        drop(reference);
     }
 
     fn command(&mut self, action: Action, waiting: InFlight) {
@@ -542,12 +552,18 @@ impl Session {
     }
 
     fn reply(&mut self, reply: Reply) {
-        let waiting = self.in_flight.remove(&reply.call);
+        let waiting = self.in_flight.remove(&reply.call).or_else(|| self.refused_mark(reply.call));
         match (reply.outcome, waiting) {
             (Some(reply::Outcome::Accepted(accepted)), Some(waiting)) => self.ack(&accepted, &waiting),
             (Some(reply::Outcome::Refused(refused)), waiting) => self.refused(&refused, waiting.as_ref()),
             _ => {}
         }
+    }
+
+    fn refused_mark(&mut self, call: u64) -> Option<InFlight> {
+        let at = self.mark_references.iter().position(|(mark, _)| *mark == call)?;
+        let (_, reference) = self.mark_references.remove(at)?;
+        Some(InFlight { is_send: false, client_id: None, reference: Some(reference), trace: None })
     }
 
     fn ack(&mut self, accepted: &Accepted, waiting: &InFlight) {

@@ -87,6 +87,7 @@ struct Raw {
     limit: Option<u64>,
     user_ids: Option<Vec<u64>>,
     token: Option<String>,
+    media_id: Option<serde::de::IgnoredAny>,
 }
 
 /// Reads one text frame.
@@ -151,6 +152,9 @@ impl Raw {
 
     fn message(mut self) -> Result<ClientFrame, BadFrame> {
         let chat = self.chat()?;
+        if self.media_id.is_some() {
+            return Err(BadFrame::new(Code::Unimplemented, Some("media_id"), "media is not there yet"));
+        }
         let media_url = self.media_url.take().unwrap_or_default();
         let text = match self.content.take() {
             Some(text) => text,
@@ -311,8 +315,10 @@ mod tests {
 
     #[test]
     fn depth_is_bounded() {
-        let deep = format!(r#"{{"type":"ping","x":{}{}}}"#, "[".repeat(10_000), "]".repeat(10_000));
-        bad(&deep, Code::InvalidFrame, None);
+        let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
+        bad(&format!(r#"{{"type":"message","chat_id":1,"content":{deep}}}"#), Code::InvalidFrame, None);
+        // Ignored without being built.
+        assert_eq!(good(&format!(r#"{{"type":"ping","x":{deep}}}"#)), ClientFrame::Ping);
     }
 
     #[test]

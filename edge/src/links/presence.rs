@@ -72,7 +72,7 @@ impl Presences {
             interest.sessions.entry(mailbox.session).or_default().insert(user);
             let watched = interest.users.entry(user).or_default();
             if watched.by.is_empty() {
-                drop(self.wishes.send((user, true)));
+                let _ending = self.wishes.send((user, true));
             }
             watched.by.insert(mailbox.session, mailbox.clone());
             if let Some(state) = &watched.state {
@@ -91,7 +91,7 @@ impl Presences {
             watched.by.remove(&mailbox.session);
             if watched.by.is_empty() {
                 interest.users.remove(&user);
-                drop(self.wishes.send((user, false)));
+                let _ending = self.wishes.send((user, false));
             }
         }
     }

@@ -9,6 +9,33 @@
 //! [`server`] and [`client`] are each one commented list of [tower](https://docs.rs/tower) layers; read `server.rs` and
 //! `client.rs` for what is in them and why in that order. This crate knows no proto: a method is a path.
 //!
+//! ```
+//! use confab_mesh::{ClientConfig, Identity, ServerConfig, client, local, server};
+//! # use tower::ServiceExt;
+//! # #[derive(Clone)] struct MessageServer;
+//! # impl tower::Service<http::Request<tonic::body::Body>> for MessageServer {
+//! #     type Response = http::Response<tonic::body::Body>;
+//! #     type Error = std::convert::Infallible;
+//! #     type Future = std::future::Ready<Result<Self::Response, Self::Error>>;
+//! #     fn poll_ready(&mut self, _: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), Self::Error>> {
+//! #         std::task::Poll::Ready(Ok(()))
+//! #     }
+//! #     fn call(&mut self, _: http::Request<tonic::body::Body>) -> Self::Future {
+//! #         std::future::ready(Ok(tonic::Status::not_found("no such chat").into_http()))
+//! #     }
+//! # }
+//! # #[tokio::main(flavor = "current_thread")] async fn main() {
+//! let (_drainer, drain) = confab_mesh::drain::channel();
+//! let cfg = ServerConfig::new("message-svc").streaming(&["Converse"]).drain(drain);
+//! let messages = server(cfg, MessageServer); // a generated tonic server
+//!
+//! let cfg = ClientConfig::new("edge", "message-svc").streaming(&["Converse"]);
+//! let peer = client(cfg, local(Identity::new("edge"), messages)); // what a generated tonic client is made with
+//! # let response = peer.oneshot(http::Request::default()).await.expect("an answer");
+//! # assert_eq!(response.headers()["grpc-status"], "5");
+//! # }
+//! ```
+//!
 //! Discovery over a network is not here yet. It attaches at [`Peer`]: a balancer over discovered endpoints is one more
 //! peer, given to [`client`] in the place of [`local`]; its transport will set [`Identity`] from the peer's certificate
 //! on the server's side.

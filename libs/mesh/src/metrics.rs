@@ -6,6 +6,7 @@
 //! | `rpc.{server,client}.call.duration` | histogram, seconds | the same |
 //! | `rpc.{server,client}.in_flight` | up-down counter | `confab.role`, `confab.target` |
 //!
+//! `confab.target`, whom it calls, is a client's only.
 //! A call counts once, at its very end: a stream's code and duration are those of the whole stream.
 
 use std::{

@@ -3,8 +3,8 @@
 use confab_tests::harness::{Client, Incoming, Server};
 use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::protocol::frame::Frame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Control, Data, OpCode};
+use tokio_tungstenite::tungstenite::protocol::frame::{Frame, FrameHeader};
 
 fn part(bytes: &[u8], opcode: Data, last: bool) -> Message {
     Message::Frame(Frame::message(bytes.to_vec(), OpCode::Data(opcode), last))
@@ -94,7 +94,8 @@ async fn what_violates_websocket_closes_with_4002() {
     let server = Server::start().await.unwrap();
     let big_ping = Message::Frame(Frame::message(vec![0; 126], OpCode::Control(Control::Ping), true));
     let cut_ping = Message::Frame(Frame::message(vec![0; 5], OpCode::Control(Control::Ping), false));
-    let reserved = Message::Frame(Frame::message(vec![0; 5], OpCode::Data(Data::Reserved(5)), true));
+    let reserved = FrameHeader { opcode: OpCode::Data(Data::Reserved(5)), ..FrameHeader::default() };
+    let reserved = Message::Frame(Frame::from_payload(reserved, vec![0; 5].into()));
     for (name, messages) in [
         ("a continuation of nothing", vec![part(b"x", Data::Continue, true)]),
         ("a new message inside a fragmented one", vec![part(b"x", Data::Text, false), part(b"y", Data::Text, true)]),
