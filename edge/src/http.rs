@@ -43,8 +43,11 @@ pub(crate) fn router(app: App) -> Router {
         .route("/v1/chats/{id}/members", get(api::list_members).post(api::add_members))
         .route("/v1/chats/{id}/messages", get(api::list_messages).post(api::send_message))
         .route("/poll", any(later))
-        .route("/v1/{*rest}", any(later))
-        .fallback(async || Problem::new(Code::NotFound, "there is nothing here", None))
+        .fallback(elsewhere)
+        .method_not_allowed_fallback(async || {
+            let problem = Problem::new(Code::InvalidFrame, "this is not done with that method", None);
+            (StatusCode::METHOD_NOT_ALLOWED, problem).into_response()
+        })
         .layer(axum::extract::DefaultBodyLimit::max(BODY_MAX))
         .with_state(app)
 }
@@ -71,6 +74,17 @@ async fn ready(State(app): State<App>) -> Response {
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, "not ready\n").into_response()
     }
+}
+
+/// The protocol's routes that come with later issues, by their first segment below `/v1`.
+const LATER: [&str; 6] = ["users", "sessions", "media", "devices", "openapi.json", "chats"];
+
+async fn elsewhere(uri: axum::http::Uri) -> Problem {
+    let below = uri.path().strip_prefix("/v1/").and_then(|path| path.split('/').next());
+    if below.is_some_and(|segment| LATER.contains(&segment)) {
+        return later().await;
+    }
+    Problem::new(Code::NotFound, "there is nothing here", None)
 }
 
 async fn later() -> Problem {

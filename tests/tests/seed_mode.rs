@@ -75,6 +75,8 @@ async fn the_direct_peers_presence_comes_without_asking() {
     };
     let two = server.connect_seed(2).await.unwrap();
     one.expect_where("user 2 online", is("online")).await.unwrap();
+    // What was told before user 2 came must not count for what comes now.
+    one.forget_backlog();
     two.close().await.unwrap();
     let begun = Instant::now();
     one.expect_where("user 2 offline", is("offline")).await.unwrap();

@@ -1,7 +1,7 @@
 //! `/v1`: chats, members, messages. It mirrors message-svc's RPCs.
 
 use axum::body::Bytes;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use confab_proto::message::v1 as pb;
@@ -12,12 +12,39 @@ use super::{App, Problem, claims};
 use crate::frames::Code;
 use crate::frames::server::{events, kind_name, time, uuid};
 
-#[derive(Deserialize)]
-pub(crate) struct PageParams {
+/// Where a page begins, and how long it is.
+#[derive(Default)]
+struct PageParams {
     limit: Option<u32>,
     next: Option<u64>,
     before: Option<u64>,
     after: Option<u64>,
+}
+
+impl PageParams {
+    /// Unknown parameters are ignored; one that is no number is named.
+    fn read(query: Option<&str>) -> Result<Self, Problem> {
+        let mut params = Self::default();
+        let pairs = query.unwrap_or_default().split('&').filter_map(|pair| pair.split_once('='));
+        for (name, value) in pairs {
+            let number = |field| {
+                let wrong = |_| Problem::new(Code::InvalidFrame, format!("{field} is a number from 0 to 2^53 - 1"), Some(field));
+                value.parse::<u64>().map_err(wrong)
+            };
+            match name {
+                "limit" => params.limit = Some(u32::try_from(number("limit")?).unwrap_or(u32::MAX)),
+                "next" => params.next = Some(number("next")?),
+                "before" => params.before = Some(number("before")?),
+                "after" => params.after = Some(number("after")?),
+                _ => {}
+            }
+        }
+        Ok(params)
+    }
+}
+
+fn chat_id(id: &str) -> Result<u64, Problem> {
+    id.parse().map_err(|_| Problem::new(Code::InvalidFrame, "chat_id is a number from 1 to 2^53 - 1", Some("chat_id")))
 }
 
 #[derive(Deserialize)]
@@ -75,8 +102,9 @@ pub(crate) async fn create_chat(State(app): State<App>, headers: HeaderMap, byte
     Ok((status, axum::Json(chat_json(&chat, claims.user))).into_response())
 }
 
-pub(crate) async fn get_chat(State(app): State<App>, headers: HeaderMap, Path(id): Path<u64>) -> Result<Response, Problem> {
+pub(crate) async fn get_chat(State(app): State<App>, headers: HeaderMap, Path(id): Path<String>) -> Result<Response, Problem> {
     let claims = claims(&app, &headers)?;
+    let id = chat_id(&id)?;
     let request = pb::GetChatRequest { chat_id: id, user_id: claims.user.0 };
     let chat = app.shared.messages.clone().get_chat(request).await?.into_inner().chat.unwrap_or_default();
     Ok(axum::Json(chat_json(&chat, claims.user)).into_response())
@@ -85,9 +113,10 @@ pub(crate) async fn get_chat(State(app): State<App>, headers: HeaderMap, Path(id
 pub(crate) async fn list_chats(
     State(app): State<App>,
     headers: HeaderMap,
-    Query(params): Query<PageParams>,
+    RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
     let claims = claims(&app, &headers)?;
+    let params = PageParams::read(query.as_deref())?;
     let request = pb::ListChatsRequest {
         user_id: claims.user.0,
         after_chat_id: params.next.unwrap_or(0),
@@ -102,10 +131,12 @@ pub(crate) async fn list_chats(
 pub(crate) async fn list_members(
     State(app): State<App>,
     headers: HeaderMap,
-    Path(id): Path<u64>,
-    Query(params): Query<PageParams>,
+    Path(id): Path<String>,
+    RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
     let claims = claims(&app, &headers)?;
+    let id = chat_id(&id)?;
+    let params = PageParams::read(query.as_deref())?;
     let request = pb::ListMembersRequest {
         chat_id: id,
         user_id: claims.user.0,
@@ -129,10 +160,11 @@ pub(crate) async fn list_members(
 pub(crate) async fn add_members(
     State(app): State<App>,
     headers: HeaderMap,
-    Path(id): Path<u64>,
+    Path(id): Path<String>,
     bytes: Bytes,
 ) -> Result<Response, Problem> {
     let claims = claims(&app, &headers)?;
+    let id = chat_id(&id)?;
     let new: NewMembers = body(&bytes)?;
     let request = pb::AddMembersRequest {
         chat_id: id,
@@ -147,10 +179,12 @@ pub(crate) async fn add_members(
 pub(crate) async fn list_messages(
     State(app): State<App>,
     headers: HeaderMap,
-    Path(id): Path<u64>,
-    Query(params): Query<PageParams>,
+    Path(id): Path<String>,
+    RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
     let claims = claims(&app, &headers)?;
+    let id = chat_id(&id)?;
+    let params = PageParams::read(query.as_deref())?;
     if params.limit.is_some_and(|limit| limit > 200) {
         return Err(Problem::new(Code::InvalidFrame, "limit is at most 200", Some("limit")));
     }
@@ -171,10 +205,11 @@ pub(crate) async fn list_messages(
 pub(crate) async fn send_message(
     State(app): State<App>,
     headers: HeaderMap,
-    Path(id): Path<u64>,
+    Path(id): Path<String>,
     bytes: Bytes,
 ) -> Result<Response, Problem> {
     let claims = claims(&app, &headers)?;
+    let id = chat_id(&id)?;
     let new: NewMessage = body(&bytes)?;
     let send = pb::Send {
         chat_id: id,

@@ -92,10 +92,13 @@ async fn invalid_utf8_closes_with_1007() {
 #[tokio::test]
 async fn what_violates_websocket_closes_with_4002() {
     let server = Server::start().await.unwrap();
-    let big_ping = Message::Frame(Frame::message(vec![0; 126], OpCode::Control(Control::Ping), true));
-    let cut_ping = Message::Frame(Frame::message(vec![0; 5], OpCode::Control(Control::Ping), false));
-    let reserved = FrameHeader { opcode: OpCode::Data(Data::Reserved(5)), ..FrameHeader::default() };
-    let reserved = Message::Frame(Frame::from_payload(reserved, vec![0; 5].into()));
+    let odd = |opcode: OpCode, bytes: usize, is_final: bool| {
+        let header = FrameHeader { opcode, is_final, ..FrameHeader::default() };
+        Message::Frame(Frame::from_payload(header, vec![0; bytes].into()))
+    };
+    let big_ping = odd(OpCode::Control(Control::Ping), 126, true);
+    let cut_ping = odd(OpCode::Control(Control::Ping), 5, false);
+    let reserved = odd(OpCode::Data(Data::Reserved(5)), 5, true);
     for (name, messages) in [
         ("a continuation of nothing", vec![part(b"x", Data::Continue, true)]),
         ("a new message inside a fragmented one", vec![part(b"x", Data::Text, false), part(b"y", Data::Text, true)]),
