@@ -126,8 +126,11 @@ pub async fn cut_and_compare(workload: &mut impl Workload, cuts: Cuts) -> anyhow
         outcome.file_syncs += counts.file_syncs;
         outcome.dir_syncs += counts.dir_syncs;
         outcome.lost_ops += left.data_lost + left.names_lost;
-        let recovered = workload.recovered(&next).await.with_context(|| format!("opening after {}", place()))?;
-        compare(&acked, &recovered, &place(), &mut outcome);
+        let recovered = workload
+            .recovered(&next)
+            .await
+            .with_context(|| format!("opening after {}, names lost: {:?}", place(), left.lost_names))?;
+        compare(&acked, &recovered, &format!("{}, names lost: {:?}", place(), left.lost_names), &mut outcome);
         // Go on from what is really there, so that one loss isn't counted again.
         acked.retain(|key, content| recovered.get(key) == Some(content));
         outcome.points += 1;

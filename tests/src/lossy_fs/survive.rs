@@ -12,7 +12,7 @@ use super::disk::{DataOp, Disk, FileNode, Ino, Kind, Node, ROOT};
 use super::pages::{PAGE, Pages};
 
 /// What was left of what was not synced.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Leftovers {
     /// Files on the disk after the cut.
     pub files: u64,
@@ -24,6 +24,8 @@ pub struct Leftovers {
     pub names_kept: u64,
     /// Unsynced creations, renames and removals that did not.
     pub names_lost: u64,
+    /// Their names, for who asks why something is missing.
+    pub lost_names: Vec<String>,
 }
 
 impl Disk {
@@ -41,6 +43,10 @@ impl Disk {
         let kept = self.rng.random_range(0..=pending.len());
         for op in &pending[..kept] {
             self.commit(op);
+        }
+        for edit in pending[kept..].iter().flat_map(|op| &op.0) {
+            let sign = if edit.to.is_some() { '+' } else { '-' };
+            left.lost_names.push(format!("{sign}{}", edit.name.to_string_lossy()));
         }
         left.names_kept = kept as u64;
         left.names_lost = (pending.len() - kept) as u64;
