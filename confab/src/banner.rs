@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::config::DEFAULT_DATA;
+use crate::config::{DEFAULT_DATA, DEFAULT_LISTEN};
 
 /// What there is to tell.
 pub(crate) struct Banner<'a> {
@@ -20,12 +20,17 @@ impl Banner<'_> {
         let Self { program, url, .. } = self;
         let data = self.data.display();
         let data_flag = if self.data == Path::new(DEFAULT_DATA) { String::new() } else { format!(" --data {}", shell_word(&data.to_string())) };
+        let url_flag = if *url == format!("http://{DEFAULT_LISTEN}") { String::new() } else { format!(" --url {url}") };
         let ws = url.replacen("http", "ws", 1);
         let page = if self.page { "   (open it: a page where user 1 and user 2 talk)" } else { "" };
         format!(
             r#"
   Confab is up:  {url}{page}
   Data folder:   {data}
+
+  Two terminals that talk:
+    {program} chat --user 1{data_flag}{url_flag}
+    {program} chat --user 2{data_flag}{url_flag}
 
   Any other WebSocket client, as user 1:
     npx wscat -c "{ws}/ws?token=$({program} token --user 1{data_flag})"
@@ -66,6 +71,10 @@ mod tests {
   Confab is up:  http://127.0.0.1:8080   (open it: a page where user 1 and user 2 talk)
   Data folder:   confab-data
 
+  Two terminals that talk:
+    confab chat --user 1
+    confab chat --user 2
+
   Any other WebSocket client, as user 1:
     npx wscat -c "ws://127.0.0.1:8080/ws?token=$(confab token --user 1)"
     > {"type":"message","chat_id":1,"content":"Hello!"}
@@ -80,6 +89,7 @@ mod tests {
     fn what_is_not_default_is_in_the_lines() {
         let banner = Banner { program: "cargo run -q --", url: "https://[::1]:8443", data: Path::new("/tmp/my data"), page: false };
         let text = banner.text();
+        assert!(text.contains("\n    cargo run -q -- chat --user 2 --data '/tmp/my data' --url https://[::1]:8443\n"), "{text}");
         assert!(text.contains(r#"npx wscat -c "wss://[::1]:8443/ws?token=$(cargo run -q -- token --user 1 --data '/tmp/my data')""#), "{text}");
         assert!(!text.contains("page where"), "{text}");
     }

@@ -1,110 +1,184 @@
 //! The command line.
 
-use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::path::PathBuf;
+use std::time::Duration;
 
-use anyhow::anyhow;
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{Config, DEFAULT_DATA, DEFAULT_TOML, Flags};
-use crate::data_folder::DataFolder;
-use crate::{secret, serve, token};
+use crate::config::Flags;
+use crate::token::{parse_device, parse_ttl, parse_user};
 
-/// A chat backend: WebSocket in, nothing acked is lost.
-#[derive(Parser)]
-#[command(name = "confab", version, arg_required_else_help = true)]
+const EXAMPLES: &str = "\
+Examples:
+  confab serve                    a chat server on http://127.0.0.1:8080, data in ./confab-data
+  confab chat --user 1            talk to user 2, who does the same in another terminal
+  confab token --user 1           a token for any other client
+
+Users 1 and 2 have chat 1 in a fresh data folder.";
+
+const SERVE_EXAMPLES: &str = "\
+Examples:
+  confab serve
+  confab serve --listen 127.0.0.1:0 --data /var/lib/confab
+  confab serve --listen 0.0.0.0:443 --tls-cert cert.pem --tls-key key.pem
+  confab serve --listen 0.0.0.0:8080 --behind-proxy 10.0.0.0/8
+  CONFAB_EDGE__CONNECTIONS_MAX=1000 confab serve
+
+The log goes to stderr. Ctrl-C lets connections go and stops; a second one stops at once.
+Every setting: confab default-config";
+
+const TOKEN_EXAMPLES: &str = r#"Examples:
+  confab token --user 1
+  confab token --user 2 --device phone --ttl 7d
+  npx wscat -c "ws://127.0.0.1:8080/ws?token=$(confab token --user 1)"
+
+The token is a JWT (HS256, `sub` is the user, `exp` the end), signed with the data folder's token.key. Your app's own backend
+can make such tokens with the same key."#;
+
+const CHAT_EXAMPLES: &str = "\
+Examples:
+  confab chat --user 1
+  confab chat --user 2 --chat 1 --url https://chat.example.org
+  echo 'The build is green' | confab chat --user 1 --chat 7
+
+A line is a message. ✓ it is on the server's disk, ✓✓ it has reached everyone in the chat, ✓✓ read: they have seen it.
+  /who      who is in the chat and online      /history  older messages
+  /help     this                               /quit     leave; so do Ctrl-D and Ctrl-C
+In a pipe every input line is sent and every message printed; at the input's end it waits for the acks and exits.";
+
+const CHECK_EXAMPLES: &str = "\
+Examples:
+  confab check-config --config confab.toml
+  CONFAB_LISTEN=0.0.0.0:80 confab check-config";
+
+const DEFAULT_EXAMPLES: &str = "\
+Examples:
+  confab default-config > confab.toml
+  confab serve --config confab.toml";
+
+/// A chat backend: one program, no database to install, and an acked message is never lost.
+#[derive(Debug, Parser)]
+#[command(name = "confab", version, after_help = EXAMPLES, propagate_version = false, disable_help_subcommand = true)]
 pub(crate) struct Cli {
     #[command(subcommand)]
-    verb: Verb,
+    pub(crate) command: Command,
 }
 
-#[derive(Subcommand)]
-enum Verb {
-    /// Run the server: every role in this process, on a folder of this machine
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the server: every service in one process, on embedded storage
+    #[command(after_help = SERVE_EXAMPLES)]
     Serve(ServeArgs),
-    /// Print a token for a user
+    /// Print a token that lets a client in as a user
+    #[command(after_help = TOKEN_EXAMPLES)]
     Token(TokenArgs),
-    /// Say whether the configuration is right
+    /// Chat in this terminal
+    #[command(after_help = CHAT_EXAMPLES)]
+    Chat(ChatArgs),
+    /// Say everything that is wrong with the configuration, and start nothing
+    #[command(after_help = CHECK_EXAMPLES)]
     CheckConfig(ServeArgs),
-    /// Print the configuration file with all defaults, explained
+    /// Print every setting with its default and what it means
+    #[command(after_help = DEFAULT_EXAMPLES)]
     DefaultConfig,
 }
 
-#[derive(Args)]
-struct ServeArgs {
-    /// Where clients connect [default: 127.0.0.1:8080]
+#[derive(Args, Debug)]
+pub(crate) struct ServeArgs {
+    /// Where clients connect; port 0 takes a free one [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR")]
     listen: Option<String>,
-    /// The data folder [default: ./confab-data]
-    #[arg(long, value_name = "DIR")]
-    data: Option<PathBuf>,
-    /// A TOML file; `confab default-config` shows one
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// The certificate, PEM; then clients connect by TLS
+    /// PEM file with the certificate and its intermediates
     #[arg(long, value_name = "FILE")]
     tls_cert: Option<PathBuf>,
-    /// Its key, PEM
+    /// PEM file with the certificate's private key
     #[arg(long, value_name = "FILE")]
     tls_key: Option<PathBuf>,
-    /// The network of a proxy in front that does TLS; may be given again
+    /// Network of a reverse proxy that does TLS; can be repeated
     #[arg(long, value_name = "CIDR")]
     behind_proxy: Vec<String>,
+    #[command(flatten)]
+    place: PlaceArgs,
 }
 
-impl From<ServeArgs> for Flags {
-    fn from(args: ServeArgs) -> Self {
-        Self {
-            config: args.config,
-            listen: args.listen,
-            data: args.data,
-            tls_cert: args.tls_cert,
-            tls_key: args.tls_key,
-            behind_proxy: args.behind_proxy,
-        }
-    }
+/// Where this machine's server keeps its things.
+#[derive(Args, Debug)]
+pub(crate) struct PlaceArgs {
+    /// Data folder, made when missing [default: ./confab-data]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// TOML file with settings; CONFAB_CONFIG names one, too
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
 }
 
-#[derive(Args)]
-#[command(after_help = "Example:\n  npx wscat -c \"ws://127.0.0.1:8080/ws?token=$(confab token --user 1)\"")]
-struct TokenArgs {
-    /// The user's id
-    #[arg(long, value_name = "ID", value_parser = token::parse_user)]
-    user: u64,
-    /// The device's name [default: default]
-    #[arg(long, value_name = "NAME", value_parser = token::parse_device)]
-    device: Option<String>,
+#[derive(Args, Debug)]
+pub(crate) struct TokenArgs {
+    /// Whose token: a number from 1 to 2^53 - 1
+    #[arg(long, value_name = "ID", value_parser = parse_user)]
+    pub(crate) user: u64,
+    /// Which of the user's devices [default: the server takes it as "default"]
+    #[arg(long, value_name = "NAME", value_parser = parse_device)]
+    pub(crate) device: Option<String>,
     /// How long it holds
-    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = token::parse_ttl)]
-    ttl: Duration,
-    /// The server's data folder, with its secret
-    #[arg(long, value_name = "DIR", default_value = DEFAULT_DATA)]
-    data: PathBuf,
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = parse_ttl)]
+    pub(crate) ttl: Duration,
+    #[command(flatten)]
+    pub(crate) place: PlaceArgs,
 }
 
-pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
-    match cli.verb {
-        Verb::Serve(args) => serve::run(load(args)?),
-        Verb::Token(args) => print_token(&args, &args.data),
-        Verb::CheckConfig(args) => {
-            load(args)?;
-            println!("The configuration is right.");
-            Ok(())
-        }
-        Verb::DefaultConfig => {
-            print!("{DEFAULT_TOML}");
-            Ok(())
+#[derive(Args, Debug)]
+pub(crate) struct ChatArgs {
+    /// Who you are: a number from 1 to 2^53 - 1
+    #[arg(long, value_name = "ID", value_parser = parse_user)]
+    pub(crate) user: u64,
+    /// Which chat
+    #[arg(long, value_name = "ID", default_value = "1", value_parser = parse_user)]
+    pub(crate) chat: u64,
+    /// The server
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8080")]
+    pub(crate) url: String,
+    #[command(flatten)]
+    pub(crate) place: PlaceArgs,
+}
+
+impl ServeArgs {
+    pub(crate) fn flags(self) -> Flags {
+        Flags {
+            listen: self.listen,
+            tls_cert: self.tls_cert,
+            tls_key: self.tls_key,
+            behind_proxy: self.behind_proxy,
+            ..self.place.flags()
         }
     }
 }
 
-fn load(args: ServeArgs) -> anyhow::Result<Config> {
-    Config::load(&args.into()).map_err(|problems| anyhow!("{problems}"))
+impl PlaceArgs {
+    pub(crate) fn flags(self) -> Flags {
+        Flags { data: self.data, config: self.config, ..Flags::default() }
+    }
 }
 
-fn print_token(args: &TokenArgs, data: &Path) -> anyhow::Result<()> {
-    let folder = DataFolder::open_or_create(data)?;
-    let secret = secret::load_or_create(&folder, None)?.secret;
-    println!("{}", token::mint(&secret, args.user, args.device.as_deref(), args.ttl, SystemTime::now())?);
-    Ok(())
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_defaults_in_help_are_the_defaults() {
+        use crate::config::{DEFAULT_DATA, DEFAULT_LISTEN};
+        let mut cli = Cli::command();
+        let serve = cli.find_subcommand_mut("serve").expect("a command").render_help().to_string();
+        assert!(serve.contains(&format!("[default: {DEFAULT_LISTEN}]")), "{serve}");
+        assert!(serve.contains(&format!("[default: ./{DEFAULT_DATA}]")), "{serve}");
+        let chat = cli.find_subcommand_mut("chat").expect("a command").render_help().to_string();
+        assert!(chat.contains(&format!("[default: http://{DEFAULT_LISTEN}]")), "{chat}");
+    }
 }

@@ -1,82 +1,150 @@
-//! `confab serve`: the folder, the listener, the services, and the end.
+//! `confab serve`: the folder, the listener, the services (which `services.rs` wires), and the end.
 
-use std::io::IsTerminal as _;
-use std::net::SocketAddr;
+use std::io::{self, IsTerminal as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
 
 use anyhow::Context as _;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_rustls::TlsAcceptor;
 
 use crate::banner::{self, Banner};
-use crate::config::{Config, LogFormat};
+use crate::config::{Config, LogConfig, LogFormat};
 use crate::data_folder::DataFolder;
 use crate::{secret, services, tls};
 
-pub(crate) fn run(cfg: Config) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(serve(cfg))
-}
-
-async fn serve(cfg: Config) -> anyhow::Result<()> {
-    let log_format = match cfg.log.format {
-        LogFormat::Auto => confab_telemetry::LogFormat::for_stderr(),
-        LogFormat::Text => confab_telemetry::LogFormat::Text,
-        LogFormat::Json => confab_telemetry::LogFormat::Json,
-    };
-    let _telemetry = confab_telemetry::init(confab_telemetry::Config {
+pub(crate) async fn serve(cfg: Config) -> anyhow::Result<()> {
+    let telemetry = confab_telemetry::init(confab_telemetry::Config {
         service: "confab".to_owned(),
-        log_format,
+        log_format: log_format(&cfg.log),
         log_filter: cfg.log.filter.clone(),
         otlp_endpoint: cfg.otlp_endpoint.clone(),
     })?;
     let folder = DataFolder::open_or_create(&cfg.data)?;
-    let _lock = folder.lock()?;
+    let lock = folder.lock()?;
     let loaded = secret::load_or_create(&folder, cfg.token.secret_file.as_deref())?;
     if let Some(warning) = &loaded.warning {
         tracing::warn!("{warning}");
     }
     let tls = cfg.tls.as_ref().map(tls::server).transpose()?.map(TlsAcceptor::from);
-    let listener = TcpListener::bind(cfg.listen)
-        .await
-        .with_context(|| format!("can't listen on {}: is another server there? (--listen ADDR)", cfg.listen))?;
-    let address = listener.local_addr()?;
-    let url = url(address, tls.is_some());
+    let listener = bind(cfg.listen).await?;
+    let addr = listener.local_addr()?;
+    let (scheme, page) = (if tls.is_some() { "https" } else { "http" }, addr.ip().to_canonical().is_loopback());
+    // Before anyone knows that the server is there: a signal must find its handler.
+    let mut signals = Signals::listen()?;
     let (drainer, drain) = confab_mesh::drain::channel();
     let services = services::start(&cfg, listener, tls, loaded.secret, drain).await?;
-    tracing::info!(url = %url, data = %cfg.data.display(), "listening");
-    show(&cfg, &url, address);
-    stopping().await?;
-    tracing::info!("stopping; once more stops at once");
+    tracing::info!(url = %format_args!("{scheme}://{addr}"), data = %folder.path().display(), "listening");
+    greet(&format!("{scheme}://{}", reachable(addr)), folder.path(), page)?;
+
+    let signal = signals.next().await;
+    tracing::info!(signal, "stopping: connections are let go; another signal stops at once");
     tokio::select! {
-        () = services.stop(drainer, cfg.edge.drain) => {}
-        second = stopping() => second?,
+        () = services.stop(drainer, cfg.edge.drain) => tracing::info!("stopped"),
+        signal = signals.next() => {
+            tracing::warn!(signal, "stopped at once");
+            // Nobody waits for tasks that hang: what is acked is on disk.
+            std::process::exit(130);
+        }
     }
-    tracing::info!("stopped");
+    drop(lock);
+    telemetry.shutdown();
     Ok(())
 }
 
-fn url(address: SocketAddr, tls: bool) -> String {
-    format!("{}://{address}", if tls { "https" } else { "http" })
+fn log_format(log: &LogConfig) -> confab_telemetry::LogFormat {
+    match log.format {
+        LogFormat::Auto => confab_telemetry::LogFormat::for_stderr(),
+        LogFormat::Text => confab_telemetry::LogFormat::Text,
+        LogFormat::Json => confab_telemetry::LogFormat::Json,
+    }
 }
 
-fn show(cfg: &Config, url: &str, address: SocketAddr) {
-    if !std::io::stdout().is_terminal() {
-        return;
-    }
-    let argv0 = std::env::args().next();
-    let program = banner::program(std::env::var_os("CARGO").is_some(), argv0.as_deref());
-    let banner = Banner { program: &program, url, data: &cfg.data, page: address.ip().is_loopback() };
-    println!("{}", banner.text());
+async fn bind(addr: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(addr).await.with_context(|| {
+        format!(
+            "can't listen on {addr}: is another server running there?\n\
+             Stop it, or give another address; port 0 takes a free port: --listen {}",
+            SocketAddr::new(addr.ip(), 0)
+        )
+    })
 }
 
-/// Waits for SIGINT or SIGTERM.
-async fn stopping() -> anyhow::Result<()> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
+/// Where a client on this machine finds it: 0.0.0.0 is no place to go to.
+fn reachable(mut addr: SocketAddr) -> SocketAddr {
+    if addr.ip().is_unspecified() {
+        addr.set_ip(if addr.is_ipv4() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { IpAddr::V6(Ipv6Addr::LOCALHOST) });
     }
-    Ok(())
+    addr
+}
+
+fn greet(url: &str, data: &Path, page: bool) -> io::Result<()> {
+    let mut stdout = io::stdout();
+    if !stdout.is_terminal() {
+        return Ok(());
+    }
+    let program = banner::program(std::env::var_os("CARGO").is_some(), std::env::args().next().as_deref());
+    stdout.write_all(Banner { program: &program, url, data, page }.text().as_bytes())?;
+    stdout.flush()
+}
+
+#[cfg(unix)]
+struct Signals {
+    interrupt: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+}
+
+#[cfg(unix)]
+impl Signals {
+    fn listen() -> io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => "SIGTERM",
+        }
+    }
+}
+
+#[cfg(not(unix))]
+struct Signals;
+
+#[cfg(not(unix))]
+impl Signals {
+    fn listen() -> io::Result<Self> {
+        Ok(Self)
+    }
+
+    async fn next(&mut self) -> &'static str {
+        // It fails only where there is no console, and so no Ctrl-C.
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        "Ctrl-C"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_person_gets_a_url_that_can_be_opened() {
+        let reach = |addr: &str| reachable(addr.parse().expect("an address")).to_string();
+        assert_eq!(reach("0.0.0.0:80"), "127.0.0.1:80");
+        assert_eq!(reach("[::]:80"), "[::1]:80");
+        assert_eq!(reach("192.168.1.2:80"), "192.168.1.2:80");
+    }
+
+    #[tokio::test]
+    async fn a_port_in_use_is_named() {
+        let taken = bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.expect("a free port");
+        let addr = taken.local_addr().expect("bound");
+        let words = format!("{:#}", bind(addr).await.expect_err("taken"));
+        assert!(words.starts_with(&format!("can't listen on {addr}: is another server running there?")), "{words}");
+        assert!(words.contains("--listen 127.0.0.1:0"), "{words}");
+    }
 }

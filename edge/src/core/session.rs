@@ -523,11 +523,12 @@ impl Session {
         if chat.gap_to > 0 {
             self.say(&ServerFrame::Gap { chat_id: chat.chat_id, from: chat.position + 1, to: chat.gap_to });
         }
-        self.tracks.start(now.mono_ms, id, from, Seq(chat.head));
+        // An event may have come since the head was read.
+        let seen = self.sync.as_mut().and_then(|sync| sync.seen.remove(&id)).unwrap_or_default();
+        self.tracks.start(now.mono_ms, id, from, Seq(chat.head).max(seen));
         self.send_logged(now, id, &chat.events);
         if let Some(sync) = &mut self.sync {
             sync.chats.insert(chat.chat_id, chat.head);
-            sync.seen.remove(&id);
         }
         if let Some(after) = self.tracks.fetched(id, false, Seq(chat.head)) {
             self.ask(Question::List { chat: id, after });
