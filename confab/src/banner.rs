@@ -19,7 +19,11 @@ impl Banner<'_> {
     pub(crate) fn text(&self) -> String {
         let Self { program, url, .. } = self;
         let data = self.data.display();
-        let data_flag = if self.data == Path::new(DEFAULT_DATA) { String::new() } else { format!(" --data {}", shell_word(&data.to_string())) };
+        let data_flag = if self.data == Path::new(DEFAULT_DATA) {
+            String::new()
+        } else {
+            format!(" --data {}", shell_word(&data.to_string()))
+        };
         let url_flag = if *url == format!("http://{DEFAULT_LISTEN}") { String::new() } else { format!(" --url {url}") };
         let ws = url.replacen("http", "ws", 1);
         let page = if self.page { "   (open it: a page where user 1 and user 2 talk)" } else { "" };
@@ -46,7 +50,11 @@ impl Banner<'_> {
 /// As one types it in a shell.
 fn shell_word(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:@%".contains(c);
-    if !text.is_empty() && text.chars().all(plain) { text.to_owned() } else { format!("'{}'", text.replace('\'', r"'\''")) }
+    if !text.is_empty() && text.chars().all(plain) {
+        text.to_owned()
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
 }
 
 /// How to call this program again: as one did. `cargo run` tells its children that it is there.
@@ -64,7 +72,8 @@ mod tests {
 
     #[test]
     fn with_defaults_it_is_short() {
-        let banner = Banner { program: "confab", url: "http://127.0.0.1:8080", data: Path::new("confab-data"), page: true };
+        let banner =
+            Banner { program: "confab", url: "http://127.0.0.1:8080", data: Path::new("confab-data"), page: true };
         assert_eq!(
             banner.text(),
             r#"
@@ -87,10 +96,23 @@ mod tests {
 
     #[test]
     fn what_is_not_default_is_in_the_lines() {
-        let banner = Banner { program: "cargo run -q --", url: "https://[::1]:8443", data: Path::new("/tmp/my data"), page: false };
+        let banner = Banner {
+            program: "cargo run -q --",
+            url: "https://[::1]:8443",
+            data: Path::new("/tmp/my data"),
+            page: false,
+        };
         let text = banner.text();
-        assert!(text.contains("\n    cargo run -q -- chat --user 2 --data '/tmp/my data' --url https://[::1]:8443\n"), "{text}");
-        assert!(text.contains(r#"npx wscat -c "wss://[::1]:8443/ws?token=$(cargo run -q -- token --user 1 --data '/tmp/my data')""#), "{text}");
+        assert!(
+            text.contains("\n    cargo run -q -- chat --user 2 --data '/tmp/my data' --url https://[::1]:8443\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains(
+                r#"npx wscat -c "wss://[::1]:8443/ws?token=$(cargo run -q -- token --user 1 --data '/tmp/my data')""#
+            ),
+            "{text}"
+        );
         assert!(!text.contains("page where"), "{text}");
     }
 

@@ -132,7 +132,8 @@ pub(crate) struct Flags {
 impl Config {
     /// Reads flags, environment and file.
     pub(crate) fn load(flags: &Flags) -> Result<Self, Problems> {
-        let env = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().into_owned())));
+        let env = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().into_owned())));
         let env: BTreeMap<String, String> = env.collect();
         Self::resolve(flags, env)
     }
@@ -152,7 +153,9 @@ impl Config {
         let r = &mut reader;
         let default = Self::default();
         let config = Self {
-            listen: r.parsed("listen", "an IP address and a port, such as 127.0.0.1:8080 or [::1]:8080", parse_listen).unwrap_or(default.listen),
+            listen: r
+                .parsed("listen", "an IP address and a port, such as 127.0.0.1:8080 or [::1]:8080", parse_listen)
+                .unwrap_or(default.listen),
             data: r.path("data").unwrap_or(default.data),
             tls: read_tls(r),
             behind_proxy: r.list("behind_proxy", "a list of networks, such as [\"10.0.0.0/8\"]", parse_net),
@@ -178,11 +181,17 @@ impl Config {
             );
         }
         if self.edge.frame_bytes_max > self.edge.frame_bytes_hard_max {
-            r.reject("edge.frame_bytes_max", format!("must not be over edge.frame_bytes_hard_max, {}", self.edge.frame_bytes_hard_max));
+            r.reject(
+                "edge.frame_bytes_max",
+                format!("must not be over edge.frame_bytes_hard_max, {}", self.edge.frame_bytes_hard_max),
+            );
         }
         if self.edge.ping_interval >= self.edge.silence {
             let silence = self.edge.silence.as_secs();
-            r.reject("edge.ping_interval_seconds", format!("must be under edge.silence_seconds, {silence}, or idle clients are closed"));
+            r.reject(
+                "edge.ping_interval_seconds",
+                format!("must be under edge.silence_seconds, {silence}, or idle clients are closed"),
+            );
         }
     }
 }
@@ -191,7 +200,9 @@ impl LogConfig {
     fn read(r: &mut Reader, default: Self) -> Self {
         Self {
             format: r.parsed("log.format", "auto, text or json", LogFormat::parse).unwrap_or(default.format),
-            filter: r.parsed("log.filter", "a filter such as info,confab_edge=debug", parse_filter).unwrap_or(default.filter),
+            filter: r
+                .parsed("log.filter", "a filter such as info,confab_edge=debug", parse_filter)
+                .unwrap_or(default.filter),
         }
     }
 }
@@ -200,11 +211,19 @@ impl EdgeConfig {
     fn read(r: &mut Reader, default: &Self) -> Self {
         Self {
             frame_bytes_max: r.number("edge.frame_bytes_max", default.frame_bytes_max, 1_024..=16_777_216),
-            frame_bytes_hard_max: r.number("edge.frame_bytes_hard_max", default.frame_bytes_hard_max, 1_024..=16_777_216),
+            frame_bytes_hard_max: r.number(
+                "edge.frame_bytes_hard_max",
+                default.frame_bytes_hard_max,
+                1_024..=16_777_216,
+            ),
             connections_max: r.number("edge.connections_max", default.connections_max, 1..=10_000_000),
             in_flight_max: r.number("edge.in_flight_max", default.in_flight_max, 1..=4_096),
             outbound_events_max: r.number("edge.outbound_events_max", default.outbound_events_max, 1..=65_536),
-            outbound_bytes_max: r.number("edge.outbound_bytes_max", default.outbound_bytes_max, 131_072..=1_073_741_824),
+            outbound_bytes_max: r.number(
+                "edge.outbound_bytes_max",
+                default.outbound_bytes_max,
+                131_072..=1_073_741_824,
+            ),
             ping_interval: r.seconds("edge.ping_interval_seconds", default.ping_interval, 1..=600),
             silence: r.seconds("edge.silence_seconds", default.silence, 2..=3_600),
             stall: r.seconds("edge.stall_seconds", default.stall, 1..=3_600),
@@ -260,7 +279,7 @@ impl Default for Config {
             tls: None,
             behind_proxy: Vec::new(),
             otlp_endpoint: None,
-            log: LogConfig { format: LogFormat::Auto, filter: "info".to_owned() },
+            log: LogConfig { format: LogFormat::Auto, filter: "info,fjall=warn,lsm_tree=warn".to_owned() },
             token: TokenConfig::default(),
             edge: EdgeConfig::default(),
             message: MessageConfig { hot_chats_max: 50_000, in_flight_max: 16_384 },
@@ -293,7 +312,12 @@ fn read_file(path: &Path, source: Source, problems: &mut Vec<Problem>) -> Layer 
         Ok(text) => source::from_toml(path, &text, problems),
         Err(error) => {
             let shown = path.display().to_string();
-            problems.push(Problem::new("config", Some(shown), Some(source), format!("must be a TOML file that can be read: {error}")));
+            problems.push(Problem::new(
+                "config",
+                Some(shown),
+                Some(source),
+                format!("must be a TOML file that can be read: {error}"),
+            ));
             Layer::new()
         }
     }

@@ -69,7 +69,8 @@ impl DataFolder {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => bail!(self.in_use(&mut file)),
             Err(TryLockError::Error(error)) => {
-                return Err(error).with_context(|| format!("can't lock {}: does its file system support locks?", path.display()));
+                return Err(error)
+                    .with_context(|| format!("can't lock {}: does its file system support locks?", path.display()));
             }
         }
         file.set_len(0)?;
@@ -118,7 +119,9 @@ impl DataFolder {
 
     /// Marks a new folder as ours. Somebody's files are refused: they were hardly meant.
     fn claim(&self) -> anyhow::Result<()> {
-        for entry in fs::read_dir(&self.path).with_context(|| format!("can't read the data folder {}", self.path.display()))? {
+        for entry in
+            fs::read_dir(&self.path).with_context(|| format!("can't read the data folder {}", self.path.display()))?
+        {
             let name = entry?.file_name().to_string_lossy().into_owned();
             // What a crash at the very first start can leave, a key put there beforehand, and what file systems keep in their root.
             let harmless = name.starts_with('.') || [LOCK, SECRET, VERSION, "lost+found"].contains(&name.as_str());
@@ -130,7 +133,8 @@ impl DataFolder {
                 );
             }
         }
-        write_new(&self.path.join(VERSION), format!("{LAYOUT}\n").as_bytes()).context("can't mark the data folder as Confab's")
+        write_new(&self.path.join(VERSION), format!("{LAYOUT}\n").as_bytes())
+            .context("can't mark the data folder as Confab's")
     }
 }
 
@@ -223,7 +227,9 @@ mod tests {
     #[test]
     fn a_newer_or_damaged_folder_is_refused() {
         let dir = temporary();
-        for (version, words) in [("2\n", "written by a newer Confab"), ("", "is damaged"), ("one", "is damaged"), ("0", "is damaged")] {
+        for (version, words) in
+            [("2\n", "written by a newer Confab"), ("", "is damaged"), ("one", "is damaged"), ("0", "is damaged")]
+        {
             fs::write(dir.path().join(VERSION), version).expect("written");
             let refusal = refusal(DataFolder::open_or_create(dir.path()));
             assert!(refusal.contains(words), "{version:?}: {refusal}");

@@ -23,7 +23,7 @@ use cli::{ChatArgs, Cli, Command, TokenArgs};
 use config::{Config, DEFAULT_TOML, Flags};
 use data_folder::DataFolder;
 
-/// It gives memory back when connections go, and its small allocations are small: measured, see `docs/design`.
+/// A connection takes least with it, and what it took comes back when it goes.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -40,7 +40,9 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> anyhow::Result<()> {
     match command {
-        Command::Serve(args) => runtime(tokio::runtime::Builder::new_multi_thread(), serve::serve(Config::load(&args.flags())?)),
+        Command::Serve(args) => {
+            runtime(tokio::runtime::Builder::new_multi_thread(), serve::serve(Config::load(&args.flags())?))
+        }
         Command::Token(args) => print_token(args),
         Command::Chat(args) => start_chat(args),
         Command::CheckConfig(args) => check_config(&args.flags()),

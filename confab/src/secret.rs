@@ -3,7 +3,7 @@
 use std::fmt;
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context as _, bail};
 use base64::Engine as _;
@@ -21,11 +21,10 @@ const BYTES: usize = 32;
 #[derive(Clone)]
 pub(crate) struct Secret(Vec<u8>);
 
-/// A [`Secret`] and where it is from.
+/// A [`Secret`], and what is odd about it.
 #[derive(Debug)]
 pub(crate) struct Loaded {
     pub(crate) secret: Secret,
-    pub(crate) path: PathBuf,
     /// What is not as it should be, but can be lived with.
     pub(crate) warning: Option<String>,
 }
@@ -67,7 +66,7 @@ pub(crate) fn load(folder: &DataFolder, file: Option<&Path>) -> anyhow::Result<L
         );
     }
     let warning = open_to_others(&path)?;
-    Ok(Loaded { secret: Secret(bytes.to_vec()), path, warning })
+    Ok(Loaded { secret: Secret(bytes.to_vec()), warning })
 }
 
 fn fresh() -> String {
@@ -116,14 +115,18 @@ mod tests {
         assert_eq!(first.secret.as_bytes(), second.secret.as_bytes());
         assert_eq!(first.secret.as_bytes().len(), 43);
         assert_eq!(first.warning, None);
-        assert_eq!(first.path, dir.path().join("token.key"));
+        assert!(dir.path().join("token.key").exists());
         assert_eq!(format!("{:?}", first.secret), "Secret(…)");
     }
 
     #[test]
     fn only_the_newline_at_the_end_goes() {
         let (dir, folder) = folder();
-        for (text, key) in [("0123456789abcdef", "0123456789abcdef"), ("0123456789abcde \r\n", "0123456789abcde "), ("0123456789abcdef\n\n", "0123456789abcdef\n")] {
+        for (text, key) in [
+            ("0123456789abcdef", "0123456789abcdef"),
+            ("0123456789abcde \r\n", "0123456789abcde "),
+            ("0123456789abcdef\n\n", "0123456789abcdef\n"),
+        ] {
             let path = dir.path().join("mine");
             fs::write(&path, text).expect("written");
             assert_eq!(load(&folder, Some(&path)).expect("read").secret.as_bytes(), key.as_bytes());

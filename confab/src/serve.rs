@@ -33,7 +33,11 @@ pub(crate) async fn serve(cfg: Config) -> anyhow::Result<()> {
     // Before anyone knows that the server is there: a signal must find its handler.
     let mut signals = Signals::listen()?;
     let (drainer, drain) = confab_mesh::drain::channel();
-    let services = services::start(&cfg, listener, tls, loaded.secret, drain).await?;
+    let services = tokio::select! {
+        started = services::start(&cfg, listener, tls, loaded.secret, drain) => started?,
+        // A large store takes its time to open; nothing is served yet.
+        _ = signals.next() => return Ok(()),
+    };
     tracing::info!(url = %format_args!("{scheme}://{addr}"), data = %folder.path().display(), "listening");
     greet(&format!("{scheme}://{}", reachable(addr)), folder.path(), page)?;
 

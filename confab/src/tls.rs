@@ -18,8 +18,9 @@ pub(crate) fn server(files: &TlsFiles) -> anyhow::Result<Arc<ServerConfig>> {
     if certs.is_empty() {
         bail!("{cert} (tls_cert) has no certificate: it should have a PEM block that says CERTIFICATE");
     }
-    let private = PrivateKeyDer::from_pem_file(&files.key)
-        .with_context(|| format!("can't read a private key from {key} (tls_key): it should have a PEM block that says PRIVATE KEY"))?;
+    let private = PrivateKeyDer::from_pem_file(&files.key).with_context(|| {
+        format!("can't read a private key from {key} (tls_key): it should have a PEM block that says PRIVATE KEY")
+    })?;
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
@@ -34,7 +35,9 @@ pub(crate) fn client() -> anyhow::Result<Arc<ClientConfig>> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     if roots.is_empty() {
-        bail!("this machine trusts no certificate authority: install ca-certificates, or name a PEM file by SSL_CERT_FILE");
+        bail!(
+            "this machine trusts no certificate authority: install ca-certificates, or name a PEM file by SSL_CERT_FILE"
+        );
     }
     let config = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
     Ok(Arc::new(config.with_root_certificates(roots).with_no_client_auth()))

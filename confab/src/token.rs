@@ -23,7 +23,13 @@ struct Claims<'a> {
 }
 
 /// A token that says `user` on `device`, until `ttl` after `now`.
-pub(crate) fn mint(secret: &Secret, user: u64, device: Option<&str>, ttl: Duration, now: SystemTime) -> anyhow::Result<String> {
+pub(crate) fn mint(
+    secret: &Secret,
+    user: u64,
+    device: Option<&str>,
+    ttl: Duration,
+    now: SystemTime,
+) -> anyhow::Result<String> {
     let exp = (now + ttl).duration_since(UNIX_EPOCH).context("the clock is before 1970")?.as_secs();
     let claims = Claims { sub: user.to_string(), exp, device };
     let key = EncodingKey::from_secret(secret.as_bytes());
@@ -31,7 +37,10 @@ pub(crate) fn mint(secret: &Secret, user: u64, device: Option<&str>, ttl: Durati
 }
 
 pub(crate) fn parse_user(text: &str) -> Result<u64, String> {
-    text.parse().ok().filter(|id| (1..=ID_MAX).contains(id)).ok_or_else(|| format!("an id is a whole number from 1 to {ID_MAX}"))
+    text.parse()
+        .ok()
+        .filter(|id| (1..=ID_MAX).contains(id))
+        .ok_or_else(|| format!("an id is a whole number from 1 to {ID_MAX}"))
 }
 
 pub(crate) fn parse_device(text: &str) -> Result<String, String> {
@@ -44,8 +53,13 @@ pub(crate) fn parse_device(text: &str) -> Result<String, String> {
 }
 
 pub(crate) fn parse_ttl(text: &str) -> Result<Duration, String> {
-    let ttl = humantime::parse_duration(text).map_err(|_| "a duration is a number and a unit, such as 90s, 15m, 1h, 7d".to_owned())?;
-    if (Duration::from_secs(1)..=TTL_MAX).contains(&ttl) { Ok(ttl) } else { Err("a token lives from 1s to 10 years".to_owned()) }
+    let ttl = humantime::parse_duration(text)
+        .map_err(|_| "a duration is a number and a unit, such as 90s, 15m, 1h, 7d".to_owned())?;
+    if (Duration::from_secs(1)..=TTL_MAX).contains(&ttl) {
+        Ok(ttl)
+    } else {
+        Err("a token lives from 1s to 10 years".to_owned())
+    }
 }
 
 #[cfg(test)]

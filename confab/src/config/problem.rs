@@ -113,7 +113,10 @@ mod tests {
             unknown("edge.wach_max", source.clone()),
             "edge.wach_max = 1 (c.toml, line 3)\n    is not a setting; did you mean edge.watch_max?"
         );
-        assert_eq!(unknown("watch_max", source.clone()), "watch_max = 1 (c.toml, line 3)\n    is not a setting; did you mean edge.watch_max?");
+        assert_eq!(
+            unknown("watch_max", source.clone()),
+            "watch_max = 1 (c.toml, line 3)\n    is not a setting; did you mean edge.watch_max?"
+        );
         assert!(unknown("colour", source).ends_with("is not a setting; `confab default-config` shows them all"));
     }
 

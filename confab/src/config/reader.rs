@@ -61,7 +61,9 @@ impl Reader {
         let Some((raw, source)) = self.find(key) else { return Vec::new() };
         let items = match &raw {
             Raw::Text(text) | Raw::String(text) => text.split(',').map(|item| parse(item.trim())).collect(),
-            Raw::List(items) => items.iter().map(|item| if let Raw::String(text) = item { parse(text) } else { None }).collect(),
+            Raw::List(items) => {
+                items.iter().map(|item| if let Raw::String(text) = item { parse(text) } else { None }).collect()
+            }
             Raw::Integer(_) | Raw::Other(_) => None,
         };
         items.unwrap_or_else(|| {

@@ -58,7 +58,8 @@ fn is_setting(name: &str, value: &str) -> bool {
 /// Kubernetes sets `CONFAB_PORT=tcp://…`, `CONFAB_SERVICE_HOST=…` and more in every pod beside a Service named `confab`:
 /// they must not stop a start.
 fn is_service_link(name: &str, value: &str) -> bool {
-    let port_of_service = name.split_once("_PORT_").is_some_and(|(_, rest)| rest.starts_with(|c: char| c.is_ascii_digit()));
+    let port_of_service =
+        name.split_once("_PORT_").is_some_and(|(_, rest)| rest.starts_with(|c: char| c.is_ascii_digit()));
     name.ends_with("_SERVICE_HOST")
         || name.contains("_SERVICE_PORT")
         || (name.ends_with("_PORT") && value.contains("://"))
@@ -152,7 +153,10 @@ mod tests {
 
     #[test]
     fn a_double_underscore_nests() {
-        assert_eq!(env(&[("CONFAB_EDGE__FRAME_BYTES_MAX", "1"), ("CONFAB_LISTEN", "x")]), ["edge.frame_bytes_max", "listen"]);
+        assert_eq!(
+            env(&[("CONFAB_EDGE__FRAME_BYTES_MAX", "1"), ("CONFAB_LISTEN", "x")]),
+            ["edge.frame_bytes_max", "listen"]
+        );
     }
 
     #[test]

@@ -40,9 +40,14 @@ fn every_optional_setting_is_in_the_printed_file() {
 fn flags_beat_variables_beat_the_file() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let path = dir.path().join("confab.toml");
-    std::fs::write(&path, "listen = \"127.0.0.1:1\"\ndata = \"file\"\n[edge]\nwatch_max = 1\nin_flight_max = 1\n").expect("written");
+    std::fs::write(&path, "listen = \"127.0.0.1:1\"\ndata = \"file\"\n[edge]\nwatch_max = 1\nin_flight_max = 1\n")
+        .expect("written");
     let flags = Flags { config: Some(path), listen: Some("127.0.0.1:3".to_owned()), ..Flags::default() };
-    let env = [("CONFAB_LISTEN", "127.0.0.1:2"), ("CONFAB_EDGE__WATCH_MAX", "2"), ("CONFAB_BEHIND_PROXY", "10.0.0.0/8, 10.1.2.3")];
+    let env = [
+        ("CONFAB_LISTEN", "127.0.0.1:2"),
+        ("CONFAB_EDGE__WATCH_MAX", "2"),
+        ("CONFAB_BEHIND_PROXY", "10.0.0.0/8, 10.1.2.3"),
+    ];
     let config = resolve(&flags, &env).expect("a good configuration");
     assert_eq!(config.listen.port(), 3);
     assert_eq!(config.edge.watch_max, 2);
@@ -101,7 +106,8 @@ ping_interval_seconds = 60
 
 #[test]
 fn flags_and_variables_are_named_as_they_were_written() {
-    let flags = Flags { listen: Some("8080".to_owned()), config: Some(PathBuf::from("/nonexistent.toml")), ..Flags::default() };
+    let flags =
+        Flags { listen: Some("8080".to_owned()), config: Some(PathBuf::from("/nonexistent.toml")), ..Flags::default() };
     let refusal = resolve(&flags, &[("CONFAB_EDGE__WATCH_MAX", "-1"), ("CONFAB_EDGE_DRAIN_SECONDS", "3")]);
     assert_eq!(
         refusal.expect_err("this is wrong").to_string(),
@@ -120,7 +126,9 @@ fn flags_and_variables_are_named_as_they_were_written() {
 
 #[test]
 fn what_is_no_toml_is_said_by_its_line() {
-    let refusal = refusal("listen = \"127.0.0.1:1\"\nlisten = \"127.0.0.1:2\"\n[edge\nwatch_max = 0x7fffffffffffffffffffffffffffffffff\n");
+    let refusal = refusal(
+        "listen = \"127.0.0.1:1\"\nlisten = \"127.0.0.1:2\"\n[edge\nwatch_max = 0x7fffffffffffffffffffffffffffffffff\n",
+    );
     assert!(refusal.contains("confab.toml, line 2\n    duplicate key"), "{refusal}");
     assert!(refusal.contains("confab.toml, line 3"), "{refusal}");
 }
@@ -144,8 +152,18 @@ fn two_files_make_tls() {
         std::fs::write(&path, "").expect("written");
         path
     };
-    let flags = Flags { listen: Some("0.0.0.0:443".to_owned()), tls_cert: Some(path("cert")), tls_key: Some(path("key")), ..Flags::default() };
+    let flags = Flags {
+        listen: Some("0.0.0.0:443".to_owned()),
+        tls_cert: Some(path("cert")),
+        tls_key: Some(path("key")),
+        ..Flags::default()
+    };
     assert!(resolve(&flags, &[]).is_ok_and(|config| config.tls.is_some()));
     let folder = Flags { tls_cert: Some(dir.path().to_owned()), tls_key: Some(path("key")), ..Flags::default() };
-    assert!(resolve(&folder, &[]).expect_err("a folder is no file").to_string().contains("must be a file that can be read: is a directory"));
+    assert!(
+        resolve(&folder, &[])
+            .expect_err("a folder is no file")
+            .to_string()
+            .contains("must be a file that can be read: is a directory")
+    );
 }
