@@ -3,6 +3,7 @@
 //! One thread commits: whatever was asked for while the last fsync ran goes out with the next one. Since fjall applies a
 //! batch to its tables only after the journal is synced, a read never sees what a power cut could undo.
 
+mod creation;
 mod tables;
 
 use std::path::Path;
@@ -69,7 +70,10 @@ pub(crate) struct Embedded {
 
 impl Embedded {
     pub(crate) fn open(folder: &Path, durability: Durability) -> Result<Self, OpenError> {
+        creation::create_whole(folder)?;
         let tables = Arc::new(Tables::open(folder)?);
+        // A keyspace that a newer version adds is a new folder, too.
+        creation::sync_folder(&folder.join("keyspaces"))?;
         let (commits, queue) = mpsc::unbounded_channel();
         let writer = tables.clone();
         std::thread::Builder::new()
