@@ -1,7 +1,5 @@
 //! Bad frames: each is answered, many slow the connection down, too many end it.
 
-use confab_ids::NUMBER_LIMIT;
-
 const SHORT_MS: u64 = 10_000;
 const SHORT_MAX: u32 = 20;
 const LONG_MS: u64 = 60_000;
@@ -40,28 +38,33 @@ impl Window {
 pub(crate) struct Manners {
     short: Window,
     long: Window,
-    warned_ms: u64,
+    /// The client was told; until ten seconds with few bad frames have passed, each one pauses.
+    warned: bool,
 }
 
 impl Manners {
     pub(crate) fn new() -> Self {
         let window = Window { since_ms: 0, count: 0 };
-        Self { short: window, long: window, warned_ms: NUMBER_LIMIT }
+        Self { short: window, long: window, warned: false }
     }
 
     pub(crate) fn bad_frame(&mut self, now_ms: u64) -> Consequence {
         if self.long.add(now_ms, LONG_MS) > LONG_MAX {
             return Consequence::Close;
         }
-        if self.short.add(now_ms, SHORT_MS) <= SHORT_MAX {
-            return Consequence::None;
-        }
+        let calm = self.short.count <= SHORT_MAX || now_ms >= self.short.since_ms + 2 * SHORT_MS;
+        let over = now_ms >= self.short.since_ms + SHORT_MS;
+        self.warned &= !(over && calm);
+        let count = self.short.add(now_ms, SHORT_MS);
         let pause_until_ms = now_ms + PAUSE_MS;
-        if self.warned_ms == self.short.since_ms {
-            return Consequence::Pause { pause_until_ms };
+        match (self.warned, count > SHORT_MAX) {
+            (true, _) => Consequence::Pause { pause_until_ms },
+            (false, false) => Consequence::None,
+            (false, true) => {
+                self.warned = true;
+                Consequence::Warn { pause_until_ms }
+            }
         }
-        self.warned_ms = self.short.since_ms;
-        Consequence::Warn { pause_until_ms }
     }
 }
 
@@ -81,5 +84,13 @@ mod tests {
         }
         assert_eq!(manners.bad_frame(6), Consequence::Close);
         assert_eq!(manners.bad_frame(70_000), Consequence::None);
+    }
+
+    #[test]
+    fn one_long_spell_is_warned_of_once() {
+        let mut manners = Manners::new();
+        let warnings = (0..1_000).filter(|n| matches!(manners.bad_frame(n * 20), Consequence::Warn { .. })).count();
+        assert_eq!(warnings, 1);
+        assert_eq!(manners.bad_frame(60_000), Consequence::None);
     }
 }
