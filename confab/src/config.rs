@@ -35,7 +35,7 @@ pub(crate) struct Config {
     pub(crate) data: PathBuf,
     /// With it, `listen` speaks TLS.
     pub(crate) tls: Option<TlsFiles>,
-    /// The networks of reverse proxies that do TLS and whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed.
+    /// The networks of reverse proxies that do TLS: beyond loopback only they may connect without it.
     pub(crate) behind_proxy: Vec<IpNet>,
     /// Where traces and metrics go by OTLP over gRPC; none: nowhere.
     pub(crate) otlp_endpoint: Option<String>,

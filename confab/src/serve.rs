@@ -48,6 +48,7 @@ pub(crate) async fn serve(cfg: Config) -> anyhow::Result<()> {
         signal = signals.next() => {
             tracing::warn!(signal, "stopped at once");
             // Nobody waits for tasks that hang: what is acked is on disk.
+            #[expect(clippy::disallowed_methods, reason = "at once, whatever is open: asked for by the second signal")]
             std::process::exit(130);
         }
     }

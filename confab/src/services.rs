@@ -18,7 +18,7 @@ use crate::secret::Secret;
 use crate::token;
 
 const PAGE: &str = include_str!("../../web/index.html");
-const PAGE_TOKEN: Duration = Duration::from_secs(24 * 3_600);
+const PAGE_TOKEN: Duration = Duration::from_secs(3_600);
 
 /// How long the services behind the edge have for ending.
 const SERVICES_STOP: Duration = Duration::from_secs(10);
@@ -55,8 +55,10 @@ pub(crate) async fn start(
     if buffered {
         tracing::warn!("{UNSAFE}=buffered: a power cut loses acked messages");
     }
-    let messages_cfg =
-        confab_message_svc::Config { hot_chats_max: cfg.message.hot_chats_max, in_flight_max: cfg.message.in_flight_max };
+    let messages_cfg = confab_message_svc::Config {
+        hot_chats_max: cfg.message.hot_chats_max,
+        in_flight_max: cfg.message.in_flight_max,
+    };
     let storage = Storage::Embedded { folder: cfg.data.join("messages"), durability };
     let deps = confab_message_svc::Deps { fanout: as_role("message-svc", &fanout), drain: messages_drain };
     let messages = confab_message_svc::build(messages_cfg, storage, deps)
@@ -136,5 +138,6 @@ fn edge_config(cfg: &Config) -> confab_edge::Config {
         drain: edge.drain,
         watch_max: edge.watch_max,
         header_timeout: edge.header_timeout,
+        behind_proxy: cfg.behind_proxy.clone(),
     }
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 /// What an operator can set; the defaults are in place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -29,6 +31,8 @@ pub struct Config {
     pub watch_max: usize,
     /// A request's head has to be there within this.
     pub header_timeout: Duration,
+    /// Where it is not empty, connections come from these networks and from loopback only; others are answered 403.
+    pub behind_proxy: Vec<IpNet>,
 }
 
 impl Default for Config {
@@ -46,6 +50,7 @@ impl Default for Config {
             drain: Duration::from_secs(10),
             watch_max: 200,
             header_timeout: Duration::from_secs(10),
+            behind_proxy: Vec::new(),
         }
     }
 }

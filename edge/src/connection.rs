@@ -168,7 +168,9 @@ impl Connection {
                     let payload = Bytes::copy_from_slice(&number.to_be_bytes());
                     self.write(Message::Ping(payload)).await?;
                 }
-                Out::Command { call, action } => self.shared.conversation.send(self.mailbox.session, call, action).await,
+                Out::Command { call, action } => {
+                    self.shared.conversation.send(self.mailbox.session, call, action).await
+                }
                 Out::Ask(question) => self.shared.ask(&self.mailbox, question),
                 Out::Close(close) => return Err(End::Close(close)),
             }

@@ -21,7 +21,10 @@ pub(crate) enum Out {
     /// A WebSocket ping.
     Ping(u64),
     /// For message-svc's stream; its reply comes with this number.
-    Command { call: u64, action: Action },
+    Command {
+        call: u64,
+        action: Action,
+    },
     /// A question; its answer comes as an item.
     Ask(Question),
     Close(Close),
@@ -30,13 +33,34 @@ pub(crate) enum Out {
 /// What is asked beside the streams.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Question {
-    Sync { positions: BTreeMap<u64, u64>, from_read: bool, after: ChatId },
-    SyncOne { chat: ChatId },
-    List { chat: ChatId, after: Seq },
-    History { chat: ChatId, before: Seq, limit: u32, reference: Option<String> },
+    Sync {
+        positions: BTreeMap<u64, u64>,
+        from_read: bool,
+        after: ChatId,
+    },
+    SyncOne {
+        chat: ChatId,
+    },
+    List {
+        chat: ChatId,
+        after: Seq,
+    },
+    History {
+        chat: ChatId,
+        before: Seq,
+        limit: u32,
+        reference: Option<String>,
+    },
     /// Which of these may be watched; refused ones are told to the client, with `reference`.
-    Watch { users: Vec<UserId>, reference: Option<String> },
+    Watch {
+        users: Vec<UserId>,
+        reference: Option<String>,
+    },
     /// Watched without asking: the peers of direct chats.
-    WatchPeers { users: Vec<UserId> },
-    Unwatch { users: Vec<UserId> },
+    WatchPeers {
+        users: Vec<UserId>,
+    },
+    Unwatch {
+        users: Vec<UserId>,
+    },
 }

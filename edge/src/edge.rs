@@ -75,7 +75,8 @@ impl Shared {
     }
 
     async fn answer(&self, mailbox: &Arc<Mailbox>, question: Question) -> Answer {
-        let request = SyncRequest { user_id: mailbox.user.0, device: mailbox.device.to_string(), ..SyncRequest::default() };
+        let request =
+            SyncRequest { user_id: mailbox.user.0, device: mailbox.device.to_string(), ..SyncRequest::default() };
         match question {
             Question::Sync { positions, from_read, after } => {
                 let positions = positions.into_iter().collect();
@@ -97,7 +98,7 @@ impl Shared {
                 Answer::Frame(self.history(mailbox.user, chat, before, limit, reference.as_deref()).await)
             }
             Question::Watch { users, reference } => self.watch(mailbox, users, reference.as_deref()).await,
-            Question::WatchPeers { .. } | Question::Unwatch { .. } => Answer::Watch(Vec::new()),
+            Question::WatchPeers { .. } | Question::Unwatch { .. } => Answer::Done,
         }
     }
 
@@ -155,7 +156,7 @@ impl Shared {
                     let why = "people with whom no chat is shared are not watched";
                     return Answer::Frame(error_text(Code::Forbidden, why, Some("user_ids"), None, reference, None));
                 }
-                Answer::Watch(Vec::new())
+                Answer::Done
             }
             Err(status) => Answer::Frame(status_text(&status, reference)),
         }
@@ -178,7 +179,8 @@ pub(crate) fn told(status: &Status) -> Told {
         _ => Code::Internal,
     };
     let field = details.bad_request().and_then(|bad| bad.field_violations.first()).map(|bad| bad.field.clone());
-    let message = if code == Code::Internal { "something went wrong here".to_owned() } else { status.message().to_owned() };
+    let message =
+        if code == Code::Internal { "something went wrong here".to_owned() } else { status.message().to_owned() };
     Told { code, message, field }
 }
 

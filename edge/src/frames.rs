@@ -52,7 +52,6 @@ impl Code {
 /// Why a WebSocket is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Close {
-    Normal,
     GoingAway,
     InvalidUtf8,
     TooBig,
@@ -67,7 +66,6 @@ pub(crate) enum Close {
 impl Close {
     pub(crate) fn code(self) -> u16 {
         match self {
-            Self::Normal => 1000,
             Self::GoingAway => 1001,
             Self::InvalidUtf8 => 1007,
             Self::TooBig => 1009,
@@ -82,7 +80,6 @@ impl Close {
 
     pub(crate) fn reason(self) -> &'static str {
         match self {
-            Self::Normal => "",
             Self::GoingAway => "the server is leaving",
             Self::InvalidUtf8 => "a text frame that is not UTF-8",
             Self::TooBig => "a frame over the hard limit",

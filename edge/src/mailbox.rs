@@ -34,21 +34,33 @@ pub(crate) enum Item {
     Broken,
     Answer(Box<Answer>),
     Close(Close),
-    Reconnect { after_ms: u64 },
+    Reconnect {
+        after_ms: u64,
+    },
 }
 
 /// What became of a question.
 #[derive(Debug)]
 pub(crate) enum Answer {
-    Synced { chats: Vec<ChatSync>, more: bool },
+    Synced {
+        chats: Vec<ChatSync>,
+        more: bool,
+    },
     SyncedOne(Option<ChatSync>),
     SyncFailed,
-    Listed { chat: ChatId, events: Vec<bytes::Bytes>, more: bool, head: Seq },
-    ListFailed { chat: ChatId },
+    Listed {
+        chat: ChatId,
+        events: Vec<bytes::Bytes>,
+        more: bool,
+        head: Seq,
+    },
+    ListFailed {
+        chat: ChatId,
+    },
     /// A frame that answers the client, ready.
     Frame(Utf8Bytes),
-    /// These may be watched.
-    Watch(Vec<UserId>),
+    /// Nothing is left to say.
+    Done,
 }
 
 #[derive(Debug, Default)]

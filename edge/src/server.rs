@@ -1,5 +1,6 @@
 //! Accepting connections: TCP, TLS where there is a certificate, HTTP/1.1.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use ipnet::IpNet;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -18,15 +20,18 @@ use crate::stream::ClientStream;
 
 const HEADER_BYTES_MAX: usize = 16 * 1_024;
 const HEADERS_MAX: usize = 64;
-const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+const BUSY: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+
+const NOT_A_PROXY: &[u8] = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
 
 /// Accepts until it is dropped.
 pub(crate) async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, router: Router, cfg: Config) {
     // Permits go with the handshake's task; open WebSockets are counted by the registry.
     let handshakes = Arc::new(Semaphore::new(cfg.connections_max));
     loop {
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+        let (stream, from) = match listener.accept().await {
+            Ok(accepted) => accepted,
             Err(error) => {
                 // Out of files, most often: connections that end make room.
                 tracing::warn!(%error, "a connection could not be accepted");
@@ -36,6 +41,10 @@ pub(crate) async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, rout
         };
         // Without it small frames wait for each other; a socket that can't is closed already.
         let _closed = stream.set_nodelay(true);
+        if !is_let_in(from.ip(), &cfg.behind_proxy) {
+            drop(tokio::spawn(refuse(stream, NOT_A_PROXY)));
+            continue;
+        }
         match handshakes.clone().try_acquire_owned() {
             Ok(permit) => {
                 let (tls, router, header_timeout) = (tls.clone(), router.clone(), cfg.header_timeout);
@@ -44,14 +53,20 @@ pub(crate) async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, rout
                     drop(permit);
                 });
             }
-            Err(_) => drop(tokio::spawn(refuse(stream))),
+            Err(_) => drop(tokio::spawn(refuse(stream, BUSY))),
         }
     }
 }
 
-async fn refuse(mut stream: TcpStream) {
-    // Whether it is read or not: there is no room.
-    let _sent = timeout(Duration::from_secs(1), stream.write_all(BUSY)).await;
+/// Behind a proxy nobody else gets in: what they send would not be encrypted.
+fn is_let_in(from: IpAddr, proxies: &[IpNet]) -> bool {
+    let from = from.to_canonical();
+    proxies.is_empty() || from.is_loopback() || proxies.iter().any(|net| net.contains(&from))
+}
+
+async fn refuse(mut stream: TcpStream, answer: &'static [u8]) {
+    // Whether it is read or not.
+    let _sent = timeout(Duration::from_secs(1), stream.write_all(answer)).await;
 }
 
 async fn serve(stream: TcpStream, tls: Option<TlsAcceptor>, router: Router, header_timeout: Duration) {
@@ -71,4 +86,18 @@ async fn serve(stream: TcpStream, tls: Option<TlsAcceptor>, router: Router, head
         .with_upgrades();
     // A client that breaks off is its own affair.
     let _ended = connection.await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn behind_a_proxy_only_it_and_this_machine_get_in() {
+        let ip = |text: &str| text.parse::<IpAddr>().expect("an address");
+        let proxies: Vec<IpNet> = vec!["10.1.0.0/16".parse().expect("a network")];
+        assert!(is_let_in(ip("10.1.2.3"), &proxies) && is_let_in(ip("::ffff:10.1.2.3"), &proxies));
+        assert!(is_let_in(ip("127.0.0.1"), &proxies) && is_let_in(ip("192.0.2.1"), &[]));
+        assert!(!is_let_in(ip("10.2.0.1"), &proxies) && !is_let_in(ip("192.0.2.1"), &proxies));
+    }
 }

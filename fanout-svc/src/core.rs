@@ -7,7 +7,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use confab_proto::fanout::v1::{Delivery, Publication, delivery, publication};
-use confab_proto::presence::v1::{Location, LocateRequest, UserSet};
+use confab_proto::presence::v1::{LocateRequest, Location, UserSet};
 
 /// A publisher's stream.
 pub(crate) type Publisher = u64;
@@ -117,7 +117,8 @@ impl Router {
 
     /// An edge's stream has ended.
     pub(crate) fn detach(&mut self, attachment: Attachment) -> Settled {
-        let Some(name) = self.edges.iter().find(|(_, edge)| edge.attachment == attachment).map(|(name, _)| name.clone())
+        let Some(name) =
+            self.edges.iter().find(|(_, edge)| edge.attachment == attachment).map(|(name, _)| name.clone())
         else {
             return Settled::new();
         };
@@ -185,7 +186,8 @@ mod tests {
         assert_eq!(question.sets.len(), 2);
         let routed = router.located(vec![on(&[("a", &[1]), ("b", &[2])]), on(&[("b", &[1, 2])])]);
         assert!(routed.settled.is_empty());
-        let shape: Vec<_> = routed.deliveries.iter().map(|(edge, all)| (*edge, all.iter().map(|d| d.seq).collect())).collect();
+        let shape: Vec<_> =
+            routed.deliveries.iter().map(|(edge, all)| (*edge, all.iter().map(|d| d.seq).collect())).collect();
         assert_eq!(shape, [(10, vec![1]), (11, vec![1, 2])]);
         assert!(router.delivered(10, 1).is_empty());
         assert_eq!(router.delivered(11, 2), [(5, 1), (5, 2)]);

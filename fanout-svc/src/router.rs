@@ -50,14 +50,18 @@ pub(crate) fn start(presence: PresenceServiceClient<Peer>, drain: &Drain) -> mps
     let (inputs, queue) = mpsc::channel(INPUTS_MAX);
     let (events, from_presence) = mpsc::channel(INPUTS_MAX);
     tokio::spawn(ask_presence(presence, events, drain.clone()));
-    let task =
-        Task { router: Router::default(), publishers: HashMap::new(), edges: HashMap::new(), presence: None };
+    let task = Task { router: Router::default(), publishers: HashMap::new(), edges: HashMap::new(), presence: None };
     drain.spawn(task.run(queue, from_presence, drain.clone()));
     inputs
 }
 
 impl Task {
-    async fn run(mut self, mut inputs: mpsc::Receiver<Input>, mut presence: mpsc::Receiver<FromPresence>, drain: Drain) {
+    async fn run(
+        mut self,
+        mut inputs: mpsc::Receiver<Input>,
+        mut presence: mpsc::Receiver<FromPresence>,
+        drain: Drain,
+    ) {
         loop {
             let room = self.router.waiting() < LOCATING_MAX;
             tokio::select! {

@@ -38,7 +38,10 @@ impl FanoutService for Service {
     type PublishStream = Frames<PublishResponse>;
     type SubscribeStream = Frames<SubscribeResponse>;
 
-    async fn publish(&self, request: Request<Streaming<PublishRequest>>) -> Result<Response<Self::PublishStream>, Status> {
+    async fn publish(
+        &self,
+        request: Request<Streaming<PublishRequest>>,
+    ) -> Result<Response<Self::PublishStream>, Status> {
         let publisher = self.streams.fetch_add(1, Ordering::Relaxed);
         let (answers, queue) = mpsc::channel(FRAMES_MAX);
         // Without a router the process ends: nobody is left to tell.

@@ -105,8 +105,8 @@ pub(crate) fn create(request: CreateChatRequest, message_id: MessageId) -> Resul
             if request.title.chars().count() > TITLE_MAX {
                 return Err(Invalid::new("title", format!("is longer than {TITLE_MAX} characters")));
             }
-            let key = (!client_id.is_empty())
-                .then(|| CreationKey::Group { user: by, device: device.clone(), client_id });
+            let key =
+                (!client_id.is_empty()).then(|| CreationKey::Group { user: by, device: device.clone(), client_id });
             (request.title, user_ids("members", &request.member_ids)?, key)
         }
         ChatKind::Unspecified => return Err(Invalid::new("kind", "is \"direct\" or \"group\"")),
@@ -120,7 +120,10 @@ pub(crate) fn create(request: CreateChatRequest, message_id: MessageId) -> Resul
     Ok(Create { key, kind, title, by, device, members, message_id })
 }
 
-pub(crate) fn add_members(request: pb::AddMembersRequest, message_id: MessageId) -> Result<(ChatId, AddMembers), Invalid> {
+pub(crate) fn add_members(
+    request: pb::AddMembersRequest,
+    message_id: MessageId,
+) -> Result<(ChatId, AddMembers), Invalid> {
     let users = user_ids("members", &request.member_ids)?;
     if users.is_empty() {
         return Err(Invalid::new("members", "is empty"));

@@ -127,6 +127,9 @@ pub(crate) struct ChatView {
     pub joined_seq: Seq,
     /// Of a direct chat.
     pub peer: Option<UserId>,
+    /// That member's watermarks.
+    pub peer_delivered: Seq,
+    pub peer_read: Seq,
     /// What this device has confirmed; `None`: it never did.
     pub confirmed: Option<Seq>,
     /// The highest over the user's devices.

@@ -182,7 +182,10 @@ mod tests {
     #[test]
     fn a_refusal_says_the_same_in_a_stream_and_as_a_status() {
         let refused = Refused::from(SendError::Conflict);
-        assert_eq!((refused.code.as_str(), refused.field.as_str(), refused.retry_after_ms), ("CONFLICT", "client_id", 0));
+        assert_eq!(
+            (refused.code.as_str(), refused.field.as_str(), refused.retry_after_ms),
+            ("CONFLICT", "client_id", 0)
+        );
         let status = Status::from(SendError::Unavailable);
         let details = status.get_error_details();
         assert_eq!(details.error_info().map(|info| info.reason.as_str()), Some("UNAVAILABLE"));

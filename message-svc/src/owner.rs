@@ -4,8 +4,8 @@
 //! frame of replies per stream, however many messages it is about.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -116,7 +116,12 @@ struct Task<S> {
 }
 
 /// Starts the owner. It ends when the drain has begun and what was taken is done, or [`DRAIN_MAX`] later.
-pub(crate) fn start(owner: Owner, store: impl Store, events: mpsc::Receiver<FanoutEvent>, drain: &Drain) -> OwnerHandle {
+pub(crate) fn start(
+    owner: Owner,
+    store: impl Store,
+    events: mpsc::Receiver<FanoutEvent>,
+    drain: &Drain,
+) -> OwnerHandle {
     let (requests, queue) = mpsc::channel(REQUESTS_MAX);
     let healthy = Arc::new(AtomicBool::new(true));
     let task = Task {

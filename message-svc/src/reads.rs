@@ -116,7 +116,8 @@ impl<S: Store> Reader<S> {
 
     /// The seq of a message among the chat's last ones.
     pub(crate) async fn find(&self, chat: ChatId, message: MessageId) -> Option<Seq> {
-        let range = Range { chat, after: Seq::ZERO, before: Seq(u64::MAX), limit: SEARCHED, bytes: 4 << 20, newest: true };
+        let range =
+            Range { chat, after: Seq::ZERO, before: Seq(u64::MAX), limit: SEARCHED, bytes: 4 << 20, newest: true };
         let page = self.page(range).await.ok()?;
         let events = page.events.iter().rev().filter_map(|bytes| Event::decode(&bytes[..]).ok());
         events.into_iter().find(|event| event.message_id == message.0[..]).map(|event| Seq(event.seq))
@@ -124,7 +125,8 @@ impl<S: Store> Reader<S> {
 
     /// A chat with the asking user's unread count and, where asked for, its newest event.
     pub(crate) async fn chats(&self, views: Vec<ChatView>, last_event: bool) -> Result<Vec<pb::Chat>, Status> {
-        let single = |chat, seq: Seq| Range { chat, after: seq.prev(), before: seq.next(), limit: 1, bytes: 1, newest: false };
+        let single =
+            |chat, seq: Seq| Range { chat, after: seq.prev(), before: seq.next(), limit: 1, bytes: 1, newest: false };
         let base = |view: &ChatView| view.read.max(view.own).max(view.joined_seq);
         let ranges = views.iter().flat_map(|view| [single(view.chat, base(view)), single(view.chat, view.head)]);
         let mut pages = self.store.events(ranges.collect()).await?.into_iter();
@@ -157,6 +159,8 @@ fn start_of(view: &ChatView, request: &pb::SyncRequest) -> ChatSync {
         gap_to: if missed > SYNC_EVENTS { view.head.0 - SYNC_EVENTS } else { 0 },
         kind: view.kind.into(),
         peer: view.peer.map_or(0, |peer| peer.0),
+        peer_delivered: view.peer_delivered.0,
+        peer_read: view.peer_read.0,
     }
 }
 

@@ -5,9 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use confab_ids::{ChatId, MessageId, Seq};
-use confab_proto::message::v1::{self as pb, Command as WireCommand, ConverseRequest, ConverseResponse, Reply, message_service_server::MessageService, reply};
-use futures_util::{Stream, StreamExt};
+use confab_proto::message::v1::{
+    self as pb, Command as WireCommand, ConverseRequest, ConverseResponse, Reply,
+    message_service_server::MessageService, reply,
+};
 use futures_util::future::try_join_all;
+use futures_util::{Stream, StreamExt};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -114,7 +117,10 @@ async fn send_refusal(replies: &mpsc::Sender<ConverseResponse>, session: u64, ca
 impl<S: Store> MessageService for Service<S> {
     type ConverseStream = Pin<Box<dyn Stream<Item = Result<ConverseResponse, Status>> + Send>>;
 
-    async fn converse(&self, request: Request<Streaming<ConverseRequest>>) -> Result<Response<Self::ConverseStream>, Status> {
+    async fn converse(
+        &self,
+        request: Request<Streaming<ConverseRequest>>,
+    ) -> Result<Response<Self::ConverseStream>, Status> {
         let (replies, queue) = mpsc::channel(REPLIES_MAX);
         let conversation = Conversation {
             reader: self.reader.clone(),
@@ -126,7 +132,10 @@ impl<S: Store> MessageService for Service<S> {
         Ok(Response::new(Box::pin(ReceiverStream::new(queue).map(Ok))))
     }
 
-    async fn send_message(&self, request: Request<pb::SendMessageRequest>) -> Result<Response<pb::SendMessageResponse>, Status> {
+    async fn send_message(
+        &self,
+        request: Request<pb::SendMessageRequest>,
+    ) -> Result<Response<pb::SendMessageResponse>, Status> {
         let mut send = request.into_inner().send.ok_or_else(|| Invalid::new("send", "is required"))?;
         if send.message_id.is_empty() {
             send.message_id = fresh_id().0.to_vec().into();
@@ -141,7 +150,10 @@ impl<S: Store> MessageService for Service<S> {
         }
     }
 
-    async fn list_messages(&self, request: Request<pb::ListMessagesRequest>) -> Result<Response<pb::ListMessagesResponse>, Status> {
+    async fn list_messages(
+        &self,
+        request: Request<pb::ListMessagesRequest>,
+    ) -> Result<Response<pb::ListMessagesResponse>, Status> {
         let request = request.into_inner();
         let given = |field, value| Ok::<_, Invalid>((value > 0).then_some(convert::seq(field, value)?));
         let page = PageRequest {
@@ -162,7 +174,10 @@ impl<S: Store> MessageService for Service<S> {
         Ok(Response::new(self.reader.sync(request, user).await?))
     }
 
-    async fn create_chat(&self, request: Request<pb::CreateChatRequest>) -> Result<Response<pb::CreateChatResponse>, Status> {
+    async fn create_chat(
+        &self,
+        request: Request<pb::CreateChatRequest>,
+    ) -> Result<Response<pb::CreateChatResponse>, Status> {
         let create = convert::create(request.into_inner(), fresh_id())?;
         let (user, device) = (create.by, create.device.clone());
         let known = match &create.key {
@@ -190,7 +205,10 @@ impl<S: Store> MessageService for Service<S> {
         Ok(Response::new(pb::GetChatResponse { chat }))
     }
 
-    async fn list_chats(&self, request: Request<pb::ListChatsRequest>) -> Result<Response<pb::ListChatsResponse>, Status> {
+    async fn list_chats(
+        &self,
+        request: Request<pb::ListChatsRequest>,
+    ) -> Result<Response<pb::ListChatsResponse>, Status> {
         let request = request.into_inner();
         let user = convert::user_id("user_id", request.user_id)?;
         let limit = limit(request.limit, CHATS_MAX)?;
@@ -201,7 +219,10 @@ impl<S: Store> MessageService for Service<S> {
         Ok(Response::new(pb::ListChatsResponse { chats: self.reader.chats(views, true).await?, more }))
     }
 
-    async fn add_members(&self, request: Request<pb::AddMembersRequest>) -> Result<Response<pb::AddMembersResponse>, Status> {
+    async fn add_members(
+        &self,
+        request: Request<pb::AddMembersRequest>,
+    ) -> Result<Response<pb::AddMembersResponse>, Status> {
         let (chat, add) = convert::add_members(request.into_inner(), fresh_id())?;
         match self.reader.owner.call(chat, Command::AddMembers(add)).await {
             Outcome::Added { users, members } => Ok(Response::new(pb::AddMembersResponse {
@@ -213,7 +234,10 @@ impl<S: Store> MessageService for Service<S> {
         }
     }
 
-    async fn list_members(&self, request: Request<pb::ListMembersRequest>) -> Result<Response<pb::ListMembersResponse>, Status> {
+    async fn list_members(
+        &self,
+        request: Request<pb::ListMembersRequest>,
+    ) -> Result<Response<pb::ListMembersResponse>, Status> {
         let request = request.into_inner();
         let user = convert::user_id("user_id", request.user_id)?;
         let chat = convert::chat_id(request.chat_id)?;

@@ -33,14 +33,36 @@ pub(crate) fn bucket_of(seq: Seq) -> u32 {
 /// One write. A commit's rows are stored all or none.
 #[derive(Debug, Clone)]
 pub(crate) enum Row {
-    Event { chat: ChatId, seq: Seq, bytes: Bytes },
-    Send { chat: ChatId, key: SendKey, sent: Sent },
+    Event {
+        chat: ChatId,
+        seq: Seq,
+        bytes: Bytes,
+    },
+    Send {
+        chat: ChatId,
+        key: SendKey,
+        sent: Sent,
+    },
     Chat(Meta),
-    Member { chat: ChatId, kind: ChatKind, member: MemberRow },
-    Creation { key: CreationKey, chat: ChatId },
-    Marks { chat: ChatId, block: u32, marks: Vec<(UserId, Marks)> },
+    Member {
+        chat: ChatId,
+        kind: ChatKind,
+        member: MemberRow,
+    },
+    Creation {
+        key: CreationKey,
+        chat: ChatId,
+    },
+    Marks {
+        chat: ChatId,
+        block: u32,
+        marks: Vec<(UserId, Marks)>,
+    },
     /// The keys of a bucket that are old enough to be forgotten.
-    DropSends { chat: ChatId, bucket: u32 },
+    DropSends {
+        chat: ChatId,
+        bucket: u32,
+    },
 }
 
 /// A chat's own row.

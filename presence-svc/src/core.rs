@@ -262,7 +262,8 @@ mod tests {
         roster.open(two, 3, ANN);
         roster.open(two, 4, BEN);
         let location = roster.locate(&[1, 2, 3]);
-        let edges: Vec<_> = location.edges.iter().map(|edge| (edge.edge_id.as_str(), edge.user_ids.as_slice())).collect();
+        let edges: Vec<_> =
+            location.edges.iter().map(|edge| (edge.edge_id.as_str(), edge.user_ids.as_slice())).collect();
         assert_eq!(edges, [("one", &[1][..]), ("two", &[1, 2][..])]);
         roster.detach(at(0), two);
         assert_eq!(roster.locate(&[1, 2]).edges.len(), 1);

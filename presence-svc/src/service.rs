@@ -167,7 +167,10 @@ impl PresenceService for Service {
         Ok(Response::new(Box::pin(located)))
     }
 
-    async fn get_presence(&self, request: Request<GetPresenceRequest>) -> Result<Response<GetPresenceResponse>, Status> {
+    async fn get_presence(
+        &self,
+        request: Request<GetPresenceRequest>,
+    ) -> Result<Response<GetPresenceResponse>, Status> {
         let users = request.into_inner().user_ids;
         if users.len() > USERS_MAX {
             return Err(Status::invalid_argument(format!("user_ids: at most {USERS_MAX}")));

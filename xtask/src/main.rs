@@ -1,6 +1,8 @@
 //! The project's habits, one verb each.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+mod bench;
+mod lint;
 mod proto;
 mod test;
 
@@ -17,12 +19,22 @@ struct Cli {
 enum Verb {
     /// Generate the Rust code of proto/ anew
     Proto,
+    /// Check format, clippy and the protos' style
+    Lint,
+    /// Measure the release build beside its baselines, and write docs/benchmark.md
+    Bench {
+        /// What `confab-bench` takes in place of `all`: a scenario, `--quick`, …
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Run every test, after installing what they need
     Test,
 }
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse().verb {
+        Verb::Lint => lint::run(),
+        Verb::Bench { arguments } => bench::run(&arguments),
         Verb::Proto => proto::regenerate(),
         Verb::Test => test::run(),
     }
@@ -31,4 +43,12 @@ fn main() -> anyhow::Result<()> {
 /// The workspace's root.
 fn root() -> &'static std::path::Path {
     std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+}
+
+/// Runs cargo in the workspace; says what it runs.
+fn cargo(arguments: &[&str]) -> anyhow::Result<()> {
+    println!("cargo {}", arguments.join(" "));
+    let status = std::process::Command::new("cargo").args(arguments).current_dir(root()).status()?;
+    anyhow::ensure!(status.success(), "`cargo {}` failed", arguments.join(" "));
+    Ok(())
 }

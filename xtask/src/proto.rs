@@ -55,9 +55,6 @@ mod tests {
         let fresh = tempfile::tempdir().expect("a folder");
         generate(fresh.path()).expect("the protos compile");
         let committed = files_of(&crate::root().join("proto/src/gen"));
-        assert!(
-            files_of(fresh.path()) == committed,
-            "proto/src/gen is not what proto/ gives: run `cargo xtask proto`"
-        );
+        assert!(files_of(fresh.path()) == committed, "proto/src/gen is not what proto/ gives: run `cargo xtask proto`");
     }
 }

@@ -13,8 +13,12 @@ const PAUSE_MS: u64 = 20;
 pub(crate) enum Consequence {
     None,
     /// Tell the client once that it is slowed down, then pause.
-    Warn { pause_until_ms: u64 },
-    Pause { pause_until_ms: u64 },
+    Warn {
+        pause_until_ms: u64,
+    },
+    Pause {
+        pause_until_ms: u64,
+    },
     Close,
 }
 

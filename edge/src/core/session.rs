@@ -274,7 +274,14 @@ impl Session {
         match self.manners.bad_frame(now.mono_ms) {
             Consequence::None => {}
             Consequence::Warn { pause_until_ms } => {
-                self.error(Code::RateLimited, "many bad frames: from now on each takes its time", None, None, None, None);
+                self.error(
+                    Code::RateLimited,
+                    "many bad frames: from now on each takes its time",
+                    None,
+                    None,
+                    None,
+                    None,
+                );
                 self.paused_until_ms = pause_until_ms;
             }
             Consequence::Pause { pause_until_ms } => self.paused_until_ms = pause_until_ms,
@@ -285,7 +292,14 @@ impl Session {
     fn auth(&mut self, now: Now, claims: Result<Claims, TokenError>, reference: Option<&str>) {
         match claims {
             Ok(claims) if claims.user != self.user || claims.device != self.device => {
-                self.error(Code::Unauthenticated, "the token is another user's or device's", Some("token"), None, reference, None);
+                self.error(
+                    Code::Unauthenticated,
+                    "the token is another user's or device's",
+                    Some("token"),
+                    None,
+                    reference,
+                    None,
+                );
                 self.out.push(Out::Close(Close::Revoked));
             }
             Ok(claims) => {
@@ -301,7 +315,8 @@ impl Session {
     }
 
     fn client_sync(&mut self, now: Now, positions: BTreeMap<u64, u64>, reference: Option<String>) {
-        if self.mode == Mode::Seed || self.sync.is_some() || !matches!(self.phase, Phase::Registering | Phase::Waiting) {
+        if self.mode == Mode::Seed || self.sync.is_some() || !matches!(self.phase, Phase::Registering | Phase::Waiting)
+        {
             let why = "sync is said once per connection, and not in seed mode";
             let bad = BadFrame::new(Code::Conflict, Some("type"), why);
             return self.bad_frame(now, &bad, reference.as_deref(), None);
@@ -333,12 +348,7 @@ impl Session {
     }
 
     fn mark(&mut self, chat: ChatId, at: Place, read: bool, reference: Option<String>) {
-        let mut mark = Mark {
-            chat_id: chat.0,
-            user_id: self.user.0,
-            device: self.device.clone(),
-            ..Mark::default()
-        };
+        let mut mark = Mark { chat_id: chat.0, user_id: self.user.0, device: self.device.clone(), ..Mark::default() };
         match at {
             Place::Seq(seq) if read => mark.read = seq.0,
             Place::Seq(seq) => mark.delivered = seq.0,
@@ -484,7 +494,7 @@ impl Session {
             }
             Answer::ListFailed { chat } => self.tracks.fetch_failed(now.mono_ms, chat),
             Answer::Frame(text) => self.out.push(Out::Text(text)),
-            Answer::Watch(_) => {}
+            Answer::Done => {}
         }
     }
 
@@ -527,6 +537,14 @@ impl Session {
         let seen = self.sync.as_mut().and_then(|sync| sync.seen.remove(&id)).unwrap_or_default();
         self.tracks.start(now.mono_ms, id, from, Seq(chat.head).max(seen));
         self.send_logged(now, id, &chat.events);
+        if chat.peer_delivered > 0 {
+            self.say(&ServerFrame::Receipt {
+                chat_id: chat.chat_id,
+                user_id: chat.peer,
+                delivered: chat.peer_delivered,
+                read: chat.peer_read,
+            });
+        }
         if let Some(sync) = &mut self.sync {
             sync.chats.insert(chat.chat_id, chat.head);
         }
@@ -625,7 +643,15 @@ pub(crate) fn error_text(
     reference: Option<&str>,
     retry_after_ms: Option<u32>,
 ) -> Utf8Bytes {
-    text(&ServerFrame::Error { code, message, field, client_id, retryable: code.retryable(), retry_after_ms, reference })
+    text(&ServerFrame::Error {
+        code,
+        message,
+        field,
+        client_id,
+        retryable: code.retryable(),
+        retry_after_ms,
+        reference,
+    })
 }
 
 fn expiry(claims: &Claims) -> i64 {

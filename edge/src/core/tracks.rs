@@ -23,11 +23,16 @@ const RETRY_MS: u64 = 1_000;
 enum Phase {
     Following,
     /// Behind a hole, until the time.
-    Holding { until_ms: u64, held: BTreeMap<Seq, Arc<EventFrame>> },
+    Holding {
+        until_ms: u64,
+        held: BTreeMap<Seq, Arc<EventFrame>>,
+    },
     /// The log is being read; events only raise `known`.
     Fetching,
     /// A read failed: again at the time.
-    Waiting { until_ms: u64 },
+    Waiting {
+        until_ms: u64,
+    },
 }
 
 #[derive(Debug)]

@@ -19,15 +19,37 @@ const HISTORY_DEFAULT: u32 = 50;
 /// What a client asks for.
 #[derive(Debug, PartialEq)]
 pub(crate) enum ClientFrame {
-    Message { chat: ChatId, client_id: String, content: Content },
-    Delivered { chat: ChatId, at: Place },
-    Read { chat: ChatId, at: Place },
-    Sync { positions: BTreeMap<u64, u64> },
-    History { chat: ChatId, before: Seq, limit: u32 },
-    Watch { users: Vec<UserId> },
-    Unwatch { users: Vec<UserId> },
+    Message {
+        chat: ChatId,
+        client_id: String,
+        content: Content,
+    },
+    Delivered {
+        chat: ChatId,
+        at: Place,
+    },
+    Read {
+        chat: ChatId,
+        at: Place,
+    },
+    Sync {
+        positions: BTreeMap<u64, u64>,
+    },
+    History {
+        chat: ChatId,
+        before: Seq,
+        limit: u32,
+    },
+    Watch {
+        users: Vec<UserId>,
+    },
+    Unwatch {
+        users: Vec<UserId>,
+    },
     Ping,
-    Auth { token: String },
+    Auth {
+        token: String,
+    },
     /// A seed client announces itself; its connection speaks for it already.
     Presence,
 }
@@ -201,8 +223,7 @@ impl Raw {
     fn users(&self) -> Result<Vec<UserId>, BadFrame> {
         let ids = self.user_ids.as_ref().ok_or_else(|| BadFrame::field("user_ids", "user_ids is required"))?;
         let user = |id: &u64| {
-            UserId::checked(*id)
-                .ok_or_else(|| BadFrame::field("user_ids", "user_ids holds numbers from 1 to 2^53 - 1"))
+            UserId::checked(*id).ok_or_else(|| BadFrame::field("user_ids", "user_ids holds numbers from 1 to 2^53 - 1"))
         };
         ids.iter().map(user).collect()
     }
@@ -226,7 +247,8 @@ fn diagnose(text: &str, error: &serde_json::Error) -> Read {
         Err(error) => return nothing(BadFrame::new(Code::InvalidFrame, None, format!("not JSON: {error}"))),
     };
     let text_of = |name: &str| value.get(name).and_then(Value::as_str).map(str::to_owned);
-    let wrong = FIELDS.iter().find(|(name, fits, _)| value.get(*name).is_some_and(|value| !value.is_null() && !fits(value)));
+    let wrong =
+        FIELDS.iter().find(|(name, fits, _)| value.get(*name).is_some_and(|value| !value.is_null() && !fits(value)));
     let bad = match wrong {
         Some((name, _, expected)) => BadFrame::field(name, format!("{name} is {expected}")),
         None => BadFrame::new(Code::InvalidFrame, None, format!("a frame that can't be read: {error}")),
@@ -301,7 +323,11 @@ mod tests {
         bad(r#"{"type":"dance"}"#, Code::UnknownType, Some("type"));
         bad(r#"{"type":"typing","chat_id":1}"#, Code::Unimplemented, Some("type"));
         for id in ["-1", "1.5", "9007199254740992", "0", "\"1\"", "1e400", "99999999999999999999"] {
-            bad(&format!(r#"{{"type":"message","chat_id":{id},"content":"x"}}"#), Code::InvalidFrame, (id != "1e400").then_some("chat_id"));
+            bad(
+                &format!(r#"{{"type":"message","chat_id":{id},"content":"x"}}"#),
+                Code::InvalidFrame,
+                (id != "1e400").then_some("chat_id"),
+            );
         }
         bad(r#"{"type":"message","chat_id":1}"#, Code::InvalidFrame, Some("content"));
         bad(r#"{"type":"message","chat_id":1,"content":["x"]}"#, Code::InvalidFrame, Some("content"));
@@ -325,7 +351,8 @@ mod tests {
     fn what_an_answer_echoes_survives_a_bad_frame() {
         let read = read(r#"{"type":"message","chat_id":-1,"content":"x","ref":"r1","client_id":"c1"}"#);
         assert_eq!((read.reference.as_deref(), read.client_id.as_deref()), (Some("r1"), Some("c1")));
-        let traced = super::read(r#"{"type":"ping","traceparent":"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}"#);
+        let traced =
+            super::read(r#"{"type":"ping","traceparent":"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}"#);
         assert_eq!(traced.trace.as_deref(), Some("0af7651916cd43dd8448eb211c80319c"));
     }
 }

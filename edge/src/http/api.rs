@@ -28,7 +28,9 @@ impl PageParams {
         let pairs = query.unwrap_or_default().split('&').filter_map(|pair| pair.split_once('='));
         for (name, value) in pairs {
             let number = |field| {
-                let wrong = |_| Problem::new(Code::InvalidFrame, format!("{field} is a number from 0 to 2^53 - 1"), Some(field));
+                let wrong = |_| {
+                    Problem::new(Code::InvalidFrame, format!("{field} is a number from 0 to 2^53 - 1"), Some(field))
+                };
                 value.parse::<u64>().map_err(wrong)
             };
             match name {
@@ -72,7 +74,8 @@ struct NewMessage {
 
 /// Reads a JSON body; its error names what is wrong without repeating it.
 fn body<'a, T: Deserialize<'a>>(bytes: &'a Bytes) -> Result<T, Problem> {
-    serde_json::from_slice(bytes).map_err(|error| Problem::new(Code::InvalidFrame, format!("the body: {error}"), Some("body")))
+    serde_json::from_slice(bytes)
+        .map_err(|error| Problem::new(Code::InvalidFrame, format!("the body: {error}"), Some("body")))
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Option<String> {
@@ -102,7 +105,11 @@ pub(crate) async fn create_chat(State(app): State<App>, headers: HeaderMap, byte
     Ok((status, axum::Json(chat_json(&chat, claims.user))).into_response())
 }
 
-pub(crate) async fn get_chat(State(app): State<App>, headers: HeaderMap, Path(id): Path<String>) -> Result<Response, Problem> {
+pub(crate) async fn get_chat(
+    State(app): State<App>,
+    headers: HeaderMap,
+    Path(id): Path<String>,
+) -> Result<Response, Problem> {
     let claims = claims(&app, &headers)?;
     let id = chat_id(&id)?;
     let request = pb::GetChatRequest { chat_id: id, user_id: claims.user.0 };
@@ -242,7 +249,8 @@ fn role_name(role: pb::Role) -> &'static str {
 }
 
 fn chat_json(chat: &pb::Chat, user: confab_ids::UserId) -> Value {
-    let last = if chat.last_event.is_empty() { None } else { events(std::slice::from_ref(&chat.last_event), user).pop() };
+    let last =
+        if chat.last_event.is_empty() { None } else { events(std::slice::from_ref(&chat.last_event), user).pop() };
     json!({
         "chat_id": chat.chat_id,
         "kind": kind_name(chat.kind()),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::extract::{Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use futures_util::{SinkExt, StreamExt};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
@@ -12,7 +13,6 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
-use futures_util::{SinkExt, StreamExt};
 use uuid::Uuid;
 
 use super::{App, Problem, bearer};
@@ -43,12 +43,12 @@ struct Asked {
 pub(crate) async fn ws(State(app): State<App>, Query(params): Query<Params>, request: Request) -> Response {
     match upgrade(app, params, request) {
         Ok(response) => response,
-        Err(problem) => problem.into_response(),
+        Err(refusal) => *refusal,
     }
 }
 
-fn upgrade(app: App, params: Params, mut request: Request) -> Result<Response, Response> {
-    let refuse = |problem: Problem| problem.into_response();
+fn upgrade(app: App, params: Params, mut request: Request) -> Result<Response, Box<Response>> {
+    let refuse = |problem: Problem| Box::new(problem.into_response());
     let on_upgrade = request.extensions_mut().remove::<OnUpgrade>();
     let headers = request.headers();
     let key = headers.get(header::SEC_WEBSOCKET_KEY).filter(|_| has(headers, header::UPGRADE, "websocket"));

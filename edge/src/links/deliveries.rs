@@ -35,7 +35,12 @@ pub(crate) fn start(
     });
 }
 
-async fn run(mut client: FanoutServiceClient<Peer>, registry: Registry, edge_id: String, attached: watch::Sender<bool>) {
+async fn run(
+    mut client: FanoutServiceClient<Peer>,
+    registry: Registry,
+    edge_id: String,
+    attached: watch::Sender<bool>,
+) {
     let subscribe = |kind| SubscribeRequest { kind: Some(kind) };
     loop {
         let (requests, queue) = mpsc::channel(ACKS_MAX);

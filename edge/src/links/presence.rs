@@ -115,7 +115,12 @@ impl Presences {
     }
 }
 
-pub(crate) fn start(client: PresenceServiceClient<Peer>, registry: Registry, edge_id: String, drain: &Drain) -> Presences {
+pub(crate) fn start(
+    client: PresenceServiceClient<Peer>,
+    registry: Registry,
+    edge_id: String,
+    drain: &Drain,
+) -> Presences {
     let (changes, changed) = mpsc::unbounded_channel();
     let (wishes, wished) = mpsc::unbounded_channel();
     let presences = Presences { changes, wishes, interest: Arc::default() };

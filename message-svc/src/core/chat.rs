@@ -8,7 +8,7 @@ use confab_proto::message::v1::{ChatKind, Role};
 
 use super::marks::{Marks, ReceiptClock};
 use super::sends::Sends;
-use super::{ChatView, Origin, Accepted, Outcome, Payload};
+use super::{Accepted, ChatView, Origin, Outcome, Payload};
 use crate::store::{ChatRecord, Meta, bucket_of};
 
 /// Members per block of watermarks.
@@ -184,7 +184,7 @@ impl Chat {
     pub(crate) fn view(&self, user: UserId, device: &str) -> Option<ChatView> {
         let member = &self.members[self.slot(user)?];
         let peer = match self.meta.kind {
-            ChatKind::Direct => self.members.iter().map(|other| other.user).find(|other| *other != user),
+            ChatKind::Direct => self.members.iter().find(|other| other.user != user),
             _ => None,
         };
         Some(ChatView {
@@ -198,7 +198,9 @@ impl Chat {
             members: self.members.len(),
             role: member.role,
             joined_seq: member.joined_seq,
-            peer,
+            peer: peer.map(|peer| peer.user),
+            peer_delivered: peer.map_or(Seq::ZERO, |peer| peer.marks.delivered()),
+            peer_read: peer.map_or(Seq::ZERO, |peer| peer.marks.read),
             confirmed: member.marks.confirmed(device),
             delivered: member.marks.delivered(),
             read: member.marks.read,

@@ -45,7 +45,14 @@ impl Outbox {
     }
 
     /// Queues a publication and returns it for the stream.
-    pub(crate) fn publish(&mut self, chat: ChatId, seq: Seq, settled: Seq, to: Arc<[u64]>, payload: Payload) -> Publication {
+    pub(crate) fn publish(
+        &mut self,
+        chat: ChatId,
+        seq: Seq,
+        settled: Seq,
+        to: Arc<[u64]>,
+        payload: Payload,
+    ) -> Publication {
         let entry = Entry { chat, seq, settled_before: settled, to, payload, settled: false };
         let id = self.next_id();
         let publication = wire(id, &entry);
@@ -65,7 +72,8 @@ impl Outbox {
 
     /// Fanout has accepted all up to `id`: the acks that may go.
     pub(crate) fn accepted(&mut self, id: u64) -> impl Iterator<Item = (Origin, Accepted)> + '_ {
-        std::iter::from_fn(move || self.acks.pop_front_if(|ack| ack.publication <= id)).map(|ack| (ack.origin, ack.accepted))
+        std::iter::from_fn(move || self.acks.pop_front_if(|ack| ack.publication <= id))
+            .map(|ack| (ack.origin, ack.accepted))
     }
 
     /// The acks that have waited long enough.
@@ -102,11 +110,9 @@ fn wire(id: u64, entry: &Entry) -> Publication {
         user_ids: entry.to.to_vec(),
         payload: Some(match &entry.payload {
             Payload::Event(event) => publication::Payload::Event(event.clone()),
-            Payload::Receipt { user, delivered, read } => publication::Payload::Receipt(fanout::Receipt {
-                user_id: user.0,
-                delivered: delivered.0,
-                read: read.0,
-            }),
+            Payload::Receipt { user, delivered, read } => {
+                publication::Payload::Receipt(fanout::Receipt { user_id: user.0, delivered: delivered.0, read: read.0 })
+            }
         }),
     }
 }

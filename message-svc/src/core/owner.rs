@@ -16,9 +16,7 @@ use super::chat::{Answer, BLOCK, Chat, Member, Pending};
 use super::marks::{Marks, ReceiptClock};
 use super::outbox::Outbox;
 use super::sends::{Known, Sends, Sent};
-use super::{
-    Accepted, AddMembers, Command, Create, Effects, Lookup, Mark, Now, Origin, Outcome, Payload, Send, View,
-};
+use super::{Accepted, AddMembers, Command, Create, Effects, Lookup, Mark, Now, Origin, Outcome, Payload, Send, View};
 use crate::error::{ChatError, MarkError, SendError};
 use crate::store::{
     ChatRecord, CreationKey, MEMBERS_MAX, MemberRow, Meta, Opening, Row, SENDS_KEPT_MS, SendKey, bucket_of,
@@ -42,8 +40,13 @@ pub(crate) struct Limits {
 #[derive(Debug)]
 enum Slot {
     /// In memory. `waiting` is not empty only while a key is looked up.
-    Hot { chat: Box<Chat>, waiting: VecDeque<(Origin, Command)> },
-    Loading { waiting: VecDeque<(Origin, Command)> },
+    Hot {
+        chat: Box<Chat>,
+        waiting: VecDeque<(Origin, Command)>,
+    },
+    Loading {
+        waiting: VecDeque<(Origin, Command)>,
+    },
 }
 
 /// The whole state of one owner.
@@ -139,7 +142,9 @@ impl Owner {
         let Some(Slot::Hot { chat, waiting }) = self.slots.get_mut(&lookup.chat) else { return };
         if let Some(sent) = sent {
             chat.sends.insert(lookup.key.clone(), sent);
-        } else if let Some((origin, Command::Send(send))) = waiting.pop_front_if(|(_, command)| is_keyed(command, &lookup.key)) {
+        } else if let Some((origin, Command::Send(send))) =
+            waiting.pop_front_if(|(_, command)| is_keyed(command, &lookup.key))
+        {
             self.waiting -= 1;
             self.accept(now, lookup.chat, origin, send, &lookup.key, fx);
         }
@@ -496,7 +501,8 @@ impl Owner {
 
     /// Does what is due by now: overdue acks, receipts, watermarks, forgetting.
     pub(crate) fn tick(&mut self, now: Now, fx: &mut Effects) {
-        fx.replies.extend(self.outbox.overdue(now.mono_ms).map(|(origin, accepted)| (origin, Outcome::Accepted(accepted))));
+        fx.replies
+            .extend(self.outbox.overdue(now.mono_ms).map(|(origin, accepted)| (origin, Outcome::Accepted(accepted))));
         while let Some((due, id, user)) = self.receipts_due.first().copied()
             && due <= now.mono_ms
         {

@@ -5,9 +5,7 @@ use confab_ids::{ChatId, MessageId, Seq, UserId};
 use confab_proto::message::v1::{ChatKind, Event, Role};
 use prost::Message;
 
-use super::{
-    ChatOfUser, CreationKey, MemberRow, Meta, Opening, Page, Range, Row, SendKey, Store, bucket_of,
-};
+use super::{ChatOfUser, CreationKey, MemberRow, Meta, Opening, Page, Range, Row, SendKey, Store, bucket_of};
 use crate::core::Lookup;
 use crate::core::marks::Marks;
 use crate::core::sends::Sent;
@@ -25,7 +23,11 @@ pub(crate) async fn run(store: &impl Store) {
 
 pub(crate) async fn fill(store: &impl Store) {
     let mut rows = vec![Row::Chat(meta()), Row::Creation { key: direct(), chat: CHAT }];
-    rows.extend([(1, 0), (2, 1)].map(|(user, slot)| Row::Member { chat: CHAT, kind: ChatKind::Direct, member: member(user, slot) }));
+    rows.extend([(1, 0), (2, 1)].map(|(user, slot)| Row::Member {
+        chat: CHAT,
+        kind: ChatKind::Direct,
+        member: member(user, slot),
+    }));
     rows.push(Row::Member { chat: ChatId(9), kind: ChatKind::Group, member: member(1, 0) });
     rows.push(Row::Marks { chat: CHAT, block: 0, marks: vec![(UserId(2), marks())] });
     rows.extend((1..=EVENTS).map(|seq| Row::Event { chat: CHAT, seq: Seq(seq), bytes: event(seq) }));
@@ -62,7 +64,13 @@ async fn check_events(store: &impl Store) {
         newest,
     };
     let small = Range { bytes: 1, ..range(10, 20, 9, false) };
-    let ranges = vec![range(0, 4, 9, false), range(4_094, 9_999, 3, false), range(0, 4_098, 3, true), range(5, 6, 9, false), small];
+    let ranges = vec![
+        range(0, 4, 9, false),
+        range(4_094, 9_999, 3, false),
+        range(0, 4_098, 3, true),
+        range(5, 6, 9, false),
+        small,
+    ];
     let pages = store.events(ranges).await.expect("read");
     let page = |seqs: std::ops::Range<u64>, more| Page { events: seqs.map(event).collect(), more };
     assert_eq!(pages[0], page(1..4, false), "from the start");

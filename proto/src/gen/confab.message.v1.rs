@@ -370,6 +370,11 @@ pub struct ChatSync {
     /// Of a direct chat: the other member.
     #[prost(uint64, tag = "7")]
     pub peer: u64,
+    /// Of a direct chat: the other member's watermarks, for the ticks of what was sent before.
+    #[prost(uint64, tag = "8")]
+    pub peer_delivered: u64,
+    #[prost(uint64, tag = "9")]
+    pub peer_read: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CreateChatRequest {

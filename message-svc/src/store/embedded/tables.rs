@@ -66,7 +66,9 @@ impl Tables {
                     let key = send_key(*chat, bucket_of(sent.seq), key.as_bytes());
                     batch.insert(&self.sends, key, SendValue::of(sent).encode_to_vec());
                 }
-                Row::Chat(meta) => batch.insert(&self.chats, pair(meta.chat.0, &[]), ChatValue::of(meta).encode_to_vec()),
+                Row::Chat(meta) => {
+                    batch.insert(&self.chats, pair(meta.chat.0, &[]), ChatValue::of(meta).encode_to_vec())
+                }
                 Row::Member { chat, kind, member } => {
                     let key = pair(chat.0, &member.user.0.to_be_bytes());
                     batch.insert(&self.members, key, MemberValue::of(member).encode_to_vec());
