@@ -44,8 +44,10 @@ impl FanoutService for Service {
     ) -> Result<Response<Self::PublishStream>, Status> {
         let publisher = self.streams.fetch_add(1, Ordering::Relaxed);
         let (answers, queue) = mpsc::channel(FRAMES_MAX);
+        // Weak: when the router lets the stream go, it ends.
+        let refusals = answers.downgrade();
         // Without a router the process ends: nobody is left to tell.
-        drop(self.router.send(Input::Publisher { publisher, answers: answers.clone() }).await);
+        drop(self.router.send(Input::Publisher { publisher, answers }).await);
         let router = self.router.clone();
         let mut requests = request.into_inner();
         tokio::spawn(async move {
@@ -53,7 +55,9 @@ impl FanoutService for Service {
                 let batch = request.publications;
                 if batch.iter().any(|publication| publication.user_ids.len() > RECIPIENTS_MAX) {
                     let refusal = Status::invalid_argument(format!("user_ids: at most {RECIPIENTS_MAX}"));
-                    drop(answers.send(Err(refusal)).await);
+                    if let Some(answers) = refusals.upgrade() {
+                        drop(answers.send(Err(refusal)).await);
+                    }
                     break;
                 }
                 if router.send(Input::Published { publisher, batch }).await.is_err() {

@@ -50,13 +50,13 @@ impl<S: Store> Service<S> {
 struct Conversation<S> {
     reader: Reader<S>,
     stream: u64,
-    replies: mpsc::Sender<ConverseResponse>,
+    /// Weak: when the owner lets the stream go, it ends.
+    replies: mpsc::WeakSender<ConverseResponse>,
     searches: Arc<Semaphore>,
 }
 
 impl<S: Store> Conversation<S> {
     async fn run(self, mut requests: Streaming<ConverseRequest>) {
-        self.reader.owner.open(self.stream, self.replies.clone()).await;
         while let Ok(Some(request)) = requests.message().await {
             let mut commands = Vec::with_capacity(request.commands.len());
             for command in request.commands {
@@ -107,10 +107,12 @@ impl<S: Store> Conversation<S> {
     }
 }
 
-async fn send_refusal(replies: &mpsc::Sender<ConverseResponse>, session: u64, call: u64, refused: pb::Refused) {
+async fn send_refusal(replies: &mpsc::WeakSender<ConverseResponse>, session: u64, call: u64, refused: pb::Refused) {
     let reply = Reply { session, call, outcome: Some(reply::Outcome::Refused(refused)) };
     // The edge is gone: so is the session.
-    drop(replies.send(ConverseResponse { replies: vec![reply] }).await);
+    if let Some(replies) = replies.upgrade() {
+        drop(replies.send(ConverseResponse { replies: vec![reply] }).await);
+    }
 }
 
 #[tonic::async_trait]
@@ -122,12 +124,14 @@ impl<S: Store> MessageService for Service<S> {
         request: Request<Streaming<ConverseRequest>>,
     ) -> Result<Response<Self::ConverseStream>, Status> {
         let (replies, queue) = mpsc::channel(REPLIES_MAX);
+        let stream = self.streams.fetch_add(1, Ordering::Relaxed);
         let conversation = Conversation {
             reader: self.reader.clone(),
-            stream: self.streams.fetch_add(1, Ordering::Relaxed),
-            replies,
+            stream,
+            replies: replies.downgrade(),
             searches: self.searches.clone(),
         };
+        self.reader.owner.open(stream, replies).await;
         tokio::spawn(conversation.run(request.into_inner()));
         Ok(Response::new(Box::pin(ReceiverStream::new(queue).map(Ok))))
     }

@@ -15,8 +15,8 @@ use crate::registry::Registry;
 /// Commands that wait for the stream; a connection with one more waits, and is not read meanwhile.
 const COMMANDS_MAX: usize = 8_192;
 
-/// Commands per frame.
-const BATCH_MAX: usize = 256;
+/// Commands per frame: of the largest contents, too, it stays below gRPC's 4 MiB.
+const BATCH_MAX: usize = 128;
 
 /// Frames that wait for message-svc to read them.
 const FRAMES_MAX: usize = 16;
@@ -64,31 +64,28 @@ async fn converse(
     mut responses: Streaming<ConverseResponse>,
     registry: &Registry,
 ) {
-    let mut commands = Vec::with_capacity(BATCH_MAX);
     loop {
         tokio::select! {
             response = responses.message() => match response {
                 Ok(Some(response)) => hand_out(response, registry),
                 Ok(None) | Err(_) => return,
             },
-            // Room first: what was taken from the queue is sent.
-            permit = frames.reserve(), if !queue.is_empty() => {
-                let Ok(permit) = permit else { return };
-                queue.recv_many(&mut commands, BATCH_MAX).await;
-                permit.send(ConverseRequest { commands: std::mem::take(&mut commands) });
-            }
-            taken = queue.recv(), if queue.is_empty() => {
-                let Some(command) = taken else { return };
-                commands.push(command);
-                while commands.len() < BATCH_MAX && let Ok(next) = queue.try_recv() {
-                    commands.push(next);
-                }
-                if frames.send(ConverseRequest { commands: std::mem::take(&mut commands) }).await.is_err() {
+            sent = send_batch(queue, frames) => {
+                if sent.is_none() {
                     return;
                 }
             }
         }
     }
+}
+
+/// Sends what waits, as one frame; `None`: the stream has ended. Cancel safe: there is room before a command is taken, and
+/// what is taken is sent without another wait.
+async fn send_batch(queue: &mut mpsc::Receiver<Command>, frames: &mpsc::Sender<ConverseRequest>) -> Option<()> {
+    let room = frames.reserve().await.ok()?;
+    let mut commands = Vec::new();
+    let taken = queue.recv_many(&mut commands, BATCH_MAX).await;
+    (taken > 0).then(|| drop(room.send(ConverseRequest { commands })))
 }
 
 fn hand_out(response: ConverseResponse, registry: &Registry) {
