@@ -57,14 +57,15 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// Runs until the client or the server ends it.
-    pub(crate) async fn run(mut self) {
+    /// Runs until the client or the server ends it. Boxed, for a future holds its arguments twice; and what is rare is boxed
+    /// below, for an idle connection holds the size of what it may ever wait for.
+    pub(crate) async fn run(mut self: Box<Self>) {
         self.shared.open(&self.mailbox);
         let end = self.serve().await;
         self.shared.close(&self.mailbox);
         if let End::Close(close) = end {
             // However it goes, the connection is over.
-            let _ended = timeout(CLOSE_MAX, self.say_goodbye(close)).await;
+            let _ended = Box::pin(timeout(CLOSE_MAX, self.say_goodbye(close))).await;
         }
     }
 
@@ -169,7 +170,9 @@ impl Connection {
                     self.write(Message::Ping(payload)).await?;
                 }
                 Out::Command { call, action } => {
-                    self.shared.conversation.send(self.mailbox.session, call, action).await
+                    if let Some(wait) = self.shared.conversation.send(self.mailbox.session, call, action) {
+                        wait.await;
+                    }
                 }
                 Out::Ask(question) => self.shared.ask(&self.mailbox, question),
                 Out::Close(close) => return Err(End::Close(close)),
@@ -190,9 +193,13 @@ impl Connection {
 
     /// Waits for the client to take what was written, as long as it takes some.
     async fn flush(&mut self) -> Result<(), End> {
-        if let Some(flushed) = self.socket.flush().now_or_never() {
-            return flushed.map_err(|error| end_of(&error));
+        match self.socket.flush().now_or_never() {
+            Some(flushed) => flushed.map_err(|error| end_of(&error)),
+            None => Box::pin(self.flush_slowly()).await,
         }
+    }
+
+    async fn flush_slowly(&mut self) -> Result<(), End> {
         loop {
             let before = self.socket.get_ref().written();
             match timeout(self.shared.cfg.stall_max, self.socket.flush()).await {

@@ -106,7 +106,8 @@ pub(crate) struct Session {
     pings: u64,
     tidied_ms: u64,
     next_call: u64,
-    in_flight: HashMap<u64, InFlight>,
+    /// By call, few: an idle connection holds no memory for it.
+    in_flight: Vec<(u64, InFlight)>,
     mark_references: VecDeque<(u64, String)>,
     questions: usize,
     watched: usize,
@@ -137,7 +138,7 @@ impl Session {
             pings: 0,
             tidied_ms: now.mono_ms,
             next_call: 0,
-            in_flight: HashMap::new(),
+            in_flight: Vec::new(),
             mark_references: VecDeque::new(),
             questions: 0,
             watched: 0,
@@ -371,7 +372,7 @@ impl Session {
 
     fn command(&mut self, action: Action, waiting: InFlight) {
         self.next_call += 1;
-        self.in_flight.insert(self.next_call, waiting);
+        self.in_flight.push((self.next_call, waiting));
         self.out.push(Out::Command { call: self.next_call, action });
     }
 
@@ -571,12 +572,21 @@ impl Session {
     }
 
     fn reply(&mut self, reply: Reply) {
-        let waiting = self.in_flight.remove(&reply.call).or_else(|| self.refused_mark(reply.call));
+        let waiting = self.answered(reply.call).or_else(|| self.refused_mark(reply.call));
         match (reply.outcome, waiting) {
             (Some(reply::Outcome::Accepted(accepted)), Some(waiting)) => self.ack(&accepted, &waiting),
             (Some(reply::Outcome::Refused(refused)), waiting) => self.refused(&refused, waiting.as_ref()),
             _ => {}
         }
+    }
+
+    fn answered(&mut self, call: u64) -> Option<InFlight> {
+        let at = self.in_flight.iter().position(|(waiting, _)| *waiting == call)?;
+        let (_, waiting) = self.in_flight.remove(at);
+        if self.in_flight.is_empty() {
+            self.in_flight = Vec::new();
+        }
+        Some(waiting)
     }
 
     fn refused_mark(&mut self, call: u64) -> Option<InFlight> {

@@ -23,16 +23,20 @@ const RETRY_MS: u64 = 1_000;
 enum Phase {
     Following,
     /// Behind a hole, until the time.
-    Holding {
-        until_ms: u64,
-        held: BTreeMap<Seq, Arc<EventFrame>>,
-    },
+    Holding(Box<Held>),
     /// The log is being read; events only raise `known`.
     Fetching,
     /// A read failed: again at the time.
     Waiting {
         until_ms: u64,
     },
+}
+
+/// Boxed in its phase, for it is rare and every chat of every connection has a phase.
+#[derive(Debug)]
+struct Held {
+    until_ms: u64,
+    events: BTreeMap<Seq, Arc<EventFrame>>,
 }
 
 #[derive(Debug)]
@@ -98,12 +102,12 @@ impl Tracks {
                 Step::Send(vec![event])
             }
             Phase::Following => {
-                let held = BTreeMap::from([(seq, event)]);
-                track.phase = Phase::Holding { until_ms: now_ms + HOLD_MS, held };
+                let events = BTreeMap::from([(seq, event)]);
+                track.phase = Phase::Holding(Box::new(Held { until_ms: now_ms + HOLD_MS, events }));
                 Step::Nothing
             }
-            Phase::Holding { held, .. } => {
-                held.insert(seq, event);
+            Phase::Holding(held) => {
+                held.events.insert(seq, event);
                 track.release()
             }
         }
@@ -181,14 +185,16 @@ impl Tracks {
 impl Track {
     fn due_ms(&self) -> Option<u64> {
         match self.phase {
-            Phase::Holding { until_ms, .. } | Phase::Waiting { until_ms } => Some(until_ms),
+            Phase::Holding(ref held) => Some(held.until_ms),
+            Phase::Waiting { until_ms } => Some(until_ms),
             Phase::Following | Phase::Fetching => None,
         }
     }
 
     /// Takes from what is held all that follows on what was sent.
     fn release(&mut self) -> Step {
-        let Phase::Holding { held, .. } = &mut self.phase else { return Step::Nothing };
+        let Phase::Holding(held) = &mut self.phase else { return Step::Nothing };
+        let held = &mut held.events;
         let mut ready = Vec::new();
         while let Some(event) = held.remove(&self.sent.next()) {
             self.sent = event.seq();

@@ -120,7 +120,7 @@ async fn begin(shared: Arc<Shared>, on_upgrade: OnUpgrade, mode: Mode, claims: R
     let config = Some(websocket_config(shared.cfg.frame_bytes_hard_max));
     let socket = WebSocketStream::from_partially_read(stream, early, Role::Server, config).await;
     match claims {
-        Ok(claims) => drop(tokio::spawn(connection(shared, socket, mode, &claims).run())),
+        Ok(claims) => drop(tokio::spawn(Box::new(connection(shared, socket, mode, &claims)).run())),
         Err(error) => refuse(socket, error).await,
     }
 }

@@ -4,7 +4,9 @@ use confab_mesh::{Drain, Peer};
 use confab_proto::message::v1::command::Action;
 use confab_proto::message::v1::message_service_client::MessageServiceClient;
 use confab_proto::message::v1::{Command, ConverseRequest, ConverseResponse};
+use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
@@ -25,9 +27,15 @@ const FRAMES_MAX: usize = 16;
 pub(crate) struct Conversation(mpsc::Sender<Command>);
 
 impl Conversation {
-    pub(crate) async fn send(&self, session: u64, call: u64, action: Action) {
-        // Without the link the process is ending, and so is the connection.
-        drop(self.0.send(Command { session, call, action: Some(action) }).await);
+    /// Hands a command over; where there is no room, what to wait for.
+    pub(crate) fn send(&self, session: u64, call: u64, action: Action) -> Option<BoxFuture<'_, ()>> {
+        match self.0.try_send(Command { session, call, action: Some(action) }) {
+            Err(TrySendError::Full(command)) => Some(Box::pin(async move {
+                // Without the link the process is ending, and so is the connection.
+                drop(self.0.send(command).await);
+            })),
+            Ok(()) | Err(TrySendError::Closed(_)) => None,
+        }
     }
 }
 
@@ -85,7 +93,11 @@ async fn send_batch(queue: &mut mpsc::Receiver<Command>, frames: &mpsc::Sender<C
     let room = frames.reserve().await.ok()?;
     let mut commands = Vec::new();
     let taken = queue.recv_many(&mut commands, BATCH_MAX).await;
-    (taken > 0).then(|| drop(room.send(ConverseRequest { commands })))
+    if taken == 0 {
+        return None;
+    }
+    room.send(ConverseRequest { commands });
+    Some(())
 }
 
 fn hand_out(response: ConverseResponse, registry: &Registry) {

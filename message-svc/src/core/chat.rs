@@ -163,6 +163,10 @@ impl Chat {
             self.published.push_back((pending.seq, false));
             ready.push(pending);
         }
+        if self.pending.is_empty() {
+            // Most chats are at rest: they hold no memory for what may come.
+            self.pending = VecDeque::new();
+        }
         ready
     }
 
@@ -173,6 +177,9 @@ impl Chat {
         }
         while let Some((seq, _)) = self.published.pop_front_if(|(_, settled)| *settled) {
             self.settled = seq;
+        }
+        if self.published.is_empty() {
+            self.published = VecDeque::new();
         }
     }
 

@@ -44,6 +44,7 @@ impl Marks {
                 if self.devices.len() == DEVICES_MAX {
                     self.devices.remove(0);
                 }
+                self.devices.reserve_exact(1);
                 self.devices.push((device.to_owned(), delivered));
                 changed = true;
             }
