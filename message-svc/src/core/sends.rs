@@ -1,6 +1,6 @@
 //! Which sends a chat has seen: the newest in memory, the others in the store.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use confab_ids::{MessageId, Seq};
 
@@ -28,39 +28,54 @@ pub(crate) enum Known {
     Unknown,
 }
 
+/// Hashes of keys kept per chat: with them a fresh key is known to be new without a look into the store, and fresh is what
+/// nearly all are. 8 bytes each; a chat with more asks the store.
+const HASHES: usize = 32_768;
+
 #[derive(Debug)]
 pub(crate) struct Sends {
     sent: HashMap<SendKey, Sent>,
     order: VecDeque<SendKey>,
-    /// Everything that was ever sent is in memory: a key that isn't is new.
-    complete: bool,
+    /// The hashes of everything that was ever sent: a key whose hash isn't here is new. `None`: not all are known.
+    hashes: Option<HashSet<u64>>,
 }
 
 impl Sends {
     /// For a chat whose log is empty (`complete`), or one read from the store.
     pub(crate) fn new(complete: bool) -> Self {
-        Self { sent: HashMap::new(), order: VecDeque::new(), complete }
+        Self { sent: HashMap::new(), order: VecDeque::new(), hashes: complete.then(HashSet::new) }
     }
 
     pub(crate) fn get(&self, key: &SendKey) -> Known {
         match self.sent.get(key) {
             Some(sent) => Known::Sent(*sent),
-            None if self.complete => Known::New,
-            None => Known::Unknown,
+            None => match &self.hashes {
+                Some(hashes) if !hashes.contains(&hash(key)) => Known::New,
+                _ => Known::Unknown,
+            },
         }
     }
 
     pub(crate) fn insert(&mut self, key: SendKey, sent: Sent) {
+        if let Some(hashes) = &mut self.hashes {
+            hashes.insert(hash(&key));
+            if hashes.len() > HASHES {
+                self.hashes = None;
+            }
+        }
         if self.sent.insert(key.clone(), sent).is_none() {
             self.order.push_back(key);
         }
         while self.order.len() > KEPT {
-            self.complete = false;
             if let Some(oldest) = self.order.pop_front() {
                 self.sent.remove(&oldest);
             }
         }
     }
+}
+
+fn hash(key: &SendKey) -> u64 {
+    xxhash_rust::xxh3::xxh3_64(key.as_bytes())
 }
 
 #[cfg(test)]
@@ -76,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn beyond_its_bound_it_forgets_the_oldest_and_no_longer_claims_to_know_all() {
+    fn beyond_its_bound_it_forgets_the_oldest_but_still_knows_what_is_new() {
         let mut sends = Sends::new(true);
         assert_eq!(sends.get(&key(1)), Known::New);
         for n in 0..=KEPT as u64 {
@@ -84,6 +99,16 @@ mod tests {
         }
         assert_eq!(sends.get(&key(0)), Known::Unknown);
         assert_eq!(sends.get(&key(1)), Known::Sent(sent(1)));
+        assert_eq!(sends.get(&key(u64::MAX)), Known::New);
+        assert_eq!(Sends::new(false).get(&key(1)), Known::Unknown);
+    }
+
+    #[test]
+    fn beyond_its_hashes_it_no_longer_claims_to_know_all() {
+        let mut sends = Sends::new(true);
+        for n in 0..=HASHES as u64 {
+            sends.insert(key(n), sent(n));
+        }
         assert_eq!(sends.get(&key(u64::MAX)), Known::Unknown);
     }
 }

@@ -15,7 +15,9 @@ use crate::store::rows::{ChatOfUserValue, ChatValue, MarksValue, MemberValue, Se
 use crate::store::{ChatOfUser, ChatRecord, CreationKey, MemberRow, Page, Range, Row, StoreError, bucket_of};
 
 /// Tables in memory before they are written out, bytes per keyspace: the two that every message goes to, and the others.
-const LOG_MEMTABLE: u64 = 32 << 20;
+/// Small enough that writing one out does not keep the journal's fsync waiting for long: with 32 MiB the p99 of an ack at
+/// 20,000 messages/s was a tenth higher.
+const LOG_MEMTABLE: u64 = 8 << 20;
 const MEMTABLE: u64 = 4 << 20;
 
 /// Blocks of tables kept in memory, bytes.
@@ -41,7 +43,7 @@ pub(super) struct Tables {
 
 impl Tables {
     pub(super) fn open(folder: &Path) -> Result<Self, OpenError> {
-        let database = Database::builder(folder).cache_size(CACHE).open()?;
+        let database = Database::builder(folder).cache_size(CACHE).worker_threads(background_threads()).open()?;
         let keyspace = |name: &str, memtable| {
             database.keyspace(name, || KeyspaceCreateOptions::default().max_memtable_size(memtable))
         };
@@ -193,6 +195,11 @@ impl Tables {
     pub(super) fn last_chat(&self) -> Result<u64, StoreError> {
         self.chats.last_key_value().map_or(Ok(0), |entry| first(&entry.key()?))
     }
+}
+
+/// Threads that write tables out and merge them: half of the cores are for clients.
+fn background_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1))
 }
 
 /// A number and what comes behind it.
