@@ -197,9 +197,10 @@ impl Tables {
     }
 }
 
-/// Threads that write tables out and merge them: half of the cores are for clients.
+/// Threads that write tables out and merge them: half of the cores, and two at least, so that a long merge does not keep
+/// tables from being written out, at which writes would stop.
 fn background_threads() -> usize {
-    std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1))
+    std::thread::available_parallelism().map_or(2, |cores| (cores.get() / 2).max(2))
 }
 
 /// A number and what comes behind it.
