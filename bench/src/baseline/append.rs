@@ -1,25 +1,27 @@
-//! Append + fdatasync: the least that a durable message costs. Tasks hand records to one writer thread, which appends
-//! what is ready to a file, syncs, and answers.
+//! Append + fdatasync: the least that a durable message costs. Once with each writer appending and syncing by itself
+//! ([`each`]), as many at a time as messages are on their way; once with one writer for all of them ([`grouped`]), which
+//! appends what is ready, syncs, and answers.
 
 use std::fs::File;
 use std::io::Write as _;
 use std::path::Path;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use crate::clock::own_cpu_ns;
 
-/// What the writer did.
+/// What was written.
 #[derive(Clone, Copy, Debug)]
 pub struct Appended {
     /// Durable records per second.
     pub per_second: f64,
-    /// CPU of tasks and writer per record, in µs.
+    /// CPU of all of them per record, in µs.
     pub cpu_micros: f64,
     /// Records per fdatasync, on average.
     pub group: f64,
@@ -30,8 +32,42 @@ struct Record {
     durable: oneshot::Sender<()>,
 }
 
+/// Runs `writers` threads for `time`: each appends a record of `record_bytes` to one file in `folder`, syncs, and goes on to
+/// the next. The file system may serve several with one write; nothing else does.
+pub async fn each(folder: &Path, record_bytes: usize, writers: u32, time: Duration) -> Result<Appended> {
+    let file = Arc::new(tempfile::tempfile_in(folder).context("can't make a file for the append baseline")?);
+    let bytes = Bytes::from(vec![b'x'; record_bytes]);
+    let (started, cpu) = (Instant::now(), own_cpu_ns());
+    let work = move || -> Result<u64> {
+        let threads: Vec<_> = (0..writers)
+            .map(|_| {
+                let (file, bytes) = (file.clone(), bytes.clone());
+                thread::spawn(move || append_alone(&file, &bytes, started + time))
+            })
+            .collect();
+        let counts =
+            threads.into_iter().map(|thread| thread.join().map_err(|_| anyhow!("an append writer panicked"))?);
+        counts.sum()
+    };
+    let count = tokio::task::spawn_blocking(work).await.context("the append writers")??;
+    let (seconds, cpu) = (started.elapsed().as_secs_f64(), own_cpu_ns() - cpu);
+    let records = count.max(1) as f64;
+    Ok(Appended { per_second: count as f64 / seconds, cpu_micros: cpu as f64 / 1000.0 / records, group: 1.0 })
+}
+
+/// One writer; gives how many records it made durable. Writes of one open file follow one another.
+fn append_alone(mut file: &File, bytes: &[u8], end: Instant) -> Result<u64> {
+    let mut count = 0;
+    while Instant::now() < end {
+        file.write_all(bytes).context("append")?;
+        file.sync_data().context("fdatasync")?;
+        count += 1;
+    }
+    Ok(count)
+}
+
 /// Runs `tasks` tasks for `time`, each with one record of `record_bytes` on its way; the file is in `folder`.
-pub async fn run(folder: &Path, record_bytes: usize, tasks: u32, time: Duration) -> Result<Appended> {
+pub async fn grouped(folder: &Path, record_bytes: usize, tasks: u32, time: Duration) -> Result<Appended> {
     let file = tempfile::tempfile_in(folder).context("can't make a file for the append baseline")?;
     // Bounded by the tasks: each waits for its answer.
     let (records, ready) = mpsc::channel(tasks.max(1) as usize);
@@ -49,7 +85,7 @@ pub async fn run(folder: &Path, record_bytes: usize, tasks: u32, time: Duration)
     }
     let (seconds, cpu) = (started.elapsed().as_secs_f64(), own_cpu_ns() - cpu);
     let joined = tokio::task::spawn_blocking(move || writer.join()).await.context("the append writer")?;
-    let syncs = joined.map_err(|_| anyhow::anyhow!("the append writer panicked"))??;
+    let syncs = joined.map_err(|_| anyhow!("the append writer panicked"))??;
     let records = count.max(1) as f64;
     Ok(Appended {
         per_second: count as f64 / seconds,
@@ -102,7 +138,14 @@ mod tests {
     #[tokio::test]
     async fn records_become_durable_in_groups() {
         let folder = tempfile::tempdir().expect("a folder");
-        let appended = run(folder.path(), 256, 8, Duration::from_millis(50)).await.expect("it runs");
+        let appended = grouped(folder.path(), 256, 8, Duration::from_millis(50)).await.expect("it runs");
         assert!(appended.per_second > 0.0 && appended.group >= 1.0 && appended.group <= 8.0, "{appended:?}");
+    }
+
+    #[tokio::test]
+    async fn records_become_durable_one_by_one() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let appended = each(folder.path(), 256, 8, Duration::from_millis(50)).await.expect("it runs");
+        assert!(appended.per_second > 0.0, "{appended:?}");
     }
 }

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use crate::baseline::append::{self, Appended};
 use crate::frame::{MessageMaker, Stamp};
 use crate::lab::Lab;
-use crate::pairs::{CONTENT_BYTES, PAIRS, Pairs, Step};
+use crate::pairs::{CONTENT_BYTES, HELD_P99_MS, PAIRS, Pairs, Step};
 use crate::report::{Figure, Report};
 use crate::search::RateSearch;
 use crate::server::Server;
@@ -15,11 +15,18 @@ use crate::server::Server;
 /// Rates tried for long, each nine tenths of the one before.
 const SUSTAIN_TRIES: u32 = 12;
 
+/// The append baselines of one moment.
+#[derive(Clone, Copy, Debug)]
+struct Appends {
+    each: Appended,
+    grouped: Appended,
+}
+
 /// What one-to-one came to.
 struct Outcome {
     best: Option<Step>,
     hold: Step,
-    appends: Vec<Appended>,
+    appends: Vec<Appends>,
     append_tasks: u32,
     steps: Vec<String>,
     echo_best: Option<Step>,
@@ -58,13 +65,18 @@ pub async fn run(lab: &Lab, rate: Option<u32>) -> Result<Report> {
     Ok(report(&Outcome { best, hold, appends, append_tasks, steps, echo_best, echo_hold }))
 }
 
-async fn append(lab: &Lab) -> Result<Appended> {
+async fn append(lab: &Lab) -> Result<Appends> {
     let seconds = lab.pick(5, 1);
-    lab.progress.phase(format!("append + fdatasync for {seconds} s"));
-    let record = MessageMaker::new(1, CONTENT_BYTES).make(Stamp { at_ns: 0, index: 0 });
-    let appended = append::run(lab.work(), record.len(), lab.append_tasks, Duration::from_secs(seconds)).await?;
-    lab.progress.note(format!("  append: {:.0} records/s, {:.0} per fdatasync", appended.per_second, appended.group));
-    Ok(appended)
+    lab.progress.phase(format!("append + fdatasync for {seconds} s, twice"));
+    let bytes = MessageMaker::new(1, CONTENT_BYTES).make(Stamp { at_ns: 0, index: 0 }).len();
+    let (work, tasks, time) = (lab.work(), lab.append_tasks, Duration::from_secs(seconds));
+    let each = append::each(work, bytes, tasks, time).await?;
+    let grouped = append::grouped(work, bytes, tasks, time).await?;
+    lab.progress.note(format!(
+        "  append: {:.0} records/s; {:.0} with one writer for all, {:.0} per fdatasync",
+        each.per_second, grouped.per_second, grouped.group
+    ));
+    Ok(Appends { each, grouped })
 }
 
 /// Searches the highest rate that holds; gives the step that showed it.
@@ -133,14 +145,21 @@ async fn echo(lab: &Lab, hold_rate: u32, search: bool) -> Result<(Option<Step>, 
 fn report(outcome: &Outcome) -> Report {
     let mut report = Report::default();
     let hold = &outcome.hold;
-    let append = median(&outcome.appends);
+    let each = median(outcome.appends.iter().map(|appends| appends.each));
+    let grouped = median(outcome.appends.iter().map(|appends| appends.grouped));
     if let Some(best) = &outcome.best {
-        let ratio = f64::from(best.rate) / append.per_second;
+        let ratio = f64::from(best.rate) / each.per_second;
         report.figures.push(
             Figure::new("durable one-to-one messages, sustained", format!("{} /s", best.rate))
-                .against(format!("append + fdatasync {:.0} /s", append.per_second), ratio)
+                .against(format!("append + fdatasync {:.0} /s", each.per_second), ratio)
                 .must("≥ 0.25 × append", ratio >= 0.25)
                 .aim("≥ 10,000 /s", best.rate >= 10_000),
+        );
+        report.figures.push(
+            Figure::new("the same, beside one writer that syncs for all", format!("{} /s", best.rate)).against(
+                format!("grouped append {:.0} /s", grouped.per_second),
+                f64::from(best.rate) / grouped.per_second,
+            ),
         );
         if let Some(echo) = &outcome.echo_best {
             let ratio = f64::from(best.rate) / f64::from(echo.rate);
@@ -168,18 +187,18 @@ fn report(outcome: &Outcome) -> Report {
     );
     let delivery = Figure::new(format!("delivery at {} /s", hold.rate), hold.tally.delivery.to_string());
     report.figures.push(delivery.must("p99 ≤ 100 ms", worst <= 100.0));
-    report.notes = notes(outcome, append);
+    report.notes = notes(outcome, each, grouped);
     report
 }
 
-fn notes(outcome: &Outcome, append: Appended) -> Vec<String> {
+fn notes(outcome: &Outcome, each: Appended, grouped: Appended) -> Vec<String> {
     let hold = &outcome.hold;
     let (server, own) = hold.cores();
     let mut notes = vec![
         format!(
             "One-to-one: {PAIRS} pairs, contents of {CONTENT_BYTES} bytes, full mode, each recipient says `delivered`; \
              open loop, latencies from the intended time (the generator's timer adds up to 1 ms). A rate is sustained when it holds for 30 s; it holds when \
-             97 % are acked by the end of a step and p99 of ack and delivery is at most 500 ms.",
+             97 % are acked by the end of a step and p99 of ack and delivery is at most {HELD_P99_MS} ms.",
         ),
         format!(
             "The long step: {} messages acked and delivered, none lost, {:.0} on their way on average, lateness of the \
@@ -189,21 +208,21 @@ fn notes(outcome: &Outcome, append: Appended) -> Vec<String> {
             hold.tally.lateness.ms(0.99),
         ),
         format!(
-            "Append baseline: {} tasks with one record each, {:.0} records per fdatasync, {:.1} µs of CPU a record \
-             (median of {}: {}).",
+            "Append + fdatasync: {} threads, each appends and syncs by itself, {:.1} µs of CPU a record; the medians of {} \
+             measurements. Grouped: as many tasks hand their records to one writer, {:.0} records per fdatasync, {:.1} µs.",
             outcome.append_tasks,
-            append.group,
-            append.cpu_micros,
+            each.cpu_micros,
             outcome.appends.len(),
-            outcome.appends.iter().map(|a| format!("{:.0}", a.per_second)).collect::<Vec<_>>().join(", "),
+            grouped.group,
+            grouped.cpu_micros,
         ),
     ];
     notes.extend(outcome.steps.iter().map(|step| format!("search, {step}")));
     notes
 }
 
-fn median(appends: &[Appended]) -> Appended {
-    let mut sorted = appends.to_vec();
+fn median(appends: impl Iterator<Item = Appended>) -> Appended {
+    let mut sorted: Vec<Appended> = appends.collect();
     sorted.sort_by(|a, b| a.per_second.total_cmp(&b.per_second));
     sorted[sorted.len() / 2]
 }
