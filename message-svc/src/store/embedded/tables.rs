@@ -22,7 +22,7 @@ const LOG_MEMTABLE: u64 = 8 << 20;
 const MEMTABLE: u64 = 4 << 20;
 
 /// Events from this size on, bytes, are written out once, to a file of their own, and merging moves only where they are:
-/// at 30,000 messages/s that made the p99 of an ack 72 ms instead of 120.
+/// at 30,000 messages/s, commits 2 ms apart in both, that made the p99 of an ack 72 ms instead of 120.
 const SEPARATED: u32 = 64;
 
 /// Blocks of tables kept in memory, bytes.
