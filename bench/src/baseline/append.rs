@@ -27,6 +27,16 @@ pub struct Appended {
     pub group: f64,
 }
 
+impl Appended {
+    /// From counts, and from when and at what CPU it began; call at the end.
+    fn since(started: Instant, cpu: u64, records: u64, syncs: u64) -> Self {
+        let (seconds, cpu) = (started.elapsed().as_secs_f64(), own_cpu_ns() - cpu);
+        let per = records.max(1) as f64;
+        let cpu_micros = cpu as f64 / 1000.0 / per;
+        Self { per_second: records as f64 / seconds, cpu_micros, group: per / syncs.max(1) as f64 }
+    }
+}
+
 struct Record {
     bytes: Bytes,
     durable: oneshot::Sender<()>,
@@ -50,9 +60,7 @@ pub async fn each(folder: &Path, record_bytes: usize, writers: u32, time: Durati
         counts.sum()
     };
     let count = tokio::task::spawn_blocking(work).await.context("the append writers")??;
-    let (seconds, cpu) = (started.elapsed().as_secs_f64(), own_cpu_ns() - cpu);
-    let records = count.max(1) as f64;
-    Ok(Appended { per_second: count as f64 / seconds, cpu_micros: cpu as f64 / 1000.0 / records, group: 1.0 })
+    Ok(Appended::since(started, cpu, count, count))
 }
 
 /// One writer; gives how many records it made durable. Writes of one open file follow one another.
@@ -83,15 +91,9 @@ pub async fn grouped(folder: &Path, record_bytes: usize, tasks: u32, time: Durat
     while let Some(done) = running.join_next().await {
         count += done.context("an append task failed")?;
     }
-    let (seconds, cpu) = (started.elapsed().as_secs_f64(), own_cpu_ns() - cpu);
     let joined = tokio::task::spawn_blocking(move || writer.join()).await.context("the append writer")?;
     let syncs = joined.map_err(|_| anyhow!("the append writer panicked"))??;
-    let records = count.max(1) as f64;
-    Ok(Appended {
-        per_second: count as f64 / seconds,
-        cpu_micros: cpu as f64 / 1000.0 / records,
-        group: records / syncs.max(1) as f64,
-    })
+    Ok(Appended::since(started, cpu, count, syncs))
 }
 
 /// One task: a record at a time; gives how many became durable.

@@ -91,17 +91,30 @@ async fn find_rate(
     let mut best: Option<Step> = None;
     while let Some(rate) = search.rate() {
         lab.progress.phase(format!("searching: {rate} messages/s for {seconds} s"));
-        let step = pairs.step(server, rate, seconds).await.with_context(|| format!("at {rate} messages/s"))?;
-        let held = step.held();
-        let line = format!("{}: {}", if held { "held" } else { "fell behind" }, step.describe());
-        lab.progress.note(format!("  {line}"));
-        steps.push(line);
+        let (step, held) = attempt(lab, pairs, server, rate, seconds, steps).await?;
         if held && best.as_ref().is_none_or(|best| best.rate < rate) {
             best = Some(step);
         }
         search.record(held);
     }
     Ok(best)
+}
+
+/// One step at a rate, noted in `steps`; and whether it held.
+async fn attempt(
+    lab: &Lab,
+    pairs: &Pairs,
+    server: &Server,
+    rate: u32,
+    seconds: u32,
+    steps: &mut Vec<String>,
+) -> Result<(Step, bool)> {
+    let step = pairs.step(server, rate, seconds).await.with_context(|| format!("at {rate} messages/s"))?;
+    let held = step.held();
+    let line = format!("{} for {seconds} s: {}", if held { "held" } else { "fell behind" }, step.describe());
+    lab.progress.note(format!("  {line}"));
+    steps.push(line);
+    Ok((step, held))
 }
 
 /// From a rate that held for a short step down to one that holds for long: a short one ends before the store has had to
@@ -111,11 +124,7 @@ async fn sustain(lab: &Lab, pairs: &Pairs, server: &Server, short: Step, steps: 
     let mut rate = short.rate;
     for _ in 0..SUSTAIN_TRIES {
         lab.progress.phase(format!("sustaining: {rate} messages/s for {seconds} s"));
-        let step = pairs.step(server, rate, seconds).await.with_context(|| format!("at {rate} messages/s"))?;
-        let held = step.held();
-        let line = format!("{} for {seconds} s: {}", if held { "held" } else { "fell behind" }, step.describe());
-        lab.progress.note(format!("  {line}"));
-        steps.push(line);
+        let (step, held) = attempt(lab, pairs, server, rate, seconds, steps).await?;
         if held {
             return Ok(step);
         }
