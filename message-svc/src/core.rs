@@ -146,10 +146,8 @@ pub(crate) struct Effects {
     pub loads: Vec<ChatId>,
     /// Look these keys up and answer with `found`.
     pub lookups: Vec<Lookup>,
-    /// Write these, all or none, then say `committed`; ready when `durable` asks for it.
+    /// Write these, all or none; when they are on the disk, say `committed`.
     pub rows: Vec<Row>,
-    /// The rows hold something that will be acked: they must be on the disk before `committed`.
-    pub durable: bool,
     pub replies: Vec<(Origin, Outcome)>,
     pub publications: Vec<Publication>,
 }

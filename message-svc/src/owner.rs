@@ -269,7 +269,7 @@ impl<S: Store> Task<S> {
         let fx = std::mem::take(&mut self.fx);
         if !fx.rows.is_empty() {
             let commit = self.owner.seal();
-            let stored = self.store.commit(fx.rows, fx.durable);
+            let stored = self.store.commit(fx.rows);
             self.under_way.push(Box::pin(async move { Done::Committed(commit, stored.await) }));
         }
         if !fx.loads.is_empty() {

@@ -185,9 +185,9 @@ pub(crate) struct StoreError(pub Arc<str>);
 
 /// Where chats are kept. Reads see only what is durable, and take what they need at one go: one hop, one round trip.
 pub(crate) trait Store: Clone + Send + Sync + 'static {
-    /// Stores the rows, all or none; with `durable` it ends when a power cut can no longer undo them. Commits are stored
-    /// in the order of the calls, whenever their futures are polled.
-    fn commit(&self, rows: Vec<Row>, durable: bool) -> impl Future<Output = Result<(), StoreError>> + Send + 'static;
+    /// Stores the rows, all or none; it ends when a power cut can no longer undo them. Commits are stored in the order of
+    /// the calls, whenever their futures are polled.
+    fn commit(&self, rows: Vec<Row>) -> impl Future<Output = Result<(), StoreError>> + Send + 'static;
 
     /// Chats for memory; `None`: there is no such chat.
     fn load(&self, chats: Vec<ChatId>) -> impl Future<Output = Result<Vec<Option<ChatRecord>>, StoreError>> + Send;

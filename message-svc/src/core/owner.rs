@@ -286,7 +286,6 @@ impl Owner {
             fx.rows.push(Row::Chat(chat.meta.clone()));
         }
         fx.rows.push(Row::Event { chat: id, seq, bytes: bytes.clone() });
-        fx.durable = true;
         chat.pending.push_back(Pending {
             seq,
             count: event.count,

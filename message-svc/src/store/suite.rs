@@ -34,7 +34,7 @@ pub(crate) async fn fill(store: &impl Store) {
     rows.extend((1..=EVENTS).map(|seq| Row::Send { chat: CHAT, key: key(seq), sent: sent(seq) }));
     // Another chat's events lie right behind.
     rows.push(Row::Event { chat: ChatId(8), seq: Seq(1), bytes: event(1) });
-    store.commit(rows, true).await.expect("committed");
+    store.commit(rows).await.expect("committed");
 }
 
 pub(crate) async fn check(store: &impl Store) {
@@ -88,7 +88,7 @@ async fn check_sends(store: &impl Store) {
 }
 
 async fn drop_sends(store: &impl Store) {
-    store.commit(vec![Row::DropSends { chat: CHAT, bucket: 0 }], false).await.expect("committed");
+    store.commit(vec![Row::DropSends { chat: CHAT, bucket: 0 }]).await.expect("committed");
     let lookup = |seq: u64| Lookup { chat: CHAT, key: key(seq), buckets: vec![1, 0] };
     let found = store.find_sends(&[lookup(5), lookup(4_097)]).await.expect("read");
     assert_eq!(found, [None, Some(sent(4_097))]);
