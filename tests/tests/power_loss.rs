@@ -15,12 +15,15 @@ async fn no_acked_message_is_missing_after_two_hundred_power_cuts() {
     println!("CONFAB_SEED={seed}");
     let lanes = [0, 1].map(|lane| {
         let cuts = Cuts { seed: seed + lane, points: 100, chain: 10, fresh_ops_max: 400, ops_max: 800 };
-        tokio::spawn(async move { cut_and_compare(&mut Program::new(SENDERS, false), cuts).await })
+        tokio::spawn(async move {
+            let mut program = Program::new(SENDERS, false);
+            cut_and_compare(&mut program, cuts).await.map(|outcome| (outcome, program.torn))
+        })
     });
     let mut cut = 0;
     for lane in lanes {
-        let outcome = lane.await.unwrap().unwrap();
-        println!("{outcome}");
+        let (outcome, torn) = lane.await.unwrap().unwrap();
+        println!("{outcome}; {torn} starts cut off a torn batch");
         assert_eq!(outcome.bad_points, 0, "{outcome}");
         assert!(outcome.acked > 100, "too little was acked to prove anything: {outcome}");
         assert!(outcome.lost_ops > 0, "the cuts took nothing: {outcome}");

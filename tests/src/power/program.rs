@@ -26,6 +26,8 @@ pub struct Program {
     pub senders: usize,
     /// Makes the program ack what is only buffered: control.
     pub unsafe_durability: bool,
+    /// Starts that had to cut a torn batch off the journal.
+    pub torn: u32,
     /// Messages sent by all runs, so that each has its own content.
     sent: AtomicU64,
 }
@@ -33,7 +35,7 @@ pub struct Program {
 impl Program {
     #[must_use]
     pub fn new(senders: usize, unsafe_durability: bool) -> Self {
-        Self { senders, unsafe_durability, sent: AtomicU64::new(0) }
+        Self { senders, unsafe_durability, torn: 0, sent: AtomicU64::new(0) }
     }
 
     fn env(&self) -> &'static [(&'static str, &'static str)] {
@@ -92,6 +94,7 @@ impl Workload for Program {
         let mut client = server.connect(MEMBERS[0]).await?;
         let read =
             read_all(&mut client).await.with_context(|| format!("the server's log ends:\n{}", server.log_tail()));
+        self.torn += u32::from(server.log_tail().contains("torn by a power cut"));
         server.kill9()?;
         read
     }
