@@ -144,7 +144,7 @@ pub(crate) struct ChatView {
 pub(crate) struct Effects {
     /// Read these chats and answer with `loaded`.
     pub loads: Vec<ChatId>,
-    /// Look these keys up and answer with `found`.
+    /// Look these keys up and answer with `found`, for all at once.
     pub lookups: Vec<Lookup>,
     /// Write these, all or none; when they are on the disk, say `committed`.
     pub rows: Vec<Row>,
@@ -156,8 +156,8 @@ pub(crate) struct Effects {
 pub(crate) struct Lookup {
     pub chat: ChatId,
     pub key: SendKey,
-    /// Newest first.
-    pub buckets: Vec<u32>,
+    /// When it was asked: keys are looked for as far back as [`crate::store::send_days`] says.
+    pub at_ms: i64,
 }
 
 /// The payload of a publication.

@@ -236,13 +236,11 @@ impl<S: Store> Task<S> {
                 chats.into_iter().for_each(|chat| owner.load_failed(chat, fx));
             }
             Done::Found(lookups, Ok(sent)) => {
-                for (lookup, sent) in lookups.iter().zip(sent) {
-                    owner.found(now, lookup, sent, fx);
-                }
+                owner.found(now, lookups.into_iter().zip(sent), fx);
             }
             Done::Found(lookups, Err(error)) => {
                 tracing::error!(%error, "keys could not be read");
-                lookups.iter().for_each(|lookup| owner.lookup_failed(now, lookup, fx));
+                owner.lookups_failed(now, &lookups, fx);
             }
         }
     }

@@ -22,8 +22,21 @@ pub(crate) const MEMBERS_MAX: usize = 1_000;
 /// Seqs per bucket: fixed, and not by time, so that a bucket's size is bounded and a seq names its bucket.
 const BUCKET: u64 = 4_096;
 
-/// How long a send's key is kept at least, milliseconds (48 h; 24 h are promised).
-pub(crate) const SENDS_KEPT_MS: i64 = 48 * 3_600 * 1_000;
+const DAY_MS: i64 = 24 * 3_600 * 1_000;
+
+/// How long a send's key is kept at least, milliseconds.
+const SENDS_KEPT_MS: i64 = 2 * DAY_MS;
+
+/// The day, since 1970, that a send's key is kept under.
+pub(crate) fn day_of(at_ms: i64) -> u32 {
+    u32::try_from(at_ms / DAY_MS).unwrap_or_default()
+}
+
+/// The days where a key is looked for, newest first: 24 to 48 hours back, whatever a chat's traffic.
+pub(crate) fn send_days(at_ms: i64) -> [u32; 2] {
+    let today = day_of(at_ms);
+    [today, today.saturating_sub(1)]
+}
 
 /// Which bucket of a chat's log holds `seq`.
 pub(crate) fn bucket_of(seq: Seq) -> u32 {
@@ -58,7 +71,7 @@ pub(crate) enum Row {
         block: u32,
         marks: Vec<(UserId, Marks)>,
     },
-    /// The keys of a bucket that are old enough to be forgotten.
+    /// The keys of a bucket's sends, old enough to be forgotten.
     DropSends {
         chat: ChatId,
         bucket: u32,
@@ -85,7 +98,7 @@ pub(crate) struct Opening {
 
 impl Meta {
     /// The buckets that were open since `since_ms`, newest first: a bucket is open until the next one is.
-    pub(crate) fn buckets_since(&self, since_ms: i64) -> Vec<u32> {
+    fn buckets_since(&self, since_ms: i64) -> Vec<u32> {
         let recent = self.openings.iter().filter(|opening| opening.at_ms >= since_ms).count();
         self.openings.iter().rev().take(recent + 1).map(|opening| opening.bucket).collect()
     }

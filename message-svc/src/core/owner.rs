@@ -3,6 +3,9 @@
 //! A chat that is not in memory is loaded first; a key that only the store knows is looked up first. Meanwhile what comes
 //! for that chat waits behind it, in order; other chats go on.
 
+#[cfg(test)]
+mod model_test;
+
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use bytes::Bytes;
@@ -18,12 +21,13 @@ use super::outbox::Outbox;
 use super::sends::{Known, Sends, Sent};
 use super::{Accepted, AddMembers, Command, Create, Effects, Lookup, Mark, Now, Origin, Outcome, Payload, Send, View};
 use crate::error::{ChatError, MarkError, SendError};
-use crate::store::{
-    ChatRecord, CreationKey, MEMBERS_MAX, MemberRow, Meta, Opening, Row, SENDS_KEPT_MS, SendKey, bucket_of,
-};
+use crate::store::{ChatRecord, CreationKey, MEMBERS_MAX, MemberRow, Meta, Opening, Row, SendKey, bucket_of};
 
 /// How long a creation's key is remembered here after it, milliseconds: longer than any call that looked it up in vain.
 const CREATION_KEPT_MS: u64 = 60_000;
+
+/// Keys that one chat has looked up at once.
+const LOOKUPS_AT_ONCE: usize = 64;
 
 /// How often raised watermarks are written, milliseconds.
 const MARKS_EVERY_MS: u64 = 5_000;
@@ -72,7 +76,7 @@ pub(crate) struct Owner {
 }
 
 impl Owner {
-    /// `next_chat`: the first chat id that was never given out.
+    /// `next_chat`: a chat id above all that were given out.
     pub(crate) fn new(limits: Limits, next_chat: u64) -> Self {
         Self {
             limits,
@@ -137,18 +141,25 @@ impl Owner {
         }
     }
 
-    /// A lookup's end; `None`: the key is new.
-    pub(crate) fn found(&mut self, now: Now, lookup: &Lookup, sent: Option<Sent>, fx: &mut Effects) {
-        let Some(Slot::Hot { chat, waiting }) = self.slots.get_mut(&lookup.chat) else { return };
-        if let Some(sent) = sent {
-            chat.sends.insert(lookup.key.clone(), sent);
-        } else if let Some((origin, Command::Send(send))) =
-            waiting.pop_front_if(|(_, command)| is_keyed(command, &lookup.key))
-        {
-            self.waiting -= 1;
-            self.accept(now, lookup.chat, origin, send, &lookup.key, fx);
+    /// The end of some lookups; `None`: the key is new.
+    pub(crate) fn found(
+        &mut self,
+        now: Now,
+        found: impl IntoIterator<Item = (Lookup, Option<Sent>)>,
+        fx: &mut Effects,
+    ) {
+        let mut chats = BTreeSet::new();
+        for (lookup, sent) in found {
+            let Some(chat) = self.hot(lookup.chat) else { continue };
+            match sent {
+                Some(sent) => chat.sends.insert(lookup.key, sent),
+                None => chat.sends.vet(lookup.key),
+            }
+            chats.insert(lookup.chat);
         }
-        self.go_on(now, lookup.chat, fx);
+        for chat in chats {
+            self.go_on(now, chat, fx);
+        }
     }
 
     /// A chat could not be read: what waits for it is refused, and the next command tries again.
@@ -158,27 +169,45 @@ impl Owner {
         fx.replies.extend(waiting.into_iter().map(|(origin, command)| (origin, unavailable(&command))));
     }
 
-    /// A key could not be looked up: its send is refused.
-    pub(crate) fn lookup_failed(&mut self, now: Now, lookup: &Lookup, fx: &mut Effects) {
-        if let Some(Slot::Hot { waiting, .. }) = self.slots.get_mut(&lookup.chat)
-            && let Some((origin, command)) = waiting.pop_front_if(|(_, command)| is_keyed(command, &lookup.key))
-        {
-            self.waiting -= 1;
-            fx.replies.push((origin, unavailable(&command)));
+    /// Keys could not be looked up: their sends are refused.
+    pub(crate) fn lookups_failed(&mut self, now: Now, lookups: &[Lookup], fx: &mut Effects) {
+        let mut chats = BTreeSet::new();
+        for lookup in lookups {
+            let Some(Slot::Hot { waiting, .. }) = self.slots.get_mut(&lookup.chat) else { continue };
+            let at = waiting.iter().position(|(_, command)| key_of(command).as_ref() == Some(&lookup.key));
+            if let Some((origin, command)) = at.and_then(|at| waiting.remove(at)) {
+                self.waiting -= 1;
+                fx.replies.push((origin, unavailable(&command)));
+            }
+            chats.insert(lookup.chat);
         }
-        self.go_on(now, lookup.chat, fx);
+        for chat in chats {
+            self.go_on(now, chat, fx);
+        }
+    }
+
+    /// Has the keys looked up that a chat's first waiting sends need.
+    fn look_up(&mut self, now: Now, id: ChatId, fx: &mut Effects) {
+        let Some(Slot::Hot { chat, waiting }) = self.slots.get_mut(&id) else { return };
+        let at_ms = chat.last_at_ms.max(now.wall_ms);
+        let keys = waiting.iter().take(LOOKUPS_AT_ONCE).filter_map(|(_, command)| key_of(command));
+        let unknown = keys.filter(|key| chat.sends.get(key) == Known::Unknown);
+        fx.lookups.extend(unknown.map(|key| Lookup { chat: id, key, at_ms }));
     }
 
     /// Runs what waits for a chat until something has to be looked up.
     fn go_on(&mut self, now: Now, chat: ChatId, fx: &mut Effects) {
         while let Some(Slot::Hot { waiting, .. }) = self.slots.get_mut(&chat) {
             let lookups = fx.lookups.len();
-            let Some((origin, command)) = waiting.pop_front() else { return };
+            let Some((origin, command)) = waiting.pop_front() else { break };
             self.waiting -= 1;
             self.run(now, chat, origin, command, fx);
             if fx.lookups.len() > lookups {
                 return;
             }
+        }
+        if let Some(chat) = self.hot(chat) {
+            chat.sends.forget_vetted();
         }
     }
 
@@ -214,18 +243,17 @@ impl Owner {
         if send.content.reply_to > chat.last.0 {
             return fx.replies.push((origin, Outcome::SendRefused(SendError::ReplyBeyondHead)));
         }
-        let key = SendKey::new(send.user, &send.device, &send.client_id, send.message_id);
+        let key = send_key(&send);
         match chat.sends.get(&key) {
             Known::New => self.accept(now, id, origin, send, &key, fx),
             Known::Sent(sent) if sent.body_hash == body_hash(&send) => self.repeat(id, origin, sent, fx),
             Known::Sent(_) => fx.replies.push((origin, Outcome::SendRefused(SendError::Conflict))),
             Known::Unknown => {
-                let buckets = chat.meta.buckets_since(now.wall_ms - SENDS_KEPT_MS);
-                fx.lookups.push(Lookup { chat: id, key, buckets });
                 if let Some(Slot::Hot { waiting, .. }) = self.slots.get_mut(&id) {
                     waiting.push_front((origin, Command::Send(send)));
                     self.waiting += 1;
                 }
+                self.look_up(now, id, fx);
             }
         }
     }
@@ -390,6 +418,10 @@ impl Owner {
                 None => fx.replies.push((origin, answer)),
             }
             return;
+        }
+        // Someone may have asked for a chat before it is there: its load is under way, and will say that there is none.
+        while self.slots.contains_key(&ChatId(self.next_chat)) {
+            self.next_chat += 1;
         }
         let id = ChatId(self.next_chat);
         self.next_chat += 1;
@@ -599,10 +631,14 @@ fn body_hash(send: &Send) -> u64 {
     xxh3_64(&send.content.encode_to_vec())
 }
 
-fn is_keyed(command: &Command, key: &SendKey) -> bool {
+fn send_key(send: &Send) -> SendKey {
+    SendKey::new(send.user, &send.device, &send.client_id, send.message_id)
+}
+
+fn key_of(command: &Command) -> Option<SendKey> {
     match command {
-        Command::Send(send) => SendKey::new(send.user, &send.device, &send.client_id, send.message_id) == *key,
-        _ => false,
+        Command::Send(send) => Some(send_key(send)),
+        _ => None,
     }
 }
 

@@ -38,12 +38,14 @@ pub(crate) struct Sends {
     order: VecDeque<SendKey>,
     /// The hashes of everything that was ever sent: a key whose hash isn't here is new. `None`: not all are known.
     hashes: Option<HashSet<u64>>,
+    /// New, as the store has said, and waiting to be accepted.
+    vetted: Vec<SendKey>,
 }
 
 impl Sends {
     /// For a chat whose log is empty (`complete`), or one read from the store.
     pub(crate) fn new(complete: bool) -> Self {
-        Self { sent: HashMap::new(), order: VecDeque::new(), hashes: complete.then(HashSet::new) }
+        Self { sent: HashMap::new(), order: VecDeque::new(), hashes: complete.then(HashSet::new), vetted: Vec::new() }
     }
 
     pub(crate) fn get(&self, key: &SendKey) -> Known {
@@ -51,9 +53,20 @@ impl Sends {
             Some(sent) => Known::Sent(*sent),
             None => match &self.hashes {
                 Some(hashes) if !hashes.contains(&hash(key)) => Known::New,
+                _ if self.vetted.contains(key) => Known::New,
                 _ => Known::Unknown,
             },
         }
+    }
+
+    /// The store doesn't have this key: it is new until it is inserted.
+    pub(crate) fn vet(&mut self, key: SendKey) {
+        self.vetted.push(key);
+    }
+
+    /// Nothing waits any more.
+    pub(crate) fn forget_vetted(&mut self) {
+        self.vetted = Vec::new();
     }
 
     pub(crate) fn insert(&mut self, key: SendKey, sent: Sent) {
@@ -63,6 +76,7 @@ impl Sends {
                 self.hashes = None;
             }
         }
+        self.vetted.retain(|vetted| *vetted != key);
         if self.sent.insert(key.clone(), sent).is_none() {
             self.order.push_back(key);
         }

@@ -2,16 +2,18 @@
 
 use bytes::Bytes;
 use confab_ids::{ChatId, MessageId, Seq, UserId};
-use confab_proto::message::v1::{ChatKind, Event, Role};
+use confab_proto::message::v1::{ChatKind, Content, Event, Role, event};
 use prost::Message;
 
-use super::{ChatOfUser, CreationKey, MemberRow, Meta, Opening, Page, Range, Row, SendKey, Store, bucket_of};
+use super::{ChatOfUser, CreationKey, DAY_MS, MemberRow, Meta, Opening, Page, Range, Row, SendKey, Store, bucket_of};
 use crate::core::Lookup;
 use crate::core::marks::Marks;
 use crate::core::sends::Sent;
 
 const CHAT: ChatId = ChatId(7);
 const EVENTS: u64 = 5_000;
+/// An hour before a day's end.
+const SENT_AT: i64 = 20_000 * DAY_MS - 3_600_000;
 
 pub(crate) async fn run(store: &impl Store) {
     assert_eq!(store.last_chat().await.expect("read"), 0);
@@ -81,15 +83,15 @@ async fn check_events(store: &impl Store) {
 }
 
 async fn check_sends(store: &impl Store) {
-    let lookup = |seq: u64, buckets: &[u32]| Lookup { chat: CHAT, key: key(seq), buckets: buckets.to_vec() };
-    let lookups = [lookup(4_097, &[1, 0]), lookup(5, &[1, 0]), lookup(5, &[1]), lookup(EVENTS + 1, &[1, 0])];
+    let lookup = |seq: u64, at_ms| Lookup { chat: CHAT, key: key(seq), at_ms };
+    let lookups = [lookup(4_097, SENT_AT), lookup(5, SENT_AT + DAY_MS), lookup(EVENTS + 1, SENT_AT)];
     let found = store.find_sends(&lookups).await.expect("read");
-    assert_eq!(found, [Some(sent(4_097)), Some(sent(5)), None, None]);
+    assert_eq!(found, [Some(sent(4_097)), Some(sent(5)), None]);
 }
 
 async fn drop_sends(store: &impl Store) {
     store.commit(vec![Row::DropSends { chat: CHAT, bucket: 0 }]).await.expect("committed");
-    let lookup = |seq: u64| Lookup { chat: CHAT, key: key(seq), buckets: vec![1, 0] };
+    let lookup = |seq: u64| Lookup { chat: CHAT, key: key(seq), at_ms: SENT_AT };
     let found = store.find_sends(&[lookup(5), lookup(4_097)]).await.expect("read");
     assert_eq!(found, [None, Some(sent(4_097))]);
 }
@@ -117,16 +119,30 @@ fn direct() -> CreationKey {
     CreationKey::Direct(UserId(1), UserId(2))
 }
 
+fn client_id(seq: u64) -> String {
+    format!("id-{seq}")
+}
+
 fn event(seq: u64) -> Bytes {
-    let event = Event { chat_id: CHAT.0, seq, count: seq, created_at_ms: 9, ..Event::default() };
+    let event = Event {
+        chat_id: CHAT.0,
+        seq,
+        count: seq,
+        created_at_ms: SENT_AT,
+        message_id: Bytes::copy_from_slice(&[1; 16]),
+        sender_id: 1,
+        device: "phone".into(),
+        client_id: client_id(seq),
+        body: Some(event::Body::Content(Content::default())),
+    };
     Bytes::from(event.encode_to_vec())
 }
 
 fn key(seq: u64) -> SendKey {
-    SendKey::new(UserId(1), "phone", &format!("id-{seq}"), MessageId([0; 16]))
+    SendKey::new(UserId(1), "phone", &client_id(seq), MessageId([0; 16]))
 }
 
 fn sent(seq: u64) -> Sent {
     assert!(bucket_of(Seq(seq)) < 2, "two buckets are filled");
-    Sent { seq: Seq(seq), message_id: MessageId([1; 16]), created_at_ms: 9, body_hash: seq }
+    Sent { seq: Seq(seq), message_id: MessageId([1; 16]), created_at_ms: SENT_AT, body_hash: seq }
 }

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use bytes::Bytes;
-use confab_ids::{ChatId, Seq, UserId};
-use confab_proto::message::v1::Event;
+use confab_ids::{ChatId, MessageId, Seq, UserId};
+use confab_proto::message::v1::{Event, event};
 use fjall::config::FilterPolicy;
 use fjall::{CompressionType, Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions, PersistMode};
 use prost::Message;
@@ -13,7 +13,9 @@ use super::OpenError;
 use crate::core::Lookup;
 use crate::core::sends::Sent;
 use crate::store::rows::{ChatOfUserValue, ChatValue, MarksValue, MemberValue, SendValue};
-use crate::store::{ChatOfUser, ChatRecord, CreationKey, MemberRow, Page, Range, Row, StoreError, bucket_of};
+use crate::store::{
+    ChatOfUser, ChatRecord, CreationKey, MemberRow, Page, Range, Row, SendKey, StoreError, bucket_of, day_of, send_days,
+};
 
 /// Tables in memory before they are written out, bytes per keyspace: the two that every message goes to, and the others.
 /// fjall frees a table that was written out under the lock that a commit needs: 90-180 ms for 64 MiB of messages, 30-40 ms
@@ -32,7 +34,7 @@ pub(super) struct Tables {
     database: Database,
     /// (chat, bucket, seq) → event
     messages: Keyspace,
-    /// (chat, bucket, key) → what it was accepted as
+    /// (chat, day, key) → what it was accepted as
     sends: Keyspace,
     /// (chat) → meta
     chats: Keyspace,
@@ -78,7 +80,7 @@ impl Tables {
             match row {
                 Row::Event { chat, seq, bytes } => batch.insert(&self.messages, event_key(*chat, *seq), &bytes[..]),
                 Row::Send { chat, key, sent } => {
-                    let key = send_key(*chat, bucket_of(sent.seq), key.as_bytes());
+                    let key = send_key(*chat, day_of(sent.created_at_ms), key);
                     batch.insert(&self.sends, key, SendValue::of(sent).encode_to_vec());
                 }
                 Row::Chat(meta) => {
@@ -99,8 +101,15 @@ impl Tables {
                     batch.insert(&self.watermarks, key, MarksValue::of(marks).encode_to_vec());
                 }
                 Row::DropSends { chat, bucket } => {
-                    for entry in self.sends.prefix(send_key(*chat, *bucket, &[])) {
-                        batch.remove(&self.sends, entry.key()?);
+                    for entry in self.messages.prefix(bucket_key(*chat, *bucket)) {
+                        let event = Event::decode(&entry.value()?[..])?;
+                        if let (Some(event::Body::Content(_)), Some(message_id)) =
+                            (&event.body, MessageId::from_slice(&event.message_id))
+                        {
+                            let key =
+                                SendKey::new(UserId(event.sender_id), &event.device, &event.client_id, message_id);
+                            batch.remove(&self.sends, send_key(*chat, day_of(event.created_at_ms), &key));
+                        }
                     }
                 }
             }
@@ -132,8 +141,8 @@ impl Tables {
     }
 
     pub(super) fn find_send(&self, lookup: &Lookup) -> Result<Option<Sent>, StoreError> {
-        for bucket in &lookup.buckets {
-            if let Some(value) = self.sends.get(send_key(lookup.chat, *bucket, lookup.key.as_bytes()))? {
+        for day in send_days(lookup.at_ms) {
+            if let Some(value) = self.sends.get(send_key(lookup.chat, day, &lookup.key))? {
                 let sent = SendValue::decode(&value[..])?.sent();
                 return sent.map(Some).ok_or_else(|| StoreError("a damaged row in `sends`".into()));
             }
@@ -222,11 +231,15 @@ fn pair(number: u64, rest: &[u8]) -> Vec<u8> {
 }
 
 fn event_key(chat: ChatId, seq: Seq) -> Vec<u8> {
-    [&chat.0.to_be_bytes()[..], &bucket_of(seq).to_be_bytes(), &seq.0.to_be_bytes()].concat()
+    [&bucket_key(chat, bucket_of(seq))[..], &seq.0.to_be_bytes()].concat()
 }
 
-fn send_key(chat: ChatId, bucket: u32, key: &[u8]) -> Vec<u8> {
-    [&chat.0.to_be_bytes()[..], &bucket.to_be_bytes(), key].concat()
+fn bucket_key(chat: ChatId, bucket: u32) -> Vec<u8> {
+    pair(chat.0, &bucket.to_be_bytes())
+}
+
+fn send_key(chat: ChatId, day: u32, key: &SendKey) -> Vec<u8> {
+    [&chat.0.to_be_bytes()[..], &day.to_be_bytes(), key.as_bytes()].concat()
 }
 
 fn creation_key(key: &CreationKey) -> Vec<u8> {

@@ -1,0 +1,498 @@
+//! The owner against a world that delays and reorders everything it may: loads, lookups, the disk's answers, fanout; that
+//! fails reads, breaks the stream to fanout, and crashes. Whatever the schedule, each key is in the log once, seqs have no
+//! hole, an ack names what is on the disk, and publications come in order.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+
+use confab_ids::{ChatId, MessageId, Seq, UserId};
+use confab_proto::fanout::v1::{Publication, publication};
+use confab_proto::message::v1::{ChatKind, Content, Event, event};
+use proptest::prelude::*;
+use proptest::test_runner::{TestCaseError, TestRunner};
+use prost::Message as _;
+
+use super::{Limits, Owner};
+use crate::core::marks::Marks;
+use crate::core::sends::Sent;
+use crate::core::{AddMembers, Command, Create, Effects, Lookup, Mark, Now, Origin, Outcome, Send, View};
+use crate::error::SendError;
+use crate::store::{ChatRecord, CreationKey, MemberRow, Meta, Row, SendKey};
+
+/// Chats are forgotten beyond two, so that many sends find theirs cold.
+const LIMITS: Limits = Limits { hot_chats: 2, in_flight: 1_000 };
+const CHATS: u64 = 4;
+const USERS: u64 = 4;
+/// A call ends, with whatever it has looked up, after this.
+const CALL_MS: u64 = 30_000;
+/// Schedules: enough that the control's fault shows in many of them.
+const CASES: u32 = 10_000;
+
+/// Which of those at hand: `pick` modulo their number.
+type Pick = usize;
+
+#[derive(Debug, Clone)]
+enum Step {
+    Send {
+        user: u64,
+        chat: u64,
+        client_id: u8,
+        body: bool,
+    },
+    Mark {
+        user: u64,
+        chat: u64,
+        up_to: u64,
+    },
+    View {
+        user: u64,
+        chat: u64,
+    },
+    Add {
+        by: u64,
+        chat: u64,
+        user: u64,
+    },
+    LookUpCreation {
+        a: u64,
+        b: u64,
+    },
+    Create(Pick),
+    Load(Pick),
+    FailLoad(Pick),
+    Find(Pick),
+    FailFind(Pick),
+    /// The disk has the next commit.
+    Store,
+    /// The owner hears of a stored commit.
+    Tell(Pick),
+    Accept(Pick),
+    Settle(Pick),
+    BreakFanout,
+    Wait(u64),
+    Crash,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let user = 1..=USERS;
+    let chat = 1..=CHATS;
+    let pick = 0..100_usize;
+    let step = prop_oneof![
+        8 => (user.clone(), chat.clone(), 0_u8..4, prop::bool::weighted(0.9))
+            .prop_map(|(user, chat, client_id, body)| Step::Send { user, chat, client_id, body }),
+        1 => (user.clone(), chat.clone(), 0_u64..6).prop_map(|(user, chat, up_to)| Step::Mark { user, chat, up_to }),
+        1 => (user.clone(), chat.clone()).prop_map(|(user, chat)| Step::View { user, chat }),
+        1 => (user.clone(), chat, user.clone()).prop_map(|(by, chat, user)| Step::Add { by, chat, user }),
+        2 => (user.clone(), user).prop_map(|(a, b)| Step::LookUpCreation { a, b }),
+        2 => pick.clone().prop_map(Step::Create),
+        4 => pick.clone().prop_map(Step::Load),
+        1 => pick.clone().prop_map(Step::FailLoad),
+        4 => pick.clone().prop_map(Step::Find),
+        1 => pick.clone().prop_map(Step::FailFind),
+        5 => Just(Step::Store),
+        5 => pick.clone().prop_map(Step::Tell),
+        4 => pick.clone().prop_map(Step::Accept),
+        4 => pick.prop_map(Step::Settle),
+        1 => Just(Step::BreakFanout),
+        2 => (1_u64..6_000).prop_map(Step::Wait),
+        1 => Just(Step::Crash),
+    ];
+    prop::collection::vec(step, 1..250)
+}
+
+/// What is stored, kept as plainly as can be.
+#[derive(Default)]
+struct Disk {
+    events: HashMap<ChatId, BTreeMap<u64, Event>>,
+    sends: HashMap<(ChatId, SendKey), Sent>,
+    chats: BTreeMap<ChatId, Meta>,
+    members: HashMap<ChatId, Vec<MemberRow>>,
+    marks: HashMap<(ChatId, UserId), Marks>,
+    creations: HashMap<CreationKey, ChatId>,
+}
+
+impl Disk {
+    fn apply(&mut self, rows: Vec<Row>) {
+        for row in rows {
+            match row {
+                Row::Event { chat, seq, bytes } => {
+                    let log = self.events.entry(chat).or_default();
+                    let event = Event::decode(&bytes[..]).expect("an event");
+                    let last = log.values().next_back();
+                    assert_eq!(seq.0, log.len() as u64 + 1, "a hole, or a seq given out twice, in chat {chat}");
+                    assert!(last.is_none_or(|last| last.created_at_ms <= event.created_at_ms), "time went back");
+                    let content = matches!(event.body, Some(event::Body::Content(_)));
+                    assert_eq!(event.count, last.map_or(0, |last| last.count) + u64::from(content));
+                    log.insert(seq.0, event);
+                }
+                Row::Send { chat, key, sent } => {
+                    let before = self.sends.insert((chat, key), sent);
+                    assert_eq!(before, None, "a key was accepted twice in chat {chat}");
+                }
+                Row::Chat(meta) => drop(self.chats.insert(meta.chat, meta)),
+                Row::Member { chat, member, .. } => self.members.entry(chat).or_default().push(member),
+                Row::Creation { key, chat } => {
+                    assert_eq!(self.creations.insert(key, chat), None, "a chat was created twice");
+                }
+                Row::Marks { chat, marks, .. } => {
+                    self.marks.extend(marks.into_iter().map(|(user, marks)| ((chat, user), marks)));
+                }
+                Row::DropSends { .. } => panic!("no key is old enough"),
+            }
+        }
+    }
+
+    fn load(&self, chat: ChatId) -> Option<ChatRecord> {
+        let meta = self.chats.get(&chat)?.clone();
+        let marks = |user| self.marks.get(&(chat, user)).cloned().unwrap_or_default();
+        let mut members = self.members[&chat].clone();
+        members.sort_by_key(|member| member.slot);
+        let last = self.events[&chat].values().next_back().expect("a chat begins with its creation");
+        Some(ChatRecord {
+            meta,
+            members: members.into_iter().map(|member| (member.clone(), marks(member.user))).collect(),
+            head: Seq(last.seq),
+            count: last.count,
+            last_at_ms: last.created_at_ms,
+        })
+    }
+
+    fn is_member(&self, chat: ChatId, user: UserId) -> bool {
+        self.members.get(&chat).is_some_and(|members| members.iter().any(|member| member.user == user))
+    }
+}
+
+/// What a call asked for.
+#[derive(Debug, Clone)]
+enum Asked {
+    Send {
+        user: u64,
+        chat: u64,
+        client_id: String,
+        text: String,
+        message_id: MessageId,
+    },
+    /// Only counted.
+    Other,
+}
+
+struct World {
+    /// Answers every lookup with "new": control.
+    forgetful: bool,
+    owner: Owner,
+    now: Now,
+    disk: Disk,
+    calls: u64,
+    open: HashMap<u64, Asked>,
+    /// (chat, user, client id) → seq and text of its first ack.
+    acked: HashMap<(u64, u64, String), (u64, String)>,
+    creating: Vec<(u64, Create)>,
+    loads: Vec<ChatId>,
+    lookups: Vec<Vec<Lookup>>,
+    commits: VecDeque<(u64, Vec<Row>)>,
+    stored: Vec<u64>,
+    published: u64,
+    /// Publications by id: their chat and seq.
+    unsettled: BTreeMap<u64, (u64, u64)>,
+    /// By chat, since this owner's start: the last seq that was published.
+    last_published: HashMap<u64, u64>,
+}
+
+impl World {
+    fn new(forgetful: bool) -> Self {
+        Self {
+            forgetful,
+            owner: Owner::new(LIMITS, 1),
+            now: Now { wall_ms: 1_000_000, mono_ms: 0 },
+            disk: Disk::default(),
+            calls: 0,
+            open: HashMap::new(),
+            acked: HashMap::new(),
+            creating: Vec::new(),
+            loads: Vec::new(),
+            lookups: Vec::new(),
+            commits: VecDeque::new(),
+            stored: Vec::new(),
+            published: 0,
+            unsettled: BTreeMap::new(),
+            last_published: HashMap::new(),
+        }
+    }
+
+    fn run(steps: Vec<Step>, forgetful: bool) {
+        let mut world = Self::new(forgetful);
+        for step in steps {
+            world.step(step);
+        }
+        world.come_to_rest();
+    }
+
+    fn call(&mut self, asked: Asked) -> Origin {
+        self.calls += 1;
+        self.open.insert(self.calls, asked);
+        Origin::Call(self.calls)
+    }
+
+    /// For the next call.
+    fn message_id(&self) -> MessageId {
+        MessageId(u128::from(self.calls + 1).to_be_bytes())
+    }
+
+    fn command(&mut self, chat: u64, asked: Asked, command: Command) {
+        let origin = self.call(asked);
+        self.act(|owner, now, fx| owner.command(now, ChatId(chat), origin, command, fx));
+    }
+
+    fn send(&mut self, user: u64, chat: u64, client_id: String, text: String) {
+        let message_id = self.message_id();
+        let content = Content { text: text.clone(), ..Content::default() };
+        let send = Send { user: UserId(user), device: "d".into(), message_id, client_id: client_id.clone(), content };
+        self.command(chat, Asked::Send { user, chat, client_id, text, message_id }, Command::Send(send));
+    }
+
+    fn step(&mut self, step: Step) {
+        match step {
+            Step::Send { user, chat, client_id, body } => {
+                self.send(user, chat, format!("id-{client_id}"), format!("{user} says {client_id} {body}"));
+            }
+            Step::Mark { user, chat, up_to } => {
+                let mark = Mark { user: UserId(user), device: "d".into(), delivered: Seq(up_to), read: Seq::ZERO };
+                // A mark that is taken has no answer.
+                self.act(|owner, now, fx| owner.command(now, ChatId(chat), Origin::Call(0), Command::Mark(mark), fx));
+            }
+            Step::View { user, chat } => {
+                self.command(chat, Asked::Other, Command::View(View { user: UserId(user), device: "d".into() }));
+            }
+            Step::Add { by, chat, user } => {
+                let message_id = self.message_id();
+                let add = AddMembers { by: UserId(by), device: "d".into(), users: vec![UserId(user)], message_id };
+                self.command(chat, Asked::Other, Command::AddMembers(add));
+            }
+            Step::LookUpCreation { a, b } => self.look_up_creation(UserId(a.min(b)), UserId(a.max(b))),
+            Step::Create(pick) => {
+                self.creating.retain(|(since, _)| since + CALL_MS > self.now.mono_ms);
+                if let Some((_, create)) = take(&mut self.creating, pick) {
+                    let origin = self.call(Asked::Other);
+                    self.act(|owner, now, fx| owner.create(now, origin, create, fx));
+                }
+            }
+            Step::Load(_) | Step::FailLoad(_) | Step::Find(_) | Step::FailFind(_) => self.read(&step),
+            Step::Store => {
+                if let Some((commit, rows)) = self.commits.pop_front() {
+                    self.disk.apply(rows);
+                    self.stored.push(commit);
+                }
+            }
+            Step::Tell(pick) => {
+                if let Some(commit) = take(&mut self.stored, pick) {
+                    self.act(|owner, now, fx| owner.committed(now, commit, fx));
+                }
+            }
+            Step::Accept(pick) => {
+                let up_to = self.published.saturating_sub(pick as u64 % 4);
+                self.act(|owner, _, fx| owner.fanout_accepted(up_to, fx));
+            }
+            Step::Settle(pick) => {
+                let id = self.unsettled.keys().nth(pick % self.unsettled.len().max(1)).copied();
+                if let Some(id) = id {
+                    self.unsettled.remove(&id);
+                    self.owner.fanout_settled(id);
+                }
+            }
+            Step::BreakFanout => {
+                let again: Vec<_> = self.owner.unsettled().iter().map(|again| (again.id, of(again))).collect();
+                assert!(again.iter().copied().eq(self.unsettled.iter().map(|(id, of)| (*id, *of))));
+            }
+            Step::Wait(ms) => {
+                self.now.mono_ms += ms;
+                self.now.wall_ms += i64::try_from(ms).expect("short");
+                self.act(|owner, now, fx| owner.tick(now, fx));
+            }
+            Step::Crash => self.crash(),
+        }
+    }
+
+    fn read(&mut self, step: &Step) {
+        match *step {
+            Step::Load(pick) => {
+                if let Some(chat) = take(&mut self.loads, pick) {
+                    let record = self.disk.load(chat);
+                    self.act(|owner, now, fx| owner.loaded(now, chat, record, fx));
+                }
+            }
+            Step::FailLoad(pick) => {
+                if let Some(chat) = take(&mut self.loads, pick) {
+                    self.act(|owner, _, fx| owner.load_failed(chat, fx));
+                }
+            }
+            Step::Find(pick) => {
+                if let Some(lookups) = take(&mut self.lookups, pick) {
+                    let sent = |lookup: &Lookup| self.disk.sends.get(&(lookup.chat, lookup.key.clone())).copied();
+                    let sent = |lookup: &Lookup| sent(lookup).filter(|_| !self.forgetful);
+                    let found: Vec<_> = lookups.into_iter().map(|lookup| (lookup.clone(), sent(&lookup))).collect();
+                    self.act(|owner, now, fx| owner.found(now, found, fx));
+                }
+            }
+            Step::FailFind(pick) => {
+                if let Some(lookups) = take(&mut self.lookups, pick) {
+                    self.act(|owner, now, fx| owner.lookups_failed(now, &lookups, fx));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn look_up_creation(&mut self, a: UserId, b: UserId) {
+        let (key, kind) = if a == b {
+            (CreationKey::Group { user: a, device: "d".into(), client_id: "group".into() }, ChatKind::Group)
+        } else {
+            (CreationKey::Direct(a, b), ChatKind::Direct)
+        };
+        if self.disk.creations.contains_key(&key) {
+            return;
+        }
+        let mut members = vec![a, b];
+        members.dedup();
+        let message_id = self.message_id();
+        let create =
+            Create { key: Some(key), kind, title: String::new(), by: a, device: "d".into(), members, message_id };
+        self.creating.push((self.now.mono_ms, create));
+    }
+
+    /// The process dies: what the disk doesn't have is gone, and clients without an answer will ask again.
+    fn crash(&mut self) {
+        let next_chat = self.disk.chats.keys().next_back().map_or(0, |chat| chat.0) + 1;
+        let fresh = Self::new(self.forgetful);
+        let old = std::mem::replace(self, fresh);
+        self.owner = Owner::new(LIMITS, next_chat);
+        self.now = Now { mono_ms: 0, ..old.now };
+        self.calls = old.calls;
+        self.disk = old.disk;
+        self.acked = old.acked;
+    }
+
+    /// Lets the owner do something, and checks all that it says.
+    fn act(&mut self, input: impl FnOnce(&mut Owner, Now, &mut Effects)) {
+        let mut fx = Effects::default();
+        input(&mut self.owner, self.now, &mut fx);
+        if !fx.rows.is_empty() {
+            self.commits.push_back((self.owner.seal(), fx.rows));
+        }
+        self.loads.extend(fx.loads);
+        if !fx.lookups.is_empty() {
+            self.lookups.push(fx.lookups);
+        }
+        for publication in fx.publications {
+            self.published(&publication);
+        }
+        for (origin, outcome) in fx.replies {
+            self.answered(origin, outcome);
+        }
+    }
+
+    fn published(&mut self, publication: &Publication) {
+        self.published += 1;
+        assert_eq!(publication.id, self.published);
+        let (chat, seq) = of(publication);
+        self.unsettled.insert(publication.id, (chat, seq));
+        let earliest = self.unsettled.values().find(|(of, seq)| *of == chat && *seq > 0);
+        assert!(earliest.is_none_or(|(_, seq)| publication.settled < *seq), "settled goes beyond what is");
+        let Some(publication::Payload::Event(bytes)) = &publication.payload else { return };
+        let last = self.last_published.insert(chat, seq);
+        assert!(last.is_none_or(|last| last + 1 == seq), "published {seq} after {last:?}");
+        let log = &self.disk.events[&ChatId(chat)];
+        assert_eq!(Event::decode(&bytes[..]).expect("an event"), log[&seq], "published before it is stored");
+        let recipients: HashSet<u64> = publication.user_ids.iter().copied().collect();
+        let members = &self.disk.members[&ChatId(chat)];
+        let members = members.iter().filter(|member| member.joined_seq.0 <= seq).map(|member| member.user.0);
+        assert_eq!(recipients, members.collect::<HashSet<_>>());
+    }
+
+    fn answered(&mut self, origin: Origin, outcome: Outcome) {
+        let Origin::Call(call) = origin else { panic!("an answer to a stream that isn't there") };
+        if call == 0 {
+            return assert!(matches!(outcome, Outcome::MarkRefused(_)), "{outcome:?}");
+        }
+        let asked = self.open.remove(&call).expect("each call is answered once");
+        let Asked::Send { user, chat, client_id, text, message_id } = asked else { return };
+        let key = SendKey::new(UserId(user), "d", &client_id, message_id);
+        let stored = self.disk.sends.get(&(ChatId(chat), key.clone()));
+        match outcome {
+            Outcome::Accepted(accepted) => {
+                assert_eq!(stored.map(|sent| sent.seq), Some(accepted.seq), "acked, and not on the disk");
+                let event = &self.disk.events[&ChatId(chat)][&accepted.seq.0];
+                assert_eq!(event.message_id, &accepted.message_id.0[..]);
+                assert_eq!((event.sender_id, &event.client_id), (user, &client_id));
+                assert_eq!(accepted.duplicate, accepted.message_id != message_id);
+                let Some(event::Body::Content(content)) = &event.body else { panic!("not a message: {event:?}") };
+                assert_eq!(content.text, text, "acked, with another text in the log");
+                let first = (accepted.seq.0, text);
+                assert_eq!(*self.acked.entry((chat, user, client_id)).or_insert(first.clone()), first);
+            }
+            Outcome::SendRefused(SendError::NotMember) => assert!(!self.disk.is_member(ChatId(chat), UserId(user))),
+            Outcome::SendRefused(SendError::Conflict) => {
+                let on_its_way = self.commits.iter().flat_map(|(_, rows)| rows).any(|row| match row {
+                    Row::Send { chat: of, key: sent, .. } => of.0 == chat && *sent == key,
+                    _ => false,
+                });
+                assert!(stored.is_some() || on_its_way, "in conflict with nothing");
+            }
+            Outcome::SendRefused(SendError::Unavailable) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Lets everything come to its end, and looks at the whole.
+    fn come_to_rest(&mut self) {
+        for _ in 0..10_000 {
+            let under_way = self.loads.len() + self.lookups.len() + self.commits.len() + self.stored.len();
+            if under_way + self.unsettled.len() + self.open.len() == 0 {
+                break;
+            }
+            for step in [Step::Load(0), Step::Find(0), Step::Store, Step::Tell(0), Step::Accept(0), Step::Settle(0)] {
+                self.step(step);
+            }
+        }
+        assert!(self.open.is_empty(), "never answered: {:?}", self.open);
+        assert!(self.owner.is_quiet(), "{:?}", self.owner);
+        for ((chat, _, client_id), (seq, text)) in &self.acked {
+            let event = &self.disk.events[&ChatId(*chat)][seq];
+            let Some(event::Body::Content(content)) = &event.body else { panic!("not a message: {event:?}") };
+            assert_eq!((&event.client_id, &content.text), (client_id, text));
+        }
+        for (chat, log) in &self.disk.events {
+            let mut keys = HashSet::new();
+            for event in log.values().filter(|event| !event.client_id.is_empty()) {
+                assert!(keys.insert((event.sender_id, &event.client_id)), "twice in chat {chat}: {event:?}");
+            }
+        }
+    }
+}
+
+/// (chat, seq) of a publication.
+fn of(publication: &Publication) -> (u64, u64) {
+    (publication.chat_id, publication.seq)
+}
+
+fn take<T>(from: &mut Vec<T>, pick: Pick) -> Option<T> {
+    (!from.is_empty()).then(|| from.remove(pick % from.len()))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: CASES, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_key_is_in_the_log_once_whatever_the_schedule(steps in steps()) {
+        World::run(steps, false);
+    }
+}
+
+#[test]
+fn control_a_store_that_forgets_keys_is_caught() {
+    let config =
+        ProptestConfig { cases: CASES, max_shrink_iters: 0, failure_persistence: None, ..ProptestConfig::default() };
+    let caught = TestRunner::new(config).run(&steps(), |steps| {
+        let run = std::panic::catch_unwind(|| World::run(steps, true));
+        run.map_err(|_| TestCaseError::fail("caught"))
+    });
+    assert!(caught.is_err(), "no schedule has found a key that was accepted twice");
+}
