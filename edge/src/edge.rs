@@ -89,7 +89,7 @@ impl Shared {
             Question::SyncOne { chat } => {
                 let request = SyncRequest { only_chat_id: chat.0, from_read: true, ..request };
                 match self.sync(request).await {
-                    Ok(mut response) => Answer::SyncedOne(response.chats.pop()),
+                    Ok(mut response) => Answer::SyncedOne { chat, sync: response.chats.pop() },
                     Err(_) => Answer::ListFailed { chat },
                 }
             }

@@ -46,7 +46,11 @@ pub(crate) enum Answer {
         chats: Vec<ChatSync>,
         more: bool,
     },
-    SyncedOne(Option<ChatSync>),
+    /// `None`: the chat is not this user's.
+    SyncedOne {
+        chat: ChatId,
+        sync: Option<ChatSync>,
+    },
     SyncFailed,
     Listed {
         chat: ChatId,

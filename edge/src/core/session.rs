@@ -1,6 +1,9 @@
 //! One connection: what its frames ask, what it is sent, when it ends.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+#[cfg(test)]
+mod model_test;
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use confab_ids::{ChatId, Seq, UserId};
@@ -110,7 +113,8 @@ pub(crate) struct Session {
     in_flight: Vec<(u64, InFlight)>,
     mark_references: VecDeque<(u64, String)>,
     questions: usize,
-    watched: usize,
+    /// Whom it watches, or has asked to.
+    watched: HashSet<UserId>,
     /// Seed mode: this connection's own messages, which an ack stands for.
     own: VecDeque<[u8; 16]>,
     /// Seed mode: written and not yet pinged for; pinged for and not yet confirmed.
@@ -141,7 +145,7 @@ impl Session {
             in_flight: Vec::new(),
             mark_references: VecDeque::new(),
             questions: 0,
-            watched: 0,
+            watched: HashSet::new(),
             own: VecDeque::new(),
             written: HashMap::new(),
             pinged: HashMap::new(),
@@ -192,10 +196,11 @@ impl Session {
         if now.mono_ms >= self.ping_ms {
             self.ping(now);
         }
-        for (chat, after) in self.tracks.due(now.mono_ms) {
-            self.ask(Question::List { chat, after });
+        for (chat, step) in self.tracks.due(now.mono_ms) {
+            self.step(now, chat, step);
         }
-        if now.mono_ms >= self.tidied_ms + TIDY_MS {
+        // `synced` says how far each chat has come.
+        if self.phase == Phase::Live && now.mono_ms >= self.tidied_ms + TIDY_MS {
             self.tidied_ms = now.mono_ms;
             self.tracks.tidy(now.mono_ms);
         }
@@ -259,7 +264,7 @@ impl Session {
             }
             Ok(ClientFrame::Watch { users }) => self.watch(now, users, reference),
             Ok(ClientFrame::Unwatch { users }) => {
-                self.watched = self.watched.saturating_sub(users.len());
+                self.watched.retain(|user| !users.contains(user));
                 self.out.push(Out::Ask(Question::Unwatch { users }));
             }
             Ok(ClientFrame::Ping) => self.say(&ServerFrame::Pong { reference: reference.as_deref() }),
@@ -339,12 +344,13 @@ impl Session {
     }
 
     fn watch(&mut self, now: Now, users: Vec<UserId>, reference: Option<String>) {
-        if self.watched + users.len() > self.bounds.watch_max {
+        let fresh = users.iter().filter(|user| !self.watched.contains(user)).count();
+        if self.watched.len() + fresh > self.bounds.watch_max {
             let why = format!("at most {} users are watched", self.bounds.watch_max);
             let bad = BadFrame::new(Code::TooLarge, Some("user_ids"), why);
             return self.bad_frame(now, &bad, reference.as_deref(), None);
         }
-        self.watched += users.len();
+        self.watched.extend(&users);
         self.ask(Question::Watch { users, reference });
     }
 
@@ -479,8 +485,8 @@ impl Session {
     fn answer(&mut self, now: Now, answer: Answer) {
         match answer {
             Answer::Synced { chats, more } => self.synced_page(now, chats, more),
-            Answer::SyncedOne(Some(chat)) => self.synced_chat(now, &chat),
-            Answer::SyncedOne(None) => {}
+            Answer::SyncedOne { sync: Some(sync), .. } => self.synced_chat(now, &sync),
+            Answer::SyncedOne { chat, sync: None } => self.tracks.forget(chat),
             Answer::SyncFailed => {
                 let why = "catching up is not possible at the moment: reconnect";
                 self.error(Code::Unavailable, why, None, None, None, Some(1_000));
@@ -488,7 +494,7 @@ impl Session {
             }
             Answer::Listed { chat, events, more, head } => {
                 self.send_logged(now, chat, &events);
-                if let Some(after) = self.tracks.fetched(chat, more, head) {
+                if let Some(after) = self.tracks.fetched(now.mono_ms, chat, more, head) {
                     self.ask(Question::List { chat, after });
                 }
                 self.finish_sync();
@@ -503,9 +509,9 @@ impl Session {
         let last = chats.last().map_or(0, |chat| chat.chat_id);
         let direct = |chat: &&ChatSync| chat.kind() == ChatKind::Direct && chat.peer > 0;
         if self.mode == Mode::Seed {
-            let room = PEERS_MAX.saturating_sub(self.watched);
+            let room = PEERS_MAX.saturating_sub(self.watched.len());
             let peers: Vec<UserId> = chats.iter().filter(direct).take(room).map(|chat| UserId(chat.peer)).collect();
-            self.watched += peers.len();
+            self.watched.extend(&peers);
             if !peers.is_empty() {
                 self.out.push(Out::Ask(Question::WatchPeers { users: peers }));
             }
@@ -549,7 +555,7 @@ impl Session {
         if let Some(sync) = &mut self.sync {
             sync.chats.insert(chat.chat_id, chat.head);
         }
-        if let Some(after) = self.tracks.fetched(id, false, Seq(chat.head)) {
+        if let Some(after) = self.tracks.fetched(now.mono_ms, id, false, Seq(chat.head)) {
             self.ask(Question::List { chat: id, after });
         }
     }

@@ -24,11 +24,14 @@ enum Phase {
     Following,
     /// Behind a hole, until the time.
     Holding(Box<Held>),
+    /// The connection's place is being asked for: `sent` means nothing yet, and events only raise `known`.
+    Locating,
     /// The log is being read; events only raise `known`.
     Fetching,
-    /// A read failed: again at the time.
+    /// What was asked for could not be read: again at the time.
     Waiting {
         until_ms: u64,
+        located: bool,
     },
 }
 
@@ -78,7 +81,7 @@ impl Tracks {
     }
 
     pub(crate) fn is_fetching(&self) -> bool {
-        self.0.values().any(|track| matches!(track.phase, Phase::Fetching | Phase::Waiting { .. }))
+        self.0.values().any(Track::is_busy)
     }
 
     /// An event has come.
@@ -86,8 +89,7 @@ impl Tracks {
         let (chat, seq) = (event.chat(), event.seq());
         let Some(track) = self.0.get_mut(&chat) else {
             if event.settled < seq.prev() && !event.introduces(user) {
-                self.0.insert(chat, Track { sent: Seq::ZERO, known: seq, used_ms: now_ms, phase: Phase::Fetching });
-                return Step::Locate;
+                return self.locate(now_ms, chat, seq);
             }
             self.0.insert(chat, Track { sent: seq, known: seq, used_ms: now_ms, phase: Phase::Following });
             return Step::Send(vec![event]);
@@ -95,7 +97,7 @@ impl Tracks {
         track.used_ms = now_ms;
         track.known = track.known.max(seq);
         match &mut track.phase {
-            Phase::Fetching | Phase::Waiting { .. } => Step::Nothing,
+            Phase::Locating | Phase::Fetching | Phase::Waiting { .. } => Step::Nothing,
             _ if seq <= track.sent => Step::Nothing,
             Phase::Following if seq == track.sent.next() => {
                 track.sent = seq;
@@ -113,16 +115,24 @@ impl Tracks {
         }
     }
 
+    fn locate(&mut self, now_ms: u64, chat: ChatId, known: Seq) -> Step {
+        self.0.insert(chat, Track { sent: Seq::ZERO, known, used_ms: now_ms, phase: Phase::Locating });
+        Step::Locate
+    }
+
+    /// The chat is not this connection's.
+    pub(crate) fn forget(&mut self, chat: ChatId) {
+        self.0.remove(&chat);
+    }
+
     /// Events of a chat up to `head` were not kept for this connection.
     pub(crate) fn behind(&mut self, now_ms: u64, chat: ChatId, head: Seq) -> Step {
         let Some(track) = self.0.get_mut(&chat) else {
-            self.0.insert(chat, Track { sent: Seq::ZERO, known: head, used_ms: now_ms, phase: Phase::Fetching });
-            return Step::Locate;
+            return self.locate(now_ms, chat, head);
         };
         track.used_ms = now_ms;
         track.known = track.known.max(head);
-        let busy = matches!(track.phase, Phase::Fetching | Phase::Waiting { .. });
-        if busy || track.known <= track.sent {
+        if track.is_busy() || track.known <= track.sent {
             return Step::Nothing;
         }
         track.phase = Phase::Fetching;
@@ -138,8 +148,10 @@ impl Tracks {
     }
 
     /// A page of the log is done: from where to go on, if there is more.
-    pub(crate) fn fetched(&mut self, chat: ChatId, more: bool, head: Seq) -> Option<Seq> {
+    pub(crate) fn fetched(&mut self, now_ms: u64, chat: ChatId, more: bool, head: Seq) -> Option<Seq> {
         let track = self.0.get_mut(&chat)?;
+        // The events that it has caught up with may yet come: it is not idle.
+        track.used_ms = now_ms;
         // What is known has been published, so it is in the log, if not in the page that was read before. A head of 0: the
         // log is not this user's to read.
         if more || (track.known > track.sent && head > Seq::ZERO) {
@@ -152,20 +164,26 @@ impl Tracks {
 
     pub(crate) fn fetch_failed(&mut self, now_ms: u64, chat: ChatId) {
         if let Some(track) = self.0.get_mut(&chat) {
-            track.phase = Phase::Waiting { until_ms: now_ms + RETRY_MS };
+            let located = !matches!(track.phase, Phase::Locating);
+            track.phase = Phase::Waiting { until_ms: now_ms + RETRY_MS, located };
         }
     }
 
-    /// What is due by now: holes and failed reads to fetch.
-    pub(crate) fn due(&mut self, now_ms: u64) -> Vec<(ChatId, Seq)> {
-        let mut fetches = Vec::new();
+    /// What is due by now: holes to fetch, and what could not be read before.
+    pub(crate) fn due(&mut self, now_ms: u64) -> Vec<(ChatId, Step)> {
+        let mut steps = Vec::new();
         for (chat, track) in &mut self.0 {
-            if track.due_ms().is_some_and(|due| due <= now_ms) {
-                track.phase = Phase::Fetching;
-                fetches.push((*chat, track.sent));
+            if track.due_ms().is_none_or(|due| due > now_ms) {
+                continue;
             }
+            let (phase, step) = match track.phase {
+                Phase::Waiting { located: false, .. } => (Phase::Locating, Step::Locate),
+                _ => (Phase::Fetching, Step::Fetch(track.sent)),
+            };
+            track.phase = phase;
+            steps.push((*chat, step));
         }
-        fetches
+        steps
     }
 
     /// When something is due next.
@@ -186,9 +204,14 @@ impl Track {
     fn due_ms(&self) -> Option<u64> {
         match self.phase {
             Phase::Holding(ref held) => Some(held.until_ms),
-            Phase::Waiting { until_ms } => Some(until_ms),
-            Phase::Following | Phase::Fetching => None,
+            Phase::Waiting { until_ms, .. } => Some(until_ms),
+            Phase::Following | Phase::Locating | Phase::Fetching => None,
         }
+    }
+
+    /// Something is being read for it, or will be again.
+    fn is_busy(&self) -> bool {
+        matches!(self.phase, Phase::Locating | Phase::Fetching | Phase::Waiting { .. })
     }
 
     /// Takes from what is held all that follows on what was sent.
@@ -251,13 +274,13 @@ mod tests {
         tracks.start(0, CHAT, Seq(3), Seq(3));
         assert!(matches!(tracks.event(10, ME, event(5, 3)), Step::Nothing));
         assert!(tracks.due(HOLD_MS + 9).is_empty());
-        assert_eq!(tracks.due(HOLD_MS + 10), [(CHAT, Seq(3))]);
+        assert!(matches!(tracks.due(HOLD_MS + 10)[..], [(CHAT, Step::Fetch(Seq(3)))]));
         assert!(matches!(tracks.event(600, ME, event(6, 3)), Step::Nothing));
         assert!(tracks.advance(CHAT, Seq(4)) && tracks.advance(CHAT, Seq(5)));
         // The page was read before 6 was there; 6 came as an event meanwhile.
-        assert_eq!(tracks.fetched(CHAT, false, Seq(5)), Some(Seq(5)));
+        assert_eq!(tracks.fetched(700, CHAT, false, Seq(5)), Some(Seq(5)));
         assert!(tracks.advance(CHAT, Seq(6)));
-        assert_eq!(tracks.fetched(CHAT, false, Seq(6)), None);
+        assert_eq!(tracks.fetched(700, CHAT, false, Seq(6)), None);
         assert_eq!(sent(tracks.event(700, ME, event(7, 6))), [7]);
     }
 

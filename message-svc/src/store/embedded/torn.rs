@@ -10,7 +10,8 @@
 //! (2, type u8, compression u8, keyspace u64, length of key u16, of value u32, of value on disk u32, key, value) or
 //! clears (4, keyspace u64), and an end (3, XXH3 of the items' bytes u64, "FJL\x03"). Zeros follow: the file is made 64 MiB long.
 
-use std::fs::{OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read as _, Seek as _};
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
@@ -41,7 +42,7 @@ pub(super) fn cut_off(folder: &Path, durability: Durability) -> Result<(), OpenE
         TryLockError::Error(error) => OpenError::Io(error),
     })?;
     let Some(path) = newest_journal(folder)? else { return Ok(()) };
-    let bytes = fs::read(&path)?;
+    let bytes = written(&path)?;
     let Some(torn) = torn_at(&bytes) else { return Ok(()) };
     if durability == Durability::Synced && torn.whole_behind {
         let name = path.file_name().unwrap_or_default().display();
@@ -66,6 +67,27 @@ fn newest_journal(folder: &Path) -> io::Result<Option<PathBuf>> {
     Ok(newest.map(|(_, path)| path))
 }
 
+/// The file up to its last byte that isn't zero. The many zeros behind take no memory.
+fn written(path: &Path) -> io::Result<Vec<u8>> {
+    let mut file = File::open(path)?;
+    let mut chunk = vec![0; 64 * 1024];
+    let (mut len, mut at) = (0, 0);
+    loop {
+        let read = file.read(&mut chunk)?;
+        if read == 0 {
+            break;
+        }
+        if let Some(last) = chunk[..read].iter().rposition(|byte| *byte != 0) {
+            len = at + last + 1;
+        }
+        at += read;
+    }
+    file.rewind()?;
+    let mut bytes = vec![0; len];
+    file.read_exact(&mut bytes)?;
+    Ok(bytes)
+}
+
 #[derive(Debug, PartialEq, Eq)]
 struct Torn {
     /// Where the first batch begins that is not whole.
@@ -74,7 +96,7 @@ struct Torn {
     whole_behind: bool,
 }
 
-/// Where a journal is torn, if something other than zeros follows its last whole batch.
+/// Where a journal, without the zeros at its end, is torn, if something follows its last whole batch.
 fn torn_at(journal: &[u8]) -> Option<Torn> {
     let mut at = 0;
     let mut latest = None;
@@ -84,8 +106,7 @@ fn torn_at(journal: &[u8]) -> Option<Torn> {
     }
     let behind = &journal[at..];
     let later = |skipped| whole_batch(&behind[skipped..]).is_some_and(|batch| Some(batch.seqno) > latest);
-    let something = behind.iter().any(|byte| *byte != 0);
-    something.then(|| Torn { at, whole_behind: (1..behind.len()).any(later) })
+    (!behind.is_empty()).then(|| Torn { at, whole_behind: (1..behind.len()).any(later) })
 }
 
 struct Batch {
@@ -155,19 +176,19 @@ mod tests {
             let folder = tempfile::tempdir().expect("a folder");
             let tables = Tables::open(folder.path()).expect("tables");
             let journal = newest_journal(folder.path()).expect("read").expect("a journal");
-            let written = || {
-                let bytes = fs::read(&journal).expect("read");
+            let end = || {
+                let bytes = written(&journal).expect("read");
                 assert_eq!(torn_at(&bytes), None);
-                bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1)
+                bytes.len()
             };
             let begins = [1..2, 2..52, 52..102].map(|seqs| {
-                let begins = written();
+                let begins = end();
                 let event = |seq| Row::Event { chat: CHAT, seq: Seq(seq), bytes: vec![7; 1000].into() };
                 let rows: Vec<_> = seqs.map(event).collect();
                 tables.write(rows.iter(), PersistMode::SyncData).expect("written");
                 begins
             });
-            let begins = [begins[0], begins[1], begins[2], written()];
+            let begins = [begins[0], begins[1], begins[2], end()];
             assert!(begins[3] - begins[2] > 8 * PAGE);
             drop(tables);
             let whole = fs::read(&journal).expect("read");

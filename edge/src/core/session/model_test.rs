@@ -1,0 +1,324 @@
+//! A full-mode connection against a world that delivers late, out of order, twice or as "behind", answers questions late and
+//! from old reads, and fails some. Whatever the schedule, the client gets each chat from its position on, in order, each once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use confab_ids::{Seq, UserId};
+use confab_proto::message::v1::{ChatSync, Content, Event, event};
+use proptest::prelude::*;
+use proptest::test_runner::{TestCaseError, TestRunner};
+use prost::Message as _;
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::{Bounds, Mode, Now, Session};
+use crate::auth::{Claims, TokenError};
+use crate::core::{Out, Question};
+use crate::frames::client::read;
+use crate::frames::server::{EventFrame, Limits};
+use crate::mailbox::{Answer, Item};
+
+const CHATS: u64 = 3;
+const CASES: u32 = 10_000;
+/// Events per answer: few, so that there is more.
+const PAGE: usize = 3;
+
+/// How long an event is on its way at most, milliseconds: less than a chat without traffic is remembered.
+const FLIGHT_MS: u64 = 20_000;
+
+/// Which of those at hand: `pick` modulo their number.
+type Pick = usize;
+
+#[derive(Debug, Clone)]
+enum Step {
+    Append(u64),
+    /// An event comes; with `true` it will come again.
+    Deliver(Pick, bool),
+    /// An event comes as what its chat is behind by.
+    Overflow(Pick),
+    /// Presence has the session; then the client syncs.
+    Track,
+    Sync,
+    /// What a question asks for is read.
+    Read(Pick),
+    /// What was read is answered.
+    Answer(Pick),
+    Fail(Pick),
+    Wait(u64),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let pick = 0..100_usize;
+    let step = prop_oneof![
+        6 => (1..=CHATS).prop_map(Step::Append),
+        6 => (pick.clone(), prop::bool::weighted(0.1)).prop_map(|(pick, again)| Step::Deliver(pick, again)),
+        1 => pick.clone().prop_map(Step::Overflow),
+        1 => Just(Step::Track),
+        1 => Just(Step::Sync),
+        3 => pick.clone().prop_map(Step::Read),
+        3 => pick.clone().prop_map(Step::Answer),
+        1 => pick.prop_map(Step::Fail),
+        2 => prop_oneof![1_u64..1_500, 20_000_u64..70_000].prop_map(Step::Wait),
+    ];
+    prop::collection::vec(step, 1..200)
+}
+
+struct World {
+    /// Reads skip an event now and then: control.
+    skips: bool,
+    session: Session,
+    now: Now,
+    tracked: bool,
+    /// Whether the client has said `sync`.
+    synced: bool,
+    logs: BTreeMap<u64, Vec<Vec<u8>>>,
+    /// By chat: seqs that need not come (any more).
+    reached: BTreeMap<u64, BTreeSet<u64>>,
+    /// Since when, and what.
+    flying: Vec<(u64, Arc<EventFrame>)>,
+    questions: Vec<Question>,
+    answers: Vec<Answer>,
+    /// By chat: what the client has; until it says `sync` (or hears of the chat) its position.
+    got: BTreeMap<u64, u64>,
+}
+
+impl World {
+    fn new(skips: bool) -> Self {
+        let claims = Claims { user: UserId(1), device: "d".into(), expires_at: 1 << 40 };
+        let limits = Limits { content_bytes: 1, frame_bytes: 1, watch_max: 1, chats_max: 1 };
+        let bounds = Bounds { in_flight_max: 10, watch_max: 10, ping_ms: 30_000, silence_ms: u64::MAX / 2, limits };
+        let now = Now { wall_ms: 0, mono_ms: 0 };
+        let mut world = Self {
+            skips,
+            session: Session::new(now, Mode::Full, &claims, Uuid::nil(), bounds),
+            now,
+            tracked: false,
+            synced: false,
+            logs: (1..=CHATS).map(|chat| (chat, Vec::new())).collect(),
+            reached: BTreeMap::new(),
+            flying: Vec::new(),
+            questions: Vec::new(),
+            answers: Vec::new(),
+            got: (1..=CHATS).map(|chat| (chat, 2)).collect(),
+        };
+        for chat in 1..=CHATS {
+            (0..4).for_each(|_| world.append(chat));
+        }
+        world.take_out();
+        world
+    }
+
+    fn run(steps: &[Step], skips: bool) {
+        let mut world = Self::new(skips);
+        for step in steps {
+            world.step(step);
+        }
+        world.come_to_rest();
+    }
+
+    fn append(&mut self, chat: u64) {
+        let log = self.logs.entry(chat).or_default();
+        let seq = log.len() as u64 + 1;
+        let content = Content { text: "x".into(), ..Content::default() };
+        let body = Some(event::Body::Content(content));
+        let event =
+            Event { chat_id: chat, seq, sender_id: 2, message_id: vec![0; 16].into(), body, ..Event::default() };
+        let bytes = event.encode_to_vec();
+        let reached = self.reached.entry(chat).or_default();
+        let settled = (1..seq).take_while(|seq| reached.contains(seq)).last().unwrap_or(0);
+        if self.tracked {
+            let event = EventFrame::decode(&bytes, Seq(settled)).expect("an event");
+            self.flying.push((self.now.mono_ms, Arc::new(event)));
+        } else {
+            reached.insert(seq);
+        }
+        log.push(bytes);
+    }
+
+    fn step(&mut self, step: &Step) {
+        let now = self.now;
+        match *step {
+            Step::Append(chat) => self.append(chat),
+            Step::Deliver(pick, again) => {
+                if let Some((since, event)) = take(&mut self.flying, pick) {
+                    if again {
+                        self.flying.push((since, event.clone()));
+                    }
+                    self.deliver(event);
+                }
+            }
+            Step::Overflow(pick) => {
+                if let Some((_, event)) = take(&mut self.flying, pick) {
+                    self.reached.entry(event.chat().0).or_default().insert(event.seq().0);
+                    self.session.item(now, Item::Behind(event.chat(), event.seq()));
+                }
+            }
+            Step::Track if !self.tracked => {
+                self.tracked = true;
+                self.session.item(now, Item::Tracked);
+            }
+            Step::Sync if !self.synced => {
+                self.synced = true;
+                let sync = serde_json::json!({"type": "sync", "chats": self.got}).to_string();
+                self.session.frame(now, read(&sync), |_| Err(TokenError::Missing));
+            }
+            Step::Track | Step::Sync => {}
+            Step::Read(pick) => {
+                if let Some(question) = take(&mut self.questions, pick) {
+                    let answer = self.read(&question);
+                    self.answers.push(answer);
+                }
+            }
+            Step::Answer(pick) => {
+                if let Some(answer) = take(&mut self.answers, pick) {
+                    self.session.item(now, Item::Answer(Box::new(answer)));
+                }
+            }
+            Step::Fail(pick) => {
+                match take(&mut self.questions, pick) {
+                    Some(Question::List { chat, .. } | Question::SyncOne { chat }) => {
+                        self.session.item(now, Item::Answer(Box::new(Answer::ListFailed { chat })));
+                    }
+                    // A sync that fails ends the connection: it is not what is tried here.
+                    other => self.questions.extend(other),
+                }
+            }
+            Step::Wait(ms) => {
+                self.now.mono_ms += ms;
+                // What isn't there by then comes no more: its stream has broken, and the connection with it.
+                let at_last = |(since, _): &mut (u64, _)| *since + FLIGHT_MS < self.now.mono_ms;
+                let late: Vec<_> = self.flying.extract_if(.., at_last).collect();
+                late.into_iter().for_each(|(_, event)| self.deliver(event));
+                self.session.tick(self.now);
+            }
+        }
+        self.take_out();
+    }
+
+    fn deliver(&mut self, event: Arc<EventFrame>) {
+        self.reached.entry(event.chat().0).or_default().insert(event.seq().0);
+        self.session.item(self.now, Item::Event(event));
+    }
+
+    /// What message-svc answers.
+    fn read(&self, question: &Question) -> Answer {
+        match *question {
+            Question::Sync { ref positions, after, .. } => {
+                let chat = after.0 + 1;
+                let position = positions.get(&chat).copied().unwrap_or_default();
+                let chats = (chat <= CHATS).then(|| self.start(chat, position)).into_iter().collect();
+                Answer::Synced { chats, more: chat <= CHATS }
+            }
+            Question::SyncOne { chat } => Answer::SyncedOne { chat, sync: Some(self.start(chat.0, self.got[&chat.0])) },
+            Question::List { chat, after } => {
+                let log = &self.logs[&chat.0];
+                let from = usize::try_from(after.0).expect("small") + usize::from(self.skips && log.len() % 5 == 0);
+                let from = from.min(log.len());
+                let events: Vec<bytes::Bytes> =
+                    log[from..].iter().take(PAGE).map(|bytes| bytes.clone().into()).collect();
+                let more = from + events.len() < log.len();
+                Answer::Listed { chat, events, more, head: Seq(log.len() as u64) }
+            }
+            _ => Answer::Done,
+        }
+    }
+
+    fn start(&self, chat: u64, position: u64) -> ChatSync {
+        let log = &self.logs[&chat];
+        let from = usize::try_from(position).expect("small");
+        let events = log[from..].iter().take(PAGE).map(|bytes| bytes.clone().into()).collect();
+        ChatSync { chat_id: chat, position, head: log.len() as u64, events, ..ChatSync::default() }
+    }
+
+    fn take_out(&mut self) {
+        for out in self.session.take_out() {
+            match out {
+                Out::Text(text) => self.received(&text),
+                Out::Ask(Question::WatchPeers { .. } | Question::Unwatch { .. }) => {}
+                Out::Ask(question) => self.questions.push(question),
+                Out::Ping(_) | Out::Command { .. } => {}
+                Out::Close(close) => panic!("closed: {close:?}"),
+            }
+        }
+    }
+
+    fn received(&mut self, text: &str) {
+        let frame: Value = serde_json::from_str(text).expect("JSON");
+        match frame["type"].as_str() {
+            Some("message") => {
+                let (chat, seq) = (frame["chat_id"].as_u64().expect("an id"), frame["seq"].as_u64().expect("a seq"));
+                let got = self.got.get_mut(&chat).expect("one of the chats");
+                assert_eq!(seq, *got + 1, "chat {chat}");
+                *got = seq;
+            }
+            Some("synced") => {
+                for (chat, seq) in frame["chats"].as_object().expect("an object") {
+                    assert_eq!(seq.as_u64(), self.got.get(&chat.parse().expect("an id")).copied(), "chat {chat}");
+                }
+            }
+            Some("hello") => {}
+            other => panic!("{other:?}: {text}"),
+        }
+    }
+
+    fn come_to_rest(&mut self) {
+        for step in [Step::Track, Step::Sync] {
+            self.step(&step);
+        }
+        for _ in 0..2_000 {
+            if self.flying.is_empty() && self.questions.is_empty() && self.answers.is_empty() {
+                self.step(&Step::Wait(1_500));
+            }
+            for step in [Step::Deliver(0, false), Step::Read(0), Step::Answer(0)] {
+                self.step(&step);
+            }
+            let heads = self.logs.iter().map(|(chat, log)| (*chat, log.len() as u64));
+            if self.flying.is_empty() && heads.eq(self.got.clone()) {
+                return;
+            }
+        }
+        panic!("never came: has {:?}, heads {:?}", self.got, self.logs.values().map(Vec::len).collect::<Vec<_>>());
+    }
+}
+
+fn take<T>(from: &mut Vec<T>, pick: Pick) -> Option<T> {
+    (!from.is_empty()).then(|| from.remove(pick % from.len()))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: CASES, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn each_chat_comes_in_order_and_once_whatever_the_schedule(steps in steps()) {
+        World::run(&steps, false);
+    }
+}
+
+#[test]
+fn control_a_read_that_skips_an_event_is_caught() {
+    let config =
+        ProptestConfig { cases: CASES, max_shrink_iters: 0, failure_persistence: None, ..ProptestConfig::default() };
+    let caught = TestRunner::new(config).run(&steps(), |steps| {
+        let run = std::panic::catch_unwind(|| World::run(&steps, true));
+        run.map_err(|_| TestCaseError::fail("caught"))
+    });
+    assert!(caught.is_err(), "no schedule has found the event that was left out");
+}
+
+#[test]
+fn the_watch_list_is_bounded_whatever_is_unwatched() {
+    let mut world = World::new(false);
+    let say = |world: &mut World, kind: &str, users: std::ops::Range<u64>| {
+        let frame = serde_json::json!({"type": kind, "user_ids": users.collect::<Vec<_>>()}).to_string();
+        world.session.frame(world.now, read(&frame), |_| Err(TokenError::Missing));
+        let out = world.session.take_out();
+        out.iter().any(|out| matches!(out, Out::Text(text) if text.contains("TOO_LARGE")))
+    };
+    assert!(!say(&mut world, "watch", 1..11));
+    assert!(!say(&mut world, "unwatch", 100..110), "whom it doesn't watch");
+    assert!(say(&mut world, "watch", 11..12), "one too many");
+    assert!(!say(&mut world, "watch", 1..11), "the same again");
+    assert!(!say(&mut world, "unwatch", 1..2));
+    assert!(!say(&mut world, "watch", 11..12));
+}
