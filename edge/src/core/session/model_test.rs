@@ -213,7 +213,8 @@ impl World {
             Question::SyncOne { chat } => Answer::SyncedOne { chat, sync: Some(self.start(chat.0, self.got[&chat.0])) },
             Question::List { chat, after } => {
                 let log = &self.logs[&chat.0];
-                let from = usize::try_from(after.0).expect("small") + usize::from(self.skips && log.len() % 5 == 0);
+                let from =
+                    usize::try_from(after.0).expect("small") + usize::from(self.skips && log.len().is_multiple_of(5));
                 let from = from.min(log.len());
                 let events: Vec<bytes::Bytes> =
                     log[from..].iter().take(PAGE).map(|bytes| bytes.clone().into()).collect();
