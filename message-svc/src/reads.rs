@@ -1,5 +1,7 @@
 //! Reading on behalf of a member: pages of a log, what a device misses, lists of chats.
 
+use std::collections::HashMap;
+
 use confab_ids::{ChatId, MessageId, Seq, UserId};
 use confab_proto::message::v1::{self as pb, ChatKind, ChatSync, Event};
 use futures_util::future::join_all;
@@ -23,8 +25,8 @@ const SYNC_CHATS: usize = 200;
 /// More missed events than this leave a gap.
 pub(crate) const SYNC_EVENTS: u64 = 1_000;
 
-/// How far back a message is looked for by its id.
-const SEARCHED: usize = 1_000;
+/// How far back a message is looked for by its id: most are among the last few.
+const SEARCHED: [usize; 2] = [50, 1_000];
 
 #[derive(Clone)]
 pub(crate) struct Reader<S> {
@@ -80,17 +82,19 @@ impl<S: Store> Reader<S> {
         };
         let more = chats.len() == SYNC_CHATS;
         let views = join_all(chats.iter().map(|chat| self.view(chat.chat, user, &request.device))).await;
+        let known_device = views.iter().flatten().any(|view| view.confirmed.is_some());
+        let from_read = request.from_read || known_device || !request.positions.is_empty();
         let mut synced = Vec::with_capacity(views.len());
         for view in views {
             match view {
-                Ok(view) => synced.push(start_of(&view, &request)),
+                Ok(view) => synced.push(start_of(&view, &request.positions, from_read)),
                 // Joined between the two reads: the next event brings it.
                 Err(ChatError::NotMember) => {}
                 Err(error) => return Err(error.into()),
             }
         }
         self.fill(&mut synced).await?;
-        Ok(pb::SyncResponse { chats: synced, more })
+        Ok(pb::SyncResponse { chats: synced, more, known_device })
     }
 
     /// Adds the first events that each chat misses.
@@ -116,11 +120,22 @@ impl<S: Store> Reader<S> {
 
     /// The seq of a message among the chat's last ones.
     pub(crate) async fn find(&self, chat: ChatId, message: MessageId) -> Option<Seq> {
-        let range =
-            Range { chat, after: Seq::ZERO, before: Seq(u64::MAX), limit: SEARCHED, bytes: 4 << 20, newest: true };
-        let page = self.page(range).await.ok()?;
-        let events = page.events.iter().rev().filter_map(|bytes| Event::decode(&bytes[..]).ok());
-        events.into_iter().find(|event| event.message_id == message.0[..]).map(|event| Seq(event.seq))
+        let mut before = Seq(u64::MAX);
+        for limit in SEARCHED {
+            let range = Range { chat, after: Seq::ZERO, before, limit, bytes: 4 << 20, newest: true };
+            let page = self.page(range).await.ok()?;
+            for bytes in page.events.iter().rev() {
+                let event = Event::decode(&bytes[..]).ok()?;
+                if event.message_id == message.0[..] {
+                    return Some(Seq(event.seq));
+                }
+                before = Seq(event.seq);
+            }
+            if !page.more {
+                break;
+            }
+        }
+        None
     }
 
     /// A chat with the asking user's unread count and, where asked for, its newest event.
@@ -145,11 +160,11 @@ impl<S: Store> Reader<S> {
 }
 
 /// Where a device's catching up with one chat starts, without the events yet.
-fn start_of(view: &ChatView, request: &pb::SyncRequest) -> ChatSync {
+fn start_of(view: &ChatView, positions: &HashMap<u64, u64>, from_read: bool) -> ChatSync {
     let joined = view.joined_seq.prev();
-    let known = request.positions.get(&view.chat.0).copied().map(Seq).or(view.confirmed);
-    let new_device = if request.from_read { view.read } else { view.head };
-    let position = known.unwrap_or(new_device).max(joined).min(view.head);
+    let known = positions.get(&view.chat.0).copied().map(Seq).or(view.confirmed);
+    let unconfirmed = if from_read { view.read } else { view.head };
+    let position = known.unwrap_or(unconfirmed).max(joined).min(view.head);
     let missed = view.head.0 - position.0;
     ChatSync {
         chat_id: view.chat.0,

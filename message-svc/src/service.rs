@@ -29,6 +29,9 @@ const REPLIES_MAX: usize = 1_024;
 /// Searches for a message by its id that run at once; further ones wait, and their stream with them.
 const SEARCHES_MAX: usize = 16;
 
+/// Searches that run or wait; one more is refused as `UNAVAILABLE`.
+const SEARCHES_WAITING_MAX: usize = 1_024;
+
 const LIST_DEFAULT: u32 = 50;
 const MESSAGES_MAX: u32 = 1_000;
 const CHATS_MAX: u32 = 200;
@@ -37,12 +40,12 @@ const MEMBERS_PAGE_MAX: u32 = 1_000;
 pub(crate) struct Service<S> {
     reader: Reader<S>,
     streams: AtomicU64,
-    searches: Arc<Semaphore>,
+    searches: Searches,
 }
 
 impl<S: Store> Service<S> {
     pub(crate) fn new(reader: Reader<S>) -> Self {
-        Self { reader, streams: AtomicU64::new(0), searches: Arc::new(Semaphore::new(SEARCHES_MAX)) }
+        Self { reader, streams: AtomicU64::new(0), searches: Searches::new() }
     }
 }
 
@@ -52,7 +55,24 @@ struct Conversation<S> {
     stream: u64,
     /// Weak: when the owner lets the stream go, it ends.
     replies: mpsc::WeakSender<ConverseResponse>,
-    searches: Arc<Semaphore>,
+    searches: Searches,
+}
+
+/// Searches for messages by id.
+#[derive(Clone)]
+struct Searches {
+    running: Arc<Semaphore>,
+    /// Those that run and those that will.
+    waiting: Arc<Semaphore>,
+}
+
+impl Searches {
+    fn new() -> Self {
+        Self {
+            running: Arc::new(Semaphore::new(SEARCHES_MAX)),
+            waiting: Arc::new(Semaphore::new(SEARCHES_WAITING_MAX)),
+        }
+    }
 }
 
 impl<S: Store> Conversation<S> {
@@ -83,13 +103,22 @@ impl<S: Store> Conversation<S> {
         }
     }
 
-    /// Finds the message that a mark names, beside the stream, then raises the mark.
+    /// Finds the message that a mark names, beside the stream, then raises the mark. The stream doesn't wait for it: what is
+    /// beyond the bound is refused.
     async fn search(&self, session: u64, call: u64, chat: ChatId, mark: Mark, message: MessageId) {
-        let Ok(permit) = self.searches.clone().acquire_owned().await else { return };
+        let Ok(waiting) = self.searches.waiting.clone().try_acquire_owned() else {
+            return self.refuse(session, call, MarkError::Unavailable.into()).await;
+        };
         let (reader, stream, replies) = (self.reader.clone(), self.stream, self.replies.clone());
+        let running = self.searches.running.clone();
         tokio::spawn(async move {
+            let Ok(permit) = running.acquire_owned().await else { return };
+            // Whoever isn't a member doesn't learn which messages there are.
+            if reader.view(chat, mark.user, &mark.device).await.is_err() {
+                return send_refusal(&replies, session, call, MarkError::NotMember.into()).await;
+            }
             let found = reader.find(chat, message).await;
-            drop(permit);
+            drop((permit, waiting));
             match found {
                 Some(seq) => {
                     let read = if mark.read > Seq::ZERO { seq } else { Seq::ZERO };

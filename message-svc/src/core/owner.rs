@@ -29,6 +29,9 @@ const CREATION_KEPT_MS: u64 = 60_000;
 /// Keys that one chat has looked up at once.
 const LOOKUPS_AT_ONCE: usize = 64;
 
+/// How long a chat's keys stay in memory after its last command, milliseconds.
+const SENDS_REST_MS: u64 = 60_000;
+
 /// How often raised watermarks are written, milliseconds.
 const MARKS_EVERY_MS: u64 = 5_000;
 
@@ -152,7 +155,7 @@ impl Owner {
         for (lookup, sent) in found {
             let Some(chat) = self.hot(lookup.chat) else { continue };
             match sent {
-                Some(sent) => chat.sends.insert(lookup.key, sent),
+                Some(sent) => chat.sends.insert(lookup.key, sent, chat.head),
                 None => chat.sends.vet(lookup.key),
             }
             chats.insert(lookup.chat);
@@ -281,7 +284,7 @@ impl Owner {
         let (seq, created_at_ms, count) = chat.take_seq(now.wall_ms, true);
         let accepted = Accepted { chat: id, seq, message_id: send.message_id, created_at_ms, duplicate: false };
         let sent = Sent { seq, message_id: send.message_id, created_at_ms, body_hash };
-        chat.sends.insert(key.clone(), sent);
+        chat.sends.insert(key.clone(), sent, chat.head);
         if let Some(slot) = chat.slot(send.user) {
             chat.members[slot].marks.own = seq;
             chat.dirty_blocks.insert(block_of(slot));
@@ -547,6 +550,7 @@ impl Owner {
         if now.mono_ms >= self.marks_written_ms + MARKS_EVERY_MS {
             self.marks_written_ms = now.mono_ms;
             self.write_marks(fx);
+            self.shrink_idle(now);
             self.forget_idle();
         }
     }
@@ -560,6 +564,20 @@ impl Owner {
                 let to = chat.members.len().min(from + BLOCK);
                 let marks = chat.members[from..to].iter().map(|member| (member.user, member.marks.clone())).collect();
                 fx.rows.push(Row::Marks { chat: id, block, marks });
+            }
+        }
+    }
+
+    /// Chats at rest forget the keys that the store has, where they are many.
+    fn shrink_idle(&mut self, now: Now) {
+        for slot in self.slots.values_mut() {
+            if let Slot::Hot { chat, waiting } = slot
+                && chat.used_ms + SENDS_REST_MS < now.mono_ms
+                && chat.sends.is_large()
+                && waiting.is_empty()
+                && chat.is_idle()
+            {
+                chat.sends = Sends::new(false);
             }
         }
     }

@@ -6,8 +6,9 @@ use confab_ids::{MessageId, Seq};
 
 use crate::store::SendKey;
 
-/// Keys kept in memory per chat. Older ones are looked up in the store.
-const KEPT: usize = 1_024;
+/// Keys kept in memory per chat, beside those that the store doesn't have yet. Older ones are looked up. (In tests few, so
+/// that they are forgotten.)
+const KEPT: usize = if cfg!(test) { 2 } else { 1_024 };
 
 /// One accepted send, as its key remembers it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +32,9 @@ pub(crate) enum Known {
 /// Hashes of keys kept per chat: with them a fresh key is known to be new without a look into the store, and fresh is what
 /// nearly all are. 8 bytes each; a chat with more asks the store.
 const HASHES: usize = 32_768;
+
+/// Keys beyond which a chat at rest forgets what the store knows.
+const KEPT_AT_REST: usize = 64;
 
 #[derive(Debug)]
 pub(crate) struct Sends {
@@ -69,7 +73,8 @@ impl Sends {
         self.vetted = Vec::new();
     }
 
-    pub(crate) fn insert(&mut self, key: SendKey, sent: Sent) {
+    /// Remembers a key. `stored`: up to where the store has the chat's sends; their keys can be forgotten.
+    pub(crate) fn insert(&mut self, key: SendKey, sent: Sent, stored: Seq) {
         if let Some(hashes) = &mut self.hashes {
             hashes.insert(hash(&key));
             if hashes.len() > HASHES {
@@ -80,11 +85,17 @@ impl Sends {
         if self.sent.insert(key.clone(), sent).is_none() {
             self.order.push_back(key);
         }
-        while self.order.len() > KEPT {
-            if let Some(oldest) = self.order.pop_front() {
-                self.sent.remove(&oldest);
-            }
+        while self.order.len() > KEPT
+            && let Some(oldest) =
+                self.order.pop_front_if(|key| self.sent.get(key).is_none_or(|sent| sent.seq <= stored))
+        {
+            self.sent.remove(&oldest);
         }
+    }
+
+    /// It holds more than a chat at rest needs.
+    pub(crate) fn is_large(&self) -> bool {
+        self.order.len() > KEPT_AT_REST || self.hashes.as_ref().is_some_and(|hashes| hashes.len() > KEPT_AT_REST)
     }
 }
 
@@ -109,7 +120,7 @@ mod tests {
         let mut sends = Sends::new(true);
         assert_eq!(sends.get(&key(1)), Known::New);
         for n in 0..=KEPT as u64 {
-            sends.insert(key(n), sent(n));
+            sends.insert(key(n), sent(n), Seq(u64::MAX));
         }
         assert_eq!(sends.get(&key(0)), Known::Unknown);
         assert_eq!(sends.get(&key(1)), Known::Sent(sent(1)));
@@ -121,7 +132,7 @@ mod tests {
     fn beyond_its_hashes_it_no_longer_claims_to_know_all() {
         let mut sends = Sends::new(true);
         for n in 0..=HASHES as u64 {
-            sends.insert(key(n), sent(n));
+            sends.insert(key(n), sent(n), Seq(u64::MAX));
         }
         assert_eq!(sends.get(&key(u64::MAX)), Known::Unknown);
     }

@@ -331,7 +331,8 @@ pub struct SyncRequest {
     /// The client's positions, by chat. They decide where they are given.
     #[prost(map = "uint64, uint64", tag = "3")]
     pub positions: ::std::collections::HashMap<u64, u64>,
-    /// A new device starts at the user's read mark (the seed's rule) and not at each chat's head.
+    /// A chat of which the device has confirmed nothing starts at the user's read mark, and not at its head: the seed's rule,
+    /// and that for a device that is known from earlier pages.
     #[prost(bool, tag = "4")]
     pub from_read: bool,
     /// Chats up to this id were in earlier pages.
@@ -348,6 +349,9 @@ pub struct SyncResponse {
     /// Ask again with `after_chat_id` = the last chat above.
     #[prost(bool, tag = "2")]
     pub more: bool,
+    /// The device has confirmed something in one of these chats: it isn't new.
+    #[prost(bool, tag = "3")]
+    pub known_device: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ChatSync {

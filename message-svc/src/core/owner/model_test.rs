@@ -77,7 +77,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let chat = 1..=CHATS;
     let pick = 0..100_usize;
     let step = prop_oneof![
-        8 => (user.clone(), chat.clone(), 0_u8..4, prop::bool::weighted(0.9))
+        16 => (user.clone(), chat.clone(), 0_u8..6, prop::bool::weighted(0.9))
             .prop_map(|(user, chat, client_id, body)| Step::Send { user, chat, client_id, body }),
         1 => (user.clone(), chat.clone(), 0_u64..6).prop_map(|(user, chat, up_to)| Step::Mark { user, chat, up_to }),
         1 => (user.clone(), chat.clone()).prop_map(|(user, chat)| Step::View { user, chat }),
