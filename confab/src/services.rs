@@ -72,7 +72,7 @@ pub(crate) async fn start(
         fanout: as_role("edge", &fanout),
         presence: as_role("edge", &presence),
         token_secret: secret.as_bytes().to_vec(),
-        page: Some(page(secret, listener.local_addr()?.ip().is_loopback())),
+        page: Some(page(secret, listener.local_addr()?.ip().is_loopback() && cfg.behind_proxy.is_empty())),
         ready: Arc::new(move || health.is_healthy()),
     };
     let front = confab_edge::Front { listener, tls };

@@ -22,6 +22,9 @@ use crate::stream::ClientStream;
 /// Frames read in a row before what they led to is done.
 const FRAMES_IN_A_ROW: usize = 16;
 
+/// How often a connection that waits for its client looks whether it has to end.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
 /// How long a client has for answering a close.
 const CLOSE_MAX: Duration = Duration::from_secs(2);
 
@@ -150,7 +153,7 @@ impl Connection {
             }
             Message::Pong(payload) => {
                 if let Ok(number) = payload[..].try_into().map(u64::from_be_bytes) {
-                    self.session.pong(number);
+                    self.session.pong(now, number);
                 }
             }
             // Answered by the library.
@@ -200,12 +203,22 @@ impl Connection {
     }
 
     async fn flush_slowly(&mut self) -> Result<(), End> {
+        let mut before = self.socket.get_ref().written();
+        let mut since = Instant::now();
         loop {
-            let before = self.socket.get_ref().written();
-            match timeout(self.shared.cfg.stall_max, self.socket.flush()).await {
-                Ok(flushed) => return flushed.map_err(|error| end_of(&error)),
-                Err(_) if self.socket.get_ref().written() > before => {}
-                Err(_) => return Err(End::Close(Close::TooSlow)),
+            let flushed = timeout(LOOK_EVERY.min(self.shared.cfg.stall_max), self.socket.flush()).await;
+            if let Ok(flushed) = flushed {
+                self.session.heard(self.now());
+                return flushed.map_err(|error| end_of(&error));
+            }
+            if self.mailbox.is_closing() {
+                return Err(End::Close(Close::TooManyConnections));
+            }
+            let written = self.socket.get_ref().written();
+            if written > before {
+                (before, since) = (written, Instant::now());
+            } else if since.elapsed() >= self.shared.cfg.stall_max {
+                return Err(End::Close(Close::TooSlow));
             }
         }
     }

@@ -56,7 +56,7 @@ pub(crate) enum Question {
         users: Vec<UserId>,
         reference: Option<String>,
     },
-    /// Watched without asking: the peers of direct chats.
+    /// Watched without asking: the peers of direct chats, and who may be watched. None: the states are told again.
     WatchPeers {
         users: Vec<UserId>,
     },

@@ -63,26 +63,27 @@ impl Shared {
         match question {
             Question::Unwatch { users } => self.presences.unwatch(mailbox, users),
             Question::WatchPeers { users } if users.is_empty() => self.presences.tell_again(mailbox),
-            Question::WatchPeers { users } => self.presences.watch(mailbox, users),
+            Question::WatchPeers { users } => self.presences.watch(&self.registry, mailbox, users),
             question => {
                 let (shared, mailbox) = (self.clone(), mailbox.clone());
                 tokio::spawn(async move {
-                    let answer = shared.answer(&mailbox, question).await;
-                    mailbox.push(Item::Answer(Box::new(answer)));
+                    if let Some(answer) = shared.answer(&mailbox, question).await {
+                        mailbox.push(Item::Answer(Box::new(answer)));
+                    }
                 });
             }
         }
     }
 
-    async fn answer(&self, mailbox: &Arc<Mailbox>, question: Question) -> Answer {
+    async fn answer(&self, mailbox: &Mailbox, question: Question) -> Option<Answer> {
         let request =
             SyncRequest { user_id: mailbox.user.0, device: mailbox.device.to_string(), ..SyncRequest::default() };
-        match question {
+        Some(match question {
             Question::Sync { positions, from_read, after } => {
                 let positions = positions.into_iter().collect();
                 let request = SyncRequest { positions, from_read, after_chat_id: after.0, ..request };
                 match self.sync(request).await {
-                    Ok(SyncResponse { chats, more }) => Answer::Synced { chats, more },
+                    Ok(SyncResponse { chats, more, known_device }) => Answer::Synced { chats, more, known_device },
                     Err(_) => Answer::SyncFailed,
                 }
             }
@@ -97,9 +98,10 @@ impl Shared {
             Question::History { chat, before, limit, reference } => {
                 Answer::Frame(self.history(mailbox.user, chat, before, limit, reference.as_deref()).await)
             }
-            Question::Watch { users, reference } => self.watch(mailbox, users, reference.as_deref()).await,
-            Question::WatchPeers { .. } | Question::Unwatch { .. } => Answer::Done,
-        }
+            Question::Watch { users, reference } => self.may_watch(mailbox, users, reference.as_deref()).await,
+            // Done without an answer.
+            Question::WatchPeers { .. } | Question::Unwatch { .. } => return None,
+        })
     }
 
     async fn sync(&self, request: SyncRequest) -> Result<SyncResponse, Status> {
@@ -144,21 +146,21 @@ impl Shared {
         }
     }
 
-    async fn watch(&self, mailbox: &Arc<Mailbox>, users: Vec<UserId>, reference: Option<&str>) -> Answer {
-        let user_ids = users.iter().map(|user| user.0).collect();
+    async fn may_watch(&self, mailbox: &Mailbox, asked: Vec<UserId>, reference: Option<&str>) -> Answer {
+        let user_ids = asked.iter().map(|user| user.0).collect();
         let request = FilterAcquaintedRequest { user_id: mailbox.user.0, user_ids };
         match self.messages.clone().filter_acquainted(request).await.map(tonic::Response::into_inner) {
             Ok(known) => {
                 let allowed: Vec<UserId> = known.user_ids.into_iter().map(UserId).collect();
-                let refused = allowed.len() < users.len();
-                self.presences.watch(mailbox, allowed);
-                if refused {
-                    let why = "people with whom no chat is shared are not watched";
-                    return Answer::Frame(error_text(Code::Forbidden, why, Some("user_ids"), None, reference, None));
-                }
-                Answer::Done
+                let why = "people with whom no chat is shared are not watched";
+                let refusal = (allowed.len() < asked.len())
+                    .then(|| error_text(Code::Forbidden, why, Some("user_ids"), None, reference, None));
+                Answer::MayWatch { asked, allowed, refusal }
             }
-            Err(status) => Answer::Frame(status_text(&status, reference)),
+            Err(status) => {
+                let refusal = Some(status_text(&status, reference));
+                Answer::MayWatch { asked, allowed: Vec::new(), refusal }
+            }
         }
     }
 }

@@ -32,6 +32,9 @@ pub(crate) struct App {
 
 const BODY_MAX: usize = 64 * 1_024;
 
+/// What proxies add to a request.
+const PROXIED: [&str; 5] = ["forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip"];
+
 pub(crate) fn router(app: App) -> Router {
     Router::new()
         .route("/", get(page))
@@ -43,6 +46,7 @@ pub(crate) fn router(app: App) -> Router {
         .route("/v1/chats/{id}/members", get(api::list_members).post(api::add_members))
         .route("/v1/chats/{id}/messages", get(api::list_messages).post(api::send_message))
         .route("/poll", any(later))
+        .route("/poll/{*rest}", any(later))
         .fallback(elsewhere)
         .method_not_allowed_fallback(async || {
             let problem = Problem::new(Code::InvalidFrame, "this is not done with that method", None);
@@ -54,10 +58,11 @@ pub(crate) fn router(app: App) -> Router {
 
 async fn page(State(app): State<App>, headers: HeaderMap) -> Response {
     match &app.page {
-        // A name that was pointed at this machine from outside gets no tokens.
+        // A name that was pointed at this machine from outside gets no tokens, and nobody who comes by a proxy.
         Some(page) => {
             let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-            ([(header::CACHE_CONTROL, "no-store")], Html(page(is_loopback(host)))).into_response()
+            let here = is_loopback(host) && !PROXIED.iter().any(|name| headers.contains_key(*name));
+            ([(header::CACHE_CONTROL, "no-store")], Html(page(here))).into_response()
         }
         None => Problem::new(Code::NotFound, "there is no page here", None).into_response(),
     }

@@ -2,6 +2,7 @@
 //! the chats' heads are kept, so that the connection reads the rest from the log when it can.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use confab_ids::{ChatId, Seq, UserId};
@@ -24,8 +25,8 @@ pub(crate) enum Item {
     /// Presence has this session: what is published from now on reaches it.
     Tracked,
     Event(Arc<EventFrame>),
-    /// Events of this chat up to the seq were not kept.
-    Behind(ChatId, Seq),
+    /// Events of this chat were not kept.
+    Behind(ChatId, Behind),
     /// A receipt or a presence.
     Passing(Utf8Bytes),
     /// What became of a send or a mark.
@@ -39,12 +40,29 @@ pub(crate) enum Item {
     },
 }
 
+/// Events that were not kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Behind {
+    /// The first of them, and up to where all had reached their edges when it was published.
+    pub first: Seq,
+    pub settled: Seq,
+    pub head: Seq,
+}
+
+impl Behind {
+    /// Only the head is known.
+    pub(crate) fn up_to(head: Seq) -> Self {
+        Self { first: head, settled: Seq::ZERO, head }
+    }
+}
+
 /// What became of a question.
 #[derive(Debug)]
 pub(crate) enum Answer {
     Synced {
         chats: Vec<ChatSync>,
         more: bool,
+        known_device: bool,
     },
     /// `None`: the chat is not this user's.
     SyncedOne {
@@ -63,8 +81,12 @@ pub(crate) enum Answer {
     },
     /// A frame that answers the client, ready.
     Frame(Utf8Bytes),
-    /// Nothing is left to say.
-    Done,
+    /// Who of them may be watched, and what to say of the others.
+    MayWatch {
+        asked: Vec<UserId>,
+        allowed: Vec<UserId>,
+        refusal: Option<Utf8Bytes>,
+    },
 }
 
 #[derive(Debug, Default)]
@@ -73,7 +95,7 @@ struct Inbox {
     events: usize,
     bytes: usize,
     passing: usize,
-    behind: HashMap<ChatId, Seq>,
+    behind: HashMap<ChatId, Behind>,
 }
 
 /// The mailbox of one connection. The lock is held for a push or a drain; the notifier wakes the connection's task.
@@ -86,6 +108,7 @@ pub(crate) struct Mailbox {
     wake: Notify,
     events_max: usize,
     bytes_max: usize,
+    closing: AtomicBool,
 }
 
 impl Mailbox {
@@ -98,6 +121,7 @@ impl Mailbox {
             wake: Notify::new(),
             events_max,
             bytes_max,
+            closing: AtomicBool::new(false),
         }
     }
 
@@ -110,12 +134,27 @@ impl Mailbox {
         self.wake.notify_one();
     }
 
+    /// Ends the connection, also while its client takes nothing. Said once.
+    pub(crate) fn close(&self, close: Close) {
+        if !self.closing.swap(true, Ordering::Relaxed) {
+            self.push(Item::Close(close));
+        }
+    }
+
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn push_event(&self, event: &Arc<EventFrame>) {
         let mut inbox = self.inbox();
         let full = inbox.events >= self.events_max || inbox.bytes >= self.bytes_max;
         if full || !inbox.behind.is_empty() {
-            let head = inbox.behind.entry(event.chat()).or_default();
-            *head = (*head).max(event.seq());
+            let fresh = Behind { first: event.seq(), settled: event.settled, head: event.seq() };
+            let behind = inbox.behind.entry(event.chat()).or_insert(fresh);
+            behind.head = behind.head.max(event.seq());
+            if event.seq() < behind.first {
+                (behind.first, behind.settled) = (event.seq(), event.settled);
+            }
             if inbox.behind.len() > BEHIND_MAX {
                 inbox.items.push_back(Item::Close(Close::TooSlow));
                 inbox.behind.clear();
@@ -148,7 +187,7 @@ impl Mailbox {
     pub(crate) fn take(&self) -> VecDeque<Item> {
         let inbox = std::mem::take(&mut *self.inbox());
         let mut items = inbox.items;
-        items.extend(inbox.behind.into_iter().map(|(chat, head)| Item::Behind(chat, head)));
+        items.extend(inbox.behind.into_iter().map(|(chat, behind)| Item::Behind(chat, behind)));
         items
     }
 }
@@ -174,8 +213,11 @@ mod tests {
         let items = mailbox.take();
         let events = items.iter().filter(|item| matches!(item, Item::Event(_))).count();
         assert_eq!(events, 2);
-        assert!(items.iter().any(|item| matches!(item, Item::Behind(ChatId(7), Seq(5)))));
-        assert!(items.iter().any(|item| matches!(item, Item::Behind(ChatId(8), Seq(9)))));
+        let behind = |chat, first, head| {
+            let behind = Behind { first: Seq(first), settled: Seq::ZERO, head: Seq(head) };
+            items.iter().any(|item| matches!(item, Item::Behind(of, is) if *of == ChatId(chat) && *is == behind))
+        };
+        assert!(behind(7, 3, 5) && behind(8, 9, 9));
         mailbox.push_event(&event(7, 6));
         assert!(matches!(mailbox.take().front(), Some(Item::Event(_))));
     }

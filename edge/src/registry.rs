@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use confab_ids::UserId;
 
 use crate::frames::Close;
-use crate::mailbox::{Item, Mailbox};
+use crate::mailbox::Mailbox;
 
 /// Connections of one device; the next one closes the oldest.
 const PER_DEVICE_MAX: usize = 8;
@@ -53,13 +53,9 @@ impl Registry {
         connections.by_session.insert(mailbox.session, mailbox.clone());
         let of_user = connections.by_user.entry(mailbox.user).or_insert_with(|| Vec::with_capacity(1));
         of_user.push(mailbox.clone());
-        let mut of_device = of_user.iter().filter(|other| other.device == mailbox.device);
-        let count = of_device.clone().count();
-        if let Some(oldest) = of_device.next()
-            && count > PER_DEVICE_MAX
-        {
-            oldest.push(Item::Close(Close::TooManyConnections));
-        }
+        let of_device = of_user.iter().filter(|other| other.device == mailbox.device);
+        let beyond = of_device.clone().count().saturating_sub(PER_DEVICE_MAX);
+        of_device.take(beyond).for_each(|oldest| oldest.close(Close::TooManyConnections));
     }
 
     pub(crate) fn remove(&self, mailbox: &Mailbox) {

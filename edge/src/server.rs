@@ -27,7 +27,7 @@ const NOT_A_PROXY: &[u8] = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConn
 
 /// Accepts until it is dropped.
 pub(crate) async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, router: Router, cfg: Config) {
-    // Permits go with the handshake's task; open WebSockets are counted by the registry.
+    // Of those in HTTP; open WebSockets are counted by the registry, and bounded at the upgrade.
     let handshakes = Arc::new(Semaphore::new(cfg.connections_max));
     loop {
         let (stream, from) = match listener.accept().await {

@@ -19,10 +19,16 @@ use crate::auth::{Claims, LEEWAY_SECONDS, TokenError};
 use crate::frames::client::{BadFrame, ClientFrame, Place, Read};
 use crate::frames::server::{EventFrame, Limits, ServerFrame, text, uuid};
 use crate::frames::{Close, Code};
-use crate::mailbox::{Answer, Item};
+use crate::mailbox::{Answer, Behind, Item};
 
 /// Questions of one connection that are not answered yet; at the bound it is not read.
 const QUESTIONS_MAX: usize = 8;
+
+/// Of these, reads of the log that it makes itself; the other chats that are behind wait.
+const LOG_READS_MAX: usize = 4;
+
+/// Receipts and presences that wait for the end of a sync; the oldest go.
+const PASSING_MAX: usize = 256;
 
 /// Seed mode: what was written is confirmed by a ping so soon, milliseconds.
 const CONFIRM_MS: u64 = 2_000;
@@ -78,6 +84,8 @@ struct InFlight {
     client_id: Option<String>,
     reference: Option<String>,
     trace: Option<String>,
+    /// Seed mode, of a send: the event that the ack stands for.
+    message_id: Option<[u8; 16]>,
 }
 
 /// A `sync` that came before it could be followed, or is being followed.
@@ -90,6 +98,10 @@ struct Sync {
     /// Chats with events since the heads were asked for.
     seen: HashMap<ChatId, Seq>,
     pages_done: bool,
+    /// An earlier page knew the device.
+    known_device: bool,
+    /// Receipts and presences since it began.
+    passing: VecDeque<Utf8Bytes>,
 }
 
 #[derive(Debug)]
@@ -113,6 +125,8 @@ pub(crate) struct Session {
     in_flight: Vec<(u64, InFlight)>,
     mark_references: VecDeque<(u64, String)>,
     questions: usize,
+    /// Reads of the log that wait for their turn: one per chat at most.
+    reads_waiting: VecDeque<Question>,
     /// Whom it watches, or has asked to.
     watched: HashSet<UserId>,
     /// Seed mode: this connection's own messages, which an ack stands for.
@@ -145,6 +159,7 @@ impl Session {
             in_flight: Vec::new(),
             mark_references: VecDeque::new(),
             questions: 0,
+            reads_waiting: VecDeque::new(),
             watched: HashSet::new(),
             own: VecDeque::new(),
             written: HashMap::new(),
@@ -190,6 +205,10 @@ impl Session {
         if now.wall_ms >= self.expires_ms {
             return self.out.push(Out::Close(Close::TokenExpired));
         }
+        if !self.reads(now) {
+            // It isn't silent: it isn't read.
+            self.heard_ms = now.mono_ms;
+        }
         if now.mono_ms >= self.heard_ms + self.bounds.silence_ms {
             return self.out.push(Out::Close(Close::TooSlow));
         }
@@ -214,18 +233,21 @@ impl Session {
         self.out.push(Out::Ping(self.pings));
     }
 
-    /// Something has come from the client.
+    /// Something has come from the client, or it has taken what it was long in taking.
     pub(crate) fn heard(&mut self, now: Now) {
         self.heard_ms = now.mono_ms;
     }
 
     /// A pong to ping `number`: in seed mode it confirms all that was written before that ping.
-    pub(crate) fn pong(&mut self, number: u64) {
+    pub(crate) fn pong(&mut self, now: Now, number: u64) {
         if number != self.pings || self.confirms_itself {
             return;
         }
         for (chat, seq) in std::mem::take(&mut self.pinged) {
             self.mark(chat, Place::Seq(seq), false, None);
+        }
+        if !self.written.is_empty() {
+            self.ping_ms = self.ping_ms.min(now.mono_ms + CONFIRM_MS);
         }
     }
 
@@ -235,7 +257,8 @@ impl Session {
         match frame {
             Ok(ClientFrame::Message { chat, client_id, content }) => {
                 let message_id = *Uuid::now_v7().as_bytes();
-                if self.mode == Mode::Seed {
+                let seed = self.mode == Mode::Seed;
+                if seed {
                     self.own.push_back(message_id);
                     if self.own.len() > 2 * self.bounds.in_flight_max {
                         self.own.pop_front();
@@ -250,7 +273,8 @@ impl Session {
                     content: Some(content),
                 };
                 let client_id = (!client_id.is_empty()).then_some(client_id);
-                let waiting = InFlight { is_send: true, client_id, reference, trace };
+                let message_id = seed.then_some(message_id);
+                let waiting = InFlight { is_send: true, client_id, reference, trace, message_id };
                 self.command(Action::Send(send), waiting);
             }
             Ok(ClientFrame::Delivered { chat, at }) => {
@@ -339,8 +363,10 @@ impl Session {
     }
 
     fn ask_sync(&mut self, after: ChatId) {
-        let positions = self.sync.as_ref().map(|sync| sync.positions.clone()).unwrap_or_default();
-        self.ask(Question::Sync { positions, from_read: self.mode == Mode::Seed, after });
+        let Some(sync) = &self.sync else { return };
+        let from_read = self.mode == Mode::Seed || sync.known_device;
+        let positions = sync.positions.clone();
+        self.ask(Question::Sync { positions, from_read, after });
     }
 
     fn watch(&mut self, now: Now, users: Vec<UserId>, reference: Option<String>) {
@@ -387,19 +413,28 @@ impl Session {
         self.out.push(Out::Ask(question));
     }
 
+    /// Asks for a part of a log, when it is its turn.
+    fn ask_log(&mut self, question: Question) {
+        if self.questions < LOG_READS_MAX { self.ask(question) } else { self.reads_waiting.push_back(question) }
+    }
+
     /// Something from the mailbox.
     pub(crate) fn item(&mut self, now: Now, item: Item) {
         match item {
             Item::Tracked => self.tracked(),
             Item::Event(event) => self.event(now, event),
-            Item::Behind(chat, head) => self.behind(now, chat, head),
-            Item::Passing(text) if self.phase == Phase::Live => self.out.push(Out::Text(text)),
-            Item::Passing(_) => {}
-            Item::Reply(reply) => self.reply(*reply),
+            Item::Behind(chat, behind) => self.behind(now, chat, &behind),
+            Item::Passing(text) => self.passing(text),
+            Item::Reply(reply) => self.reply(now, *reply),
             Item::Broken => self.broken(),
             Item::Answer(answer) => {
                 self.questions = self.questions.saturating_sub(1);
                 self.answer(now, *answer);
+                while self.questions < LOG_READS_MAX
+                    && let Some(question) = self.reads_waiting.pop_front()
+                {
+                    self.ask(question);
+                }
             }
             Item::Close(close) => self.out.push(Out::Close(close)),
             Item::Reconnect { after_ms } => self.say(&ServerFrame::Reconnect { after_ms }),
@@ -424,22 +459,43 @@ impl Session {
             return;
         }
         let chat = event.chat();
-        if self.phase == Phase::Syncing && self.tracks.sent(chat).is_none() {
+        if self.is_listing() && self.tracks.sent(chat).is_none() {
             return self.note_seen(chat, event.seq());
         }
         let step = self.tracks.event(now.mono_ms, self.user, event);
         self.step(now, chat, step);
     }
 
-    fn behind(&mut self, now: Now, chat: ChatId, head: Seq) {
+    fn passing(&mut self, text: Utf8Bytes) {
+        match (&self.phase, &mut self.sync) {
+            (Phase::Live, _) => self.out.push(Out::Text(text)),
+            // What the sync says of marks may have been read before.
+            (Phase::Syncing, Some(sync)) => {
+                if sync.passing.len() == PASSING_MAX {
+                    sync.passing.pop_front();
+                }
+                sync.passing.push_back(text);
+            }
+            _ => {}
+        }
+    }
+
+    fn behind(&mut self, now: Now, chat: ChatId, behind: &Behind) {
         match self.phase {
             Phase::Registering | Phase::Waiting => {}
-            Phase::Syncing if self.tracks.sent(chat).is_none() => self.note_seen(chat, head),
+            Phase::Syncing if self.is_listing() && self.tracks.sent(chat).is_none() => {
+                self.note_seen(chat, behind.head);
+            }
             Phase::Syncing | Phase::Live => {
-                let step = self.tracks.behind(now.mono_ms, chat, head);
+                let step = self.tracks.behind(now.mono_ms, chat, behind);
                 self.step(now, chat, step);
             }
         }
+    }
+
+    /// The pages of a sync are coming: a chat without a track may yet be in one.
+    fn is_listing(&self) -> bool {
+        self.phase == Phase::Syncing && self.sync.as_ref().is_some_and(|sync| !sync.pages_done)
     }
 
     /// Bounded by the user's chats.
@@ -454,19 +510,23 @@ impl Session {
         match step {
             Step::Nothing => {}
             Step::Send(events) => events.iter().for_each(|event| self.send_event(now, event)),
-            Step::Fetch(after) => self.ask(Question::List { chat, after }),
-            Step::Locate => self.ask(Question::SyncOne { chat }),
+            Step::Fetch(after) => self.ask_log(Question::List { chat, after }),
+            Step::Locate => self.ask_log(Question::SyncOne { chat }),
         }
     }
 
     fn send_event(&mut self, now: Now, event: &EventFrame) {
-        let acked = self.own.iter().position(|own| own == event.message_id());
-        match acked {
-            Some(at) => drop(self.own.remove(at)),
+        let own = self.own.iter().position(|own| own == event.message_id());
+        match own {
+            Some(at) => {
+                self.own.remove(at);
+                self.ack_in_place(event);
+            }
             None => self.out.extend(event.text_for(self.user).map(Out::Text)),
         }
         if !self.confirms_itself {
-            if self.written.is_empty() {
+            // One at a time: else on a long way each pong would be too old when it comes.
+            if self.written.is_empty() && self.pinged.is_empty() {
                 self.ping_ms = self.ping_ms.min(now.mono_ms + CONFIRM_MS);
             }
             self.written.insert(event.chat(), event.seq());
@@ -484,9 +544,19 @@ impl Session {
 
     fn answer(&mut self, now: Now, answer: Answer) {
         match answer {
-            Answer::Synced { chats, more } => self.synced_page(now, chats, more),
-            Answer::SyncedOne { sync: Some(sync), .. } => self.synced_chat(now, &sync),
-            Answer::SyncedOne { chat, sync: None } => self.tracks.forget(chat),
+            Answer::Synced { chats, more, known_device } => {
+                if let Some(sync) = &mut self.sync {
+                    sync.known_device |= known_device;
+                }
+                self.synced_page(now, chats, more);
+            }
+            Answer::SyncedOne { chat, sync } => {
+                match sync {
+                    Some(sync) => self.synced_chat(now, &sync),
+                    None => self.tracks.forget(chat),
+                }
+                self.finish_sync();
+            }
             Answer::SyncFailed => {
                 let why = "catching up is not possible at the moment: reconnect";
                 self.error(Code::Unavailable, why, None, None, None, Some(1_000));
@@ -495,13 +565,13 @@ impl Session {
             Answer::Listed { chat, events, more, head } => {
                 self.send_logged(now, chat, &events);
                 if let Some(after) = self.tracks.fetched(now.mono_ms, chat, more, head) {
-                    self.ask(Question::List { chat, after });
+                    self.ask_log(Question::List { chat, after });
                 }
                 self.finish_sync();
             }
             Answer::ListFailed { chat } => self.tracks.fetch_failed(now.mono_ms, chat),
             Answer::Frame(text) => self.out.push(Out::Text(text)),
-            Answer::Done => {}
+            Answer::MayWatch { asked, allowed, refusal } => self.may_watch(&asked, allowed, refusal),
         }
     }
 
@@ -528,7 +598,7 @@ impl Session {
             std::mem::take(&mut sync.seen)
         });
         for (chat, head) in seen.unwrap_or_default() {
-            let step = self.tracks.behind(now.mono_ms, chat, head);
+            let step = self.tracks.behind(now.mono_ms, chat, &Behind::up_to(head));
             self.step(now, chat, step);
         }
         self.finish_sync();
@@ -556,7 +626,7 @@ impl Session {
             sync.chats.insert(chat.chat_id, chat.head);
         }
         if let Some(after) = self.tracks.fetched(now.mono_ms, id, false, Seq(chat.head)) {
-            self.ask(Question::List { chat: id, after });
+            self.ask_log(Question::List { chat: id, after });
         }
     }
 
@@ -574,10 +644,30 @@ impl Session {
             }
             self.say(&ServerFrame::Synced { chats: &sync.chats, reference: sync.reference.as_deref() });
         }
+        self.out.extend(sync.passing.into_iter().map(Out::Text));
         self.out.push(Out::Ask(Question::WatchPeers { users: Vec::new() }));
     }
 
-    fn reply(&mut self, reply: Reply) {
+    /// What may be watched of what was asked for; what was unwatched meanwhile is not.
+    fn may_watch(&mut self, asked: &[UserId], mut allowed: Vec<UserId>, refusal: Option<Utf8Bytes>) {
+        self.watched.retain(|user| !asked.contains(user) || allowed.contains(user));
+        allowed.retain(|user| self.watched.contains(user));
+        if !allowed.is_empty() {
+            self.out.push(Out::Ask(Question::WatchPeers { users: allowed }));
+        }
+        self.out.extend(refusal.map(Out::Text));
+    }
+
+    fn reply(&mut self, now: Now, reply: Reply) {
+        // Seed mode: an ack stands for the event, so it comes where the event would.
+        if let Some(reply::Outcome::Accepted(accepted)) = &reply.outcome
+            && let Some((_, waiting)) = self.in_flight.iter().find(|(call, _)| *call == reply.call)
+            && waiting.message_id.is_some_and(|id| self.own.contains(&id))
+            && !accepted.duplicate
+            && self.tracks.expect(now.mono_ms, ChatId(accepted.chat_id), Seq(accepted.seq))
+        {
+            return;
+        }
         let waiting = self.answered(reply.call).or_else(|| self.refused_mark(reply.call));
         match (reply.outcome, waiting) {
             (Some(reply::Outcome::Accepted(accepted)), Some(waiting)) => self.ack(&accepted, &waiting),
@@ -598,7 +688,15 @@ impl Session {
     fn refused_mark(&mut self, call: u64) -> Option<InFlight> {
         let at = self.mark_references.iter().position(|(mark, _)| *mark == call)?;
         let (_, reference) = self.mark_references.remove(at)?;
-        Some(InFlight { is_send: false, client_id: None, reference: Some(reference), trace: None })
+        Some(InFlight { is_send: false, client_id: None, reference: Some(reference), trace: None, message_id: None })
+    }
+
+    /// Seed mode: the ack of the connection's own event, where the event would come.
+    fn ack_in_place(&mut self, event: &EventFrame) {
+        let of = |waiting: &InFlight| waiting.message_id.is_some_and(|id| id == event.message_id());
+        let Some(at) = self.in_flight.iter().position(|(_, waiting)| of(waiting)) else { return };
+        let (_, waiting) = self.in_flight.remove(at);
+        self.ack(&event.accepted(), &waiting);
     }
 
     fn ack(&mut self, accepted: &Accepted, waiting: &InFlight) {

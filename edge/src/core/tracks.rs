@@ -6,6 +6,7 @@ use std::sync::Arc;
 use confab_ids::{ChatId, Seq, UserId};
 
 use crate::frames::server::EventFrame;
+use crate::mailbox::Behind;
 
 /// How long a hole is waited for before it is fetched, milliseconds.
 const HOLD_MS: u64 = 500;
@@ -115,6 +116,16 @@ impl Tracks {
         }
     }
 
+    /// The event at `seq` will come; if it is long in coming it is fetched. Says whether it is still to come.
+    pub(crate) fn expect(&mut self, now_ms: u64, chat: ChatId, seq: Seq) -> bool {
+        let Some(track) = self.0.get_mut(&chat).filter(|track| track.sent < seq) else { return false };
+        track.known = track.known.max(seq);
+        if matches!(track.phase, Phase::Following) {
+            track.phase = Phase::Holding(Box::new(Held { until_ms: now_ms + HOLD_MS, events: BTreeMap::new() }));
+        }
+        true
+    }
+
     fn locate(&mut self, now_ms: u64, chat: ChatId, known: Seq) -> Step {
         self.0.insert(chat, Track { sent: Seq::ZERO, known, used_ms: now_ms, phase: Phase::Locating });
         Step::Locate
@@ -126,12 +137,18 @@ impl Tracks {
     }
 
     /// Events of a chat up to `head` were not kept for this connection.
-    pub(crate) fn behind(&mut self, now_ms: u64, chat: ChatId, head: Seq) -> Step {
+    pub(crate) fn behind(&mut self, now_ms: u64, chat: ChatId, behind: &Behind) -> Step {
         let Some(track) = self.0.get_mut(&chat) else {
-            return self.locate(now_ms, chat, head);
+            let sent = behind.first.prev();
+            if behind.settled < sent {
+                return self.locate(now_ms, chat, behind.head);
+            }
+            let phase = Phase::Fetching;
+            self.0.insert(chat, Track { sent, known: behind.head, used_ms: now_ms, phase });
+            return Step::Fetch(sent);
         };
         track.used_ms = now_ms;
-        track.known = track.known.max(head);
+        track.known = track.known.max(behind.head);
         if track.is_busy() || track.known <= track.sent {
             return Step::Nothing;
         }
@@ -224,7 +241,7 @@ impl Track {
             ready.push(event);
         }
         held.retain(|seq, _| *seq > self.sent);
-        if held.is_empty() {
+        if held.is_empty() && self.known <= self.sent {
             self.phase = Phase::Following;
         } else if held.len() > HOLD_MAX && ready.is_empty() {
             self.phase = Phase::Fetching;

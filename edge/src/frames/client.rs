@@ -12,6 +12,12 @@ use serde_json::Value;
 
 use super::Code;
 
+/// Sizes are checked here as well as by message-svc: what goes on the stream that all connections share has to be small.
+pub(crate) const CONTENT_MAX: usize = 16 * 1_024;
+const MEDIA_URL_MAX: usize = 2_048;
+const CLIENT_ID_MAX: usize = 64;
+const MENTIONS_MAX: usize = 100;
+
 const REF_MAX: usize = 64;
 const HISTORY_MAX: u64 = 200;
 const HISTORY_DEFAULT: u32 = 50;
@@ -183,6 +189,19 @@ impl Raw {
             None if media_url.is_empty() => return Err(BadFrame::field("content", "content is required")),
             None => String::new(),
         };
+        if text.len() > CONTENT_MAX {
+            let why = format!("content has {} bytes, at most {CONTENT_MAX} are allowed", text.len());
+            return Err(BadFrame::new(Code::TooLarge, Some("content"), why));
+        }
+        if media_url.len() > MEDIA_URL_MAX {
+            return Err(BadFrame::field("media_url", format!("media_url is longer than {MEDIA_URL_MAX} bytes")));
+        }
+        if self.client_id.as_ref().is_some_and(|id| id.len() > CLIENT_ID_MAX) {
+            return Err(BadFrame::field("client_id", format!("client_id is longer than {CLIENT_ID_MAX} bytes")));
+        }
+        if self.mentions.as_ref().is_some_and(|users| users.len() > MENTIONS_MAX) {
+            return Err(BadFrame::field("mentions", format!("mentions are more than {MENTIONS_MAX}")));
+        }
         let reply_to = below_limit("reply_to", self.reply_to.unwrap_or(0))?;
         let content = Content { text, media_url, reply_to, mentions: self.mentions.take().unwrap_or_default() };
         Ok(ClientFrame::Message { chat, client_id: self.client_id.take().unwrap_or_default(), content })

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
 use confab_ids::{ChatId, Seq, UserId};
-use confab_proto::message::v1::{ChatKind, Event, MembershipKind, event};
+use confab_proto::message::v1::{Accepted, ChatKind, Event, MembershipKind, event};
 use confab_proto::presence::v1::{Presence, PresenceStatus};
 use jiff::Timestamp;
 use jiff::fmt::temporal::DateTimePrinter;
@@ -156,6 +156,17 @@ impl EventFrame {
 
     pub(crate) fn message_id(&self) -> &[u8] {
         &self.event.message_id
+    }
+
+    /// What its sender's ack says.
+    pub(crate) fn accepted(&self) -> Accepted {
+        Accepted {
+            chat_id: self.event.chat_id,
+            seq: self.event.seq,
+            message_id: self.event.message_id.clone(),
+            created_at_ms: self.event.created_at_ms,
+            duplicate: false,
+        }
     }
 
     /// Bytes that its text takes, about.

@@ -20,6 +20,7 @@ use crate::auth::{Claims, TokenError};
 use crate::connection::{Connection, websocket_config};
 use crate::core::session::{Bounds, Mode, Session, error_text};
 use crate::edge::Shared;
+use crate::frames::client::CONTENT_MAX;
 use crate::frames::server::Limits;
 use crate::frames::{Close, Code};
 use crate::mailbox::Mailbox;
@@ -69,6 +70,13 @@ fn upgrade(app: App, params: Params, mut request: Request) -> Result<Response, B
     }
     if asked.binary && !asked.full {
         return Err(refuse(Problem::new(Code::Unimplemented, "confab.v1.proto is not there yet", None)));
+    }
+    if app.shared.registry.read().len() >= app.shared.cfg.connections_max {
+        return Err(refuse(Problem::new(
+            Code::Unavailable,
+            "there are as many connections here as there may be",
+            None,
+        )));
     }
     let browser = asked.bearer.is_some() || headers.contains_key(header::ORIGIN);
     let token = bearer(headers).map(str::to_owned).or(asked.bearer).or(params.token);
@@ -133,7 +141,7 @@ fn connection(shared: Arc<Shared>, socket: WebSocketStream<ClientStream>, mode: 
         ping_ms: u64::try_from(cfg.ping_interval.as_millis()).unwrap_or(u64::MAX),
         silence_ms: u64::try_from(cfg.silence_max.as_millis()).unwrap_or(u64::MAX),
         limits: Limits {
-            content_bytes: 16 * 1_024,
+            content_bytes: CONTENT_MAX,
             frame_bytes: cfg.frame_bytes_max,
             watch_max: cfg.watch_max,
             chats_max: CHATS_MAX,

@@ -17,7 +17,7 @@ use crate::registry::Registry;
 /// Commands that wait for the stream; a connection with one more waits, and is not read meanwhile.
 const COMMANDS_MAX: usize = 8_192;
 
-/// Commands per frame: of the largest contents, too, it stays below gRPC's 4 MiB.
+/// Commands per frame: of the largest contents that a client's frame can hold, too, it stays below gRPC's 4 MiB.
 const BATCH_MAX: usize = 128;
 
 /// Frames that wait for message-svc to read them.

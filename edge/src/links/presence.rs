@@ -66,8 +66,12 @@ impl Presences {
         self.interest().sessions.remove(&mailbox.session);
     }
 
-    pub(crate) fn watch(&self, mailbox: &Arc<Mailbox>, users: Vec<UserId>) {
+    pub(crate) fn watch(&self, registry: &Registry, mailbox: &Arc<Mailbox>, users: Vec<UserId>) {
         let mut interest = self.interest();
+        // A connection that is closed leaves the registry first, and its interest then: nothing is added behind that.
+        if registry.read().get(mailbox.session).is_none() {
+            return;
+        }
         for user in users {
             interest.sessions.entry(mailbox.session).or_default().insert(user);
             let watched = interest.users.entry(user).or_default();

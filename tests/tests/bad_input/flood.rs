@@ -106,3 +106,26 @@ async fn over_two_thousand_bad_frames_a_minute_close_with_4009() {
     good.send(&json!({"type": "ping"})).await.unwrap();
     good.expect("pong").await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn contents_that_are_far_too_large_in_a_row_cost_the_others_nothing() {
+    let server = Server::start().await.unwrap();
+    let mut one = server.synced(1, &[(1, 0)]).await.unwrap();
+    let mut two = server.synced(2, &[(1, 0)]).await.unwrap();
+    let mut big = server.connect(1).await.unwrap();
+    let content = "x".repeat(120 * 1024);
+    for number in 0..60 {
+        big.send(&json!({"type": "message", "chat_id": 1, "content": content, "client_id": format!("big-{number}")}))
+            .await
+            .unwrap();
+    }
+    for number in 0..20 {
+        let ack = one.say(1, &format!("message {number}")).await.unwrap();
+        assert_eq!(two.expect_message(1).await.unwrap()["seq"], ack["seq"]);
+    }
+    for number in 0..60 {
+        let client_id = format!("big-{number}");
+        let error = big.expect_where(&client_id, |frame| frame["client_id"] == *client_id).await.unwrap();
+        assert_eq!((&error["code"], &error["field"]), (&json!("TOO_LARGE"), &json!("content")));
+    }
+}

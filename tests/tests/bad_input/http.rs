@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use confab_tests::harness::client::{refusal, upgrade};
 use confab_tests::harness::{Server, http};
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -156,4 +157,44 @@ async fn bad_bodies_and_paths_are_answered_in_json() {
     assert_eq!(http::raw(server.addr(), huge.as_bytes()).await.unwrap().status, 413, "a body of 8 MB");
     let nested = format!("{head}Content-Type: application/json\r\nContent-Length: 10000\r\n\r\n{}", "[".repeat(10_000));
     assert_eq!(http::raw(server.addr(), nested.as_bytes()).await.unwrap().status, 400, "nested 10,000 deep");
+}
+
+#[tokio::test]
+async fn beyond_the_bound_a_connection_is_refused_until_another_goes() {
+    let data = tempfile::tempdir().unwrap();
+    let server = Server::start_on(data.path(), &[("CONFAB_EDGE__CONNECTIONS_MAX", "3")], &[]).await.unwrap();
+    let kept = server.connect(1).await.unwrap();
+    let mut two = server.connect(2).await.unwrap();
+    two.say(1, "it is there").await.unwrap();
+    let third = server.connect(3).await.unwrap();
+    let ask = || upgrade(server.addr(), &format!("/ws?token={}", server.token(4)), &[]).unwrap();
+    assert_eq!(refusal(server.addr(), ask()).await.unwrap(), 503);
+    third.close().await.unwrap();
+    let begun = std::time::Instant::now();
+    while server.connect(4).await.is_err() {
+        assert!(begun.elapsed() < confab_tests::harness::BOUND, "no room after one went");
+        tokio::task::yield_now().await;
+    }
+    kept.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_page_holds_tokens_here_and_none_behind_a_proxy() {
+    let server = Server::start().await.unwrap();
+    let page = |more: &'static str| {
+        let addr = server.addr();
+        async move {
+            let head = format!("GET / HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n{more}\r\n");
+            let mut stream = TcpStream::connect(addr).await.unwrap();
+            stream.write_all(head.as_bytes()).await.unwrap();
+            let mut page = String::new();
+            timeout(HEAD_BOUND, stream.read_to_string(&mut page)).await.unwrap().unwrap();
+            assert!(page.starts_with("HTTP/1.1 200"), "{page}");
+            page
+        }
+    };
+    // A token's beginning: the base64 of {"
+    assert!(page("").await.contains("eyJ"));
+    assert!(!page("X-Forwarded-For: 192.0.2.1\r\n").await.contains("eyJ"));
+    assert!(!page("Via: 1.1 proxy\r\n").await.contains("eyJ"));
 }

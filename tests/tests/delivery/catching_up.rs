@@ -159,3 +159,25 @@ async fn history_pages_back_to_the_start() {
     assert_eq!(response.status, 200, "{}", response.text());
     assert_eq!(response.json().unwrap()["items"].as_array().map(Vec::len), Some(5), "{}", response.text());
 }
+
+#[tokio::test]
+async fn a_chat_that_was_made_while_a_known_device_was_away_comes_from_its_beginning() {
+    let server = Server::start().await.unwrap();
+    let mut phone = server.synced(12, &[]).await.unwrap();
+    let group = server.create_group(11, &[12]).await.unwrap();
+    phone.expect_where("created", |frame| frame["type"] == "chat").await.unwrap();
+    phone.send(&json!({"type": "delivered", "chat_id": group, "seq": 1})).await.unwrap();
+    phone.until_pong().await.unwrap();
+    phone.close().await.unwrap();
+    let later = server.create_group(11, &[12]).await.unwrap();
+    let mut one = server.synced(11, &[]).await.unwrap();
+    say_many(&mut one, later, "while away", 3).await;
+    for positions in [&[(group, 1)][..], &[]] {
+        let mut phone = server.connect(12).await.unwrap();
+        phone.sync(positions).await.unwrap();
+        let came: Vec<u64> =
+            phone.until_pong().await.unwrap().iter().filter_map(|frame| frame["seq"].as_u64()).collect();
+        assert_eq!(came, [1, 2, 3, 4], "with positions {positions:?}");
+        phone.close().await.unwrap();
+    }
+}

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use confab_ids::{Seq, UserId};
-use confab_proto::message::v1::{ChatSync, Content, Event, event};
+use confab_proto::message::v1::command::Action;
+use confab_proto::message::v1::{Accepted, ChatSync, Content, Event, Membership, MembershipKind, Reply, event, reply};
 use proptest::prelude::*;
 use proptest::test_runner::{TestCaseError, TestRunner};
 use prost::Message as _;
@@ -17,7 +18,7 @@ use crate::auth::{Claims, TokenError};
 use crate::core::{Out, Question};
 use crate::frames::client::read;
 use crate::frames::server::{EventFrame, Limits};
-use crate::mailbox::{Answer, Item};
+use crate::mailbox::{Answer, Behind, Item};
 
 const CHATS: u64 = 3;
 const CASES: u32 = 10_000;
@@ -72,6 +73,8 @@ struct World {
     tracked: bool,
     /// Whether the client has said `sync`.
     synced: bool,
+    /// Whether the client was told `synced`.
+    told_synced: bool,
     logs: BTreeMap<u64, Vec<Vec<u8>>>,
     /// By chat: seqs that need not come (any more).
     reached: BTreeMap<u64, BTreeSet<u64>>,
@@ -95,6 +98,7 @@ impl World {
             now,
             tracked: false,
             synced: false,
+            told_synced: false,
             logs: (1..=CHATS).map(|chat| (chat, Vec::new())).collect(),
             reached: BTreeMap::new(),
             flying: Vec::new(),
@@ -102,7 +106,9 @@ impl World {
             answers: Vec::new(),
             got: (1..=CHATS).map(|chat| (chat, 2)).collect(),
         };
-        for chat in 1..=CHATS {
+        // The last chat comes into being later.
+        world.got.insert(CHATS, 0);
+        for chat in 1..CHATS {
             (0..4).for_each(|_| world.append(chat));
         }
         world.take_out();
@@ -120,8 +126,9 @@ impl World {
     fn append(&mut self, chat: u64) {
         let log = self.logs.entry(chat).or_default();
         let seq = log.len() as u64 + 1;
+        let created = Membership { kind: MembershipKind::Created.into(), ..Membership::default() };
         let content = Content { text: "x".into(), ..Content::default() };
-        let body = Some(event::Body::Content(content));
+        let body = Some(if seq == 1 { event::Body::Membership(created) } else { event::Body::Content(content) });
         let event =
             Event { chat_id: chat, seq, sender_id: 2, message_id: vec![0; 16].into(), body, ..Event::default() };
         let bytes = event.encode_to_vec();
@@ -151,7 +158,8 @@ impl World {
             Step::Overflow(pick) => {
                 if let Some((_, event)) = take(&mut self.flying, pick) {
                     self.reached.entry(event.chat().0).or_default().insert(event.seq().0);
-                    self.session.item(now, Item::Behind(event.chat(), event.seq()));
+                    let behind = Behind { first: event.seq(), settled: event.settled, head: event.seq() };
+                    self.session.item(now, Item::Behind(event.chat(), behind));
                 }
             }
             Step::Track if !self.tracked => {
@@ -160,7 +168,8 @@ impl World {
             }
             Step::Sync if !self.synced => {
                 self.synced = true;
-                let sync = serde_json::json!({"type": "sync", "chats": self.got}).to_string();
+                let positions: BTreeMap<_, _> = self.got.iter().filter(|(_, seq)| **seq > 0).collect();
+                let sync = serde_json::json!({"type": "sync", "chats": positions}).to_string();
                 self.session.frame(now, read(&sync), |_| Err(TokenError::Missing));
             }
             Step::Track | Step::Sync => {}
@@ -206,9 +215,10 @@ impl World {
         match *question {
             Question::Sync { ref positions, after, .. } => {
                 let chat = after.0 + 1;
+                let there = self.logs.get(&chat).is_some_and(|log| !log.is_empty());
                 let position = positions.get(&chat).copied().unwrap_or_default();
-                let chats = (chat <= CHATS).then(|| self.start(chat, position)).into_iter().collect();
-                Answer::Synced { chats, more: chat <= CHATS }
+                let chats = there.then(|| self.start(chat, position)).into_iter().collect();
+                Answer::Synced { chats, more: there, known_device: true }
             }
             Question::SyncOne { chat } => Answer::SyncedOne { chat, sync: Some(self.start(chat.0, self.got[&chat.0])) },
             Question::List { chat, after } => {
@@ -221,7 +231,7 @@ impl World {
                 let more = from + events.len() < log.len();
                 Answer::Listed { chat, events, more, head: Seq(log.len() as u64) }
             }
-            _ => Answer::Done,
+            ref other => panic!("asked in vain: {other:?}"),
         }
     }
 
@@ -247,13 +257,14 @@ impl World {
     fn received(&mut self, text: &str) {
         let frame: Value = serde_json::from_str(text).expect("JSON");
         match frame["type"].as_str() {
-            Some("message") => {
+            Some("message" | "chat") => {
                 let (chat, seq) = (frame["chat_id"].as_u64().expect("an id"), frame["seq"].as_u64().expect("a seq"));
                 let got = self.got.get_mut(&chat).expect("one of the chats");
                 assert_eq!(seq, *got + 1, "chat {chat}");
                 *got = seq;
             }
             Some("synced") => {
+                self.told_synced = true;
                 for (chat, seq) in frame["chats"].as_object().expect("an object") {
                     assert_eq!(seq.as_u64(), self.got.get(&chat.parse().expect("an id")).copied(), "chat {chat}");
                 }
@@ -275,7 +286,7 @@ impl World {
                 self.step(&step);
             }
             let heads = self.logs.iter().map(|(chat, log)| (*chat, log.len() as u64));
-            if self.flying.is_empty() && heads.eq(self.got.clone()) {
+            if self.flying.is_empty() && self.told_synced && heads.eq(self.got.clone()) {
                 return;
             }
         }
@@ -322,4 +333,44 @@ fn the_watch_list_is_bounded_whatever_is_unwatched() {
     assert!(!say(&mut world, "watch", 1..11), "the same again");
     assert!(!say(&mut world, "unwatch", 1..2));
     assert!(!say(&mut world, "watch", 11..12));
+}
+
+#[test]
+fn in_seed_mode_an_ack_comes_where_the_event_would() {
+    let world = World::new(false);
+    let claims = Claims { user: UserId(2), device: "d".into(), expires_at: 1 << 40 };
+    let bounds = Bounds { in_flight_max: 10, ..world.session.bounds };
+    let now = world.now;
+    let mut session = Session::new(now, Mode::Seed, &claims, Uuid::nil(), bounds);
+    let kinds = |session: &mut Session| -> Vec<String> {
+        let texts = session.take_out().into_iter().filter_map(|out| match out {
+            Out::Text(text) => Some(serde_json::from_str::<Value>(&text).expect("JSON")),
+            _ => None,
+        });
+        texts.map(|frame| format!("{} {}", frame["type"].as_str().unwrap_or_default(), frame["seq"])).collect()
+    };
+    session.item(now, Item::Tracked);
+    let chats = vec![ChatSync { chat_id: 1, position: 4, head: 4, ..ChatSync::default() }];
+    session.item(now, Item::Answer(Box::new(Answer::Synced { chats, more: false, known_device: true })));
+    kinds(&mut session);
+    session.frame(now, read(r#"{"type":"message","chat_id":1,"content":"mine"}"#), |_| Err(TokenError::Missing));
+    let sent = session.take_out().into_iter().find_map(|out| match out {
+        Out::Command { call, action: Action::Send(send) } => Some((call, send)),
+        _ => None,
+    });
+    let (call, send) = sent.expect("a send");
+    let event = |seq: u64, sender_id: u64, message_id: bytes::Bytes| {
+        let body = Some(event::Body::Content(Content { text: "x".into(), ..Content::default() }));
+        let event = Event { chat_id: 1, seq, sender_id, message_id, body, ..Event::default() };
+        Item::Event(Arc::new(EventFrame::decode(&event.encode_to_vec(), Seq(4)).expect("an event")))
+    };
+    let accepted = Accepted { chat_id: 1, seq: 6, message_id: send.message_id.clone(), ..Accepted::default() };
+    let reply = Reply { session: 0, call, outcome: Some(reply::Outcome::Accepted(accepted)) };
+    session.item(now, Item::Reply(Box::new(reply)));
+    assert!(kinds(&mut session).is_empty(), "acked before an earlier event");
+    session.item(now, event(7, 3, vec![7; 16].into()));
+    session.item(now, event(5, 3, vec![5; 16].into()));
+    assert_eq!(kinds(&mut session), ["message 5"]);
+    session.item(now, event(6, 2, send.message_id));
+    assert_eq!(kinds(&mut session), ["ack 6", "message 7"]);
 }
