@@ -44,7 +44,7 @@ Examples:
 A line is a message. ✓ it is on the server's disk, ✓✓ it has reached everyone in the chat, ✓✓ read: they have seen it.
   /who      who is in the chat and online      /history  older messages
   /help     this                               /quit     leave; so do Ctrl-D and Ctrl-C
-In a pipe every input line is sent and every message printed; at the input's end it waits for the acks and exits.
+In a pipe every input line is sent (one that begins with / is a command, with // a message) and every message printed; at the input's end it waits for the acks and exits.
 A certificate that this machine does not trust, such as one of your own: SSL_CERT_FILE=cert.pem confab chat …";
 
 const CHECK_EXAMPLES: &str = "\

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{any, get, post};
 use serde_json::json;
@@ -48,10 +48,7 @@ pub(crate) fn router(app: App) -> Router {
         .route("/poll", any(later))
         .route("/poll/{*rest}", any(later))
         .fallback(elsewhere)
-        .method_not_allowed_fallback(async || {
-            let problem = Problem::new(Code::InvalidFrame, "this is not done with that method", None);
-            (StatusCode::METHOD_NOT_ALLOWED, problem).into_response()
-        })
+        .method_not_allowed_fallback(other_method)
         .layer(axum::extract::DefaultBodyLimit::max(BODY_MAX))
         .with_state(app)
 }
@@ -84,12 +81,21 @@ async fn ready(State(app): State<App>) -> Response {
 /// The protocol's routes that come with later issues, by their first segment below `/v1`.
 const LATER: [&str; 6] = ["users", "sessions", "media", "devices", "openapi.json", "chats"];
 
-async fn elsewhere(uri: axum::http::Uri) -> Problem {
+async fn elsewhere(uri: Uri) -> Problem {
     let below = uri.path().strip_prefix("/v1/").and_then(|path| path.split('/').next());
     if below.is_some_and(|segment| LATER.contains(&segment)) {
         return later().await;
     }
     Problem::new(Code::NotFound, "there is nothing here", None)
+}
+
+async fn other_method(method: Method, uri: Uri) -> Response {
+    let chat = uri.path().strip_prefix("/v1/chats/").is_some_and(|id| !id.contains('/'));
+    if chat && (method == Method::PATCH || method == Method::DELETE) {
+        return later().await.into_response();
+    }
+    let problem = Problem::new(Code::InvalidFrame, "this is not done with that method", None);
+    (StatusCode::METHOD_NOT_ALLOWED, problem).into_response()
 }
 
 async fn later() -> Problem {

@@ -16,8 +16,15 @@ use crate::frames::server::EventFrame;
 /// Chats whose heads are kept for a connection that is behind. In more it is too slow, and closed.
 const BEHIND_MAX: usize = 1_024;
 
-/// Frames of receipts and presences that wait; beyond it they are dropped, for the next ones say the same.
-const PASSING_MAX: usize = 256;
+/// Receipts and presences that wait, of each subject the newest; beyond it those of further subjects are dropped.
+pub(crate) const PASSING_MAX: usize = 1_024;
+
+/// What a receipt or a presence is about: the next one says all that this one said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Subject {
+    Presence(UserId),
+    Receipt(ChatId, UserId),
+}
 
 /// One thing for a connection.
 #[derive(Debug)]
@@ -28,7 +35,7 @@ pub(crate) enum Item {
     /// Events of this chat were not kept.
     Behind(ChatId, Behind),
     /// A receipt or a presence.
-    Passing(Utf8Bytes),
+    Passing(Subject, Utf8Bytes),
     /// What became of a send or a mark.
     Reply(Box<Reply>),
     /// The stream to message-svc broke: what was sent and not answered is unknown.
@@ -94,7 +101,7 @@ struct Inbox {
     items: VecDeque<Item>,
     events: usize,
     bytes: usize,
-    passing: usize,
+    passing: HashMap<Subject, Utf8Bytes>,
     behind: HashMap<ChatId, Behind>,
 }
 
@@ -168,14 +175,9 @@ impl Mailbox {
         self.wake.notify_one();
     }
 
-    pub(crate) fn push_passing(&self, text: Utf8Bytes) {
-        let mut inbox = self.inbox();
-        if inbox.passing < PASSING_MAX {
-            inbox.passing += 1;
-            inbox.items.push_back(Item::Passing(text));
-            drop(inbox);
-            self.wake.notify_one();
-        }
+    pub(crate) fn push_passing(&self, subject: Subject, text: Utf8Bytes) {
+        keep_newest(&mut self.inbox().passing, subject, text);
+        self.wake.notify_one();
     }
 
     /// Waits until something is there. Cancel safe; may return for nothing.
@@ -183,12 +185,20 @@ impl Mailbox {
         self.wake.notified().await;
     }
 
-    /// Everything that is there, in order. The memory goes with it: an idle connection holds none.
+    /// Everything that is there, in order; receipts and presences behind it. The memory goes with it: an idle connection holds none.
     pub(crate) fn take(&self) -> VecDeque<Item> {
         let inbox = std::mem::take(&mut *self.inbox());
         let mut items = inbox.items;
         items.extend(inbox.behind.into_iter().map(|(chat, behind)| Item::Behind(chat, behind)));
+        items.extend(inbox.passing.into_iter().map(|(subject, text)| Item::Passing(subject, text)));
         items
+    }
+}
+
+/// Of each subject the newest, within the bound.
+pub(crate) fn keep_newest(passing: &mut HashMap<Subject, Utf8Bytes>, subject: Subject, text: Utf8Bytes) {
+    if passing.len() < PASSING_MAX || passing.contains_key(&subject) {
+        passing.insert(subject, text);
     }
 }
 
@@ -220,6 +230,25 @@ mod tests {
         assert!(behind(7, 3, 5) && behind(8, 9, 9));
         mailbox.push_event(&event(7, 6));
         assert!(matches!(mailbox.take().front(), Some(Item::Event(_))));
+    }
+
+    #[test]
+    fn of_what_passes_the_newest_of_each_subject_is_kept() {
+        let mailbox = Mailbox::new(1, UserId(1), "d", 2, 1 << 20);
+        let push = |user, text: &str| mailbox.push_passing(Subject::Presence(UserId(user)), text.to_owned().into());
+        for user in 1..=PASSING_MAX as u64 {
+            push(user, "old");
+        }
+        push(1, "new");
+        push(u64::MAX, "one too many");
+        let items = mailbox.take();
+        let of = |user| {
+            items.iter().find_map(|item| match item {
+                Item::Passing(Subject::Presence(UserId(of)), text) if *of == user => Some(text.as_str()),
+                _ => None,
+            })
+        };
+        assert_eq!((of(1), of(2), of(u64::MAX)), (Some("new"), Some("old"), None));
     }
 
     #[test]

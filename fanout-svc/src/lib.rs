@@ -23,6 +23,6 @@ pub fn build(deps: Deps) -> Peer {
     let to_presence = ClientConfig::new("fanout-svc", "presence-svc").streaming(&["Locate"]);
     let presence = PresenceServiceClient::new(confab_mesh::client(to_presence, deps.presence));
     let router = router::start(presence, &deps.drain);
-    let server = ServerConfig::new("fanout-svc").streaming(&["Publish", "Subscribe"]);
+    let server = ServerConfig::new("fanout-svc").streaming(&["Publish", "Subscribe"]).drain(deps.drain);
     confab_mesh::server(server, FanoutServiceServer::new(service::Service::new(router)))
 }

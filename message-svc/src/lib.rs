@@ -95,6 +95,6 @@ pub async fn build(cfg: Config, storage: Storage, deps: Deps) -> Result<MessageS
     let owner = owner::start(Owner::new(limits, last_chat + 1), store.clone(), from_fanout, &deps.drain);
     let health = Health(owner.clone());
     let service = MessageServiceServer::new(service::Service::new(Reader { store, owner }));
-    let server = ServerConfig::new("message-svc").streaming(&["Converse"]);
+    let server = ServerConfig::new("message-svc").streaming(&["Converse"]).drain(deps.drain);
     Ok(MessageSvc { peer: confab_mesh::server(server, service), health })
 }

@@ -25,6 +25,6 @@ pub fn build(cfg: &Config, drain: &Drain) -> Peer {
             () = ended.started() => {}
         }
     });
-    let server = ServerConfig::new("presence-svc").streaming(&["Track", "Locate", "Watch"]);
+    let server = ServerConfig::new("presence-svc").streaming(&["Track", "Locate", "Watch"]).drain(drain.clone());
     confab_mesh::server(server, PresenceServiceServer::new(service))
 }

@@ -19,16 +19,13 @@ use crate::auth::{Claims, LEEWAY_SECONDS, TokenError};
 use crate::frames::client::{BadFrame, ClientFrame, Place, Read};
 use crate::frames::server::{EventFrame, Limits, ServerFrame, text, uuid};
 use crate::frames::{Close, Code};
-use crate::mailbox::{Answer, Behind, Item};
+use crate::mailbox::{Answer, Behind, Item, Subject, keep_newest};
 
 /// Questions of one connection that are not answered yet; at the bound it is not read.
 const QUESTIONS_MAX: usize = 8;
 
 /// Of these, reads of the log that it makes itself; the other chats that are behind wait.
 const LOG_READS_MAX: usize = 4;
-
-/// Receipts and presences that wait for the end of a sync; the oldest go.
-const PASSING_MAX: usize = 256;
 
 /// Seed mode: what was written is confirmed by a ping so soon, milliseconds.
 const CONFIRM_MS: u64 = 2_000;
@@ -101,7 +98,7 @@ struct Sync {
     /// An earlier page knew the device.
     known_device: bool,
     /// Receipts and presences since it began.
-    passing: VecDeque<Utf8Bytes>,
+    passing: HashMap<Subject, Utf8Bytes>,
 }
 
 #[derive(Debug)]
@@ -424,7 +421,7 @@ impl Session {
             Item::Tracked => self.tracked(),
             Item::Event(event) => self.event(now, event),
             Item::Behind(chat, behind) => self.behind(now, chat, &behind),
-            Item::Passing(text) => self.passing(text),
+            Item::Passing(subject, text) => self.passing(subject, text),
             Item::Reply(reply) => self.reply(now, *reply),
             Item::Broken => self.broken(),
             Item::Answer(answer) => {
@@ -466,16 +463,11 @@ impl Session {
         self.step(now, chat, step);
     }
 
-    fn passing(&mut self, text: Utf8Bytes) {
+    fn passing(&mut self, subject: Subject, text: Utf8Bytes) {
         match (&self.phase, &mut self.sync) {
             (Phase::Live, _) => self.out.push(Out::Text(text)),
             // What the sync says of marks may have been read before.
-            (Phase::Syncing, Some(sync)) => {
-                if sync.passing.len() == PASSING_MAX {
-                    sync.passing.pop_front();
-                }
-                sync.passing.push_back(text);
-            }
+            (Phase::Syncing, Some(sync)) => keep_newest(&mut sync.passing, subject, text),
             _ => {}
         }
     }
@@ -644,7 +636,7 @@ impl Session {
             }
             self.say(&ServerFrame::Synced { chats: &sync.chats, reference: sync.reference.as_deref() });
         }
-        self.out.extend(sync.passing.into_iter().map(Out::Text));
+        self.out.extend(sync.passing.into_values().map(Out::Text));
         self.out.push(Out::Ask(Question::WatchPeers { users: Vec::new() }));
     }
 

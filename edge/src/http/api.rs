@@ -4,13 +4,14 @@ use axum::body::Bytes;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
+use confab_ids::Seq;
 use confab_proto::message::v1 as pb;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{App, Problem, claims};
 use crate::frames::Code;
-use crate::frames::server::{events, kind_name, time, uuid};
+use crate::frames::server::{EventFrame, events, kind_name, time, uuid};
 
 /// Where a page begins, and how long it is.
 #[derive(Default)]
@@ -198,15 +199,19 @@ pub(crate) async fn list_messages(
     let request = pb::ListMessagesRequest {
         chat_id: id,
         user_id: claims.user.0,
-        after: params.after.unwrap_or(0),
+        // The cursor goes on in the direction that was begun.
+        after: params.after.map_or(0, |after| params.next.unwrap_or(after)),
         oldest_first: params.after.is_some(),
-        before: params.before.or(params.next).unwrap_or(0),
+        before: if params.after.is_some() { params.before } else { params.next.or(params.before) }.unwrap_or(0),
         limit: params.limit.unwrap_or(0),
         ..pb::ListMessagesRequest::default()
     };
     let page = app.shared.messages.clone().list_messages(request).await?.into_inner();
     let items = events(&page.events, claims.user);
-    Ok(axum::Json(json!({"items": items, "more": page.more, "head": page.head})).into_response())
+    let last = if params.after.is_some() { page.events.last() } else { page.events.first() };
+    let next = last.filter(|_| page.more).and_then(|event| EventFrame::decode(event, Seq::ZERO));
+    let next = next.map(|event| event.seq().to_string());
+    Ok(axum::Json(json!({"items": items, "next": next, "head": page.head})).into_response())
 }
 
 pub(crate) async fn send_message(

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use confab_ids::{Seq, UserId};
+use confab_ids::{ChatId, Seq, UserId};
 use confab_mesh::{Drain, Peer};
 use confab_proto::fanout::v1::fanout_service_client::FanoutServiceClient;
 use confab_proto::fanout::v1::{Attach, Delivery, SubscribeRequest, delivery, subscribe_request::Kind};
@@ -12,7 +12,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use super::RETRY;
 use crate::frames::Close;
 use crate::frames::server::{EventFrame, ServerFrame, text};
-use crate::mailbox::Item;
+use crate::mailbox::{Item, Subject};
 use crate::registry::Registry;
 
 /// Acknowledgements that wait for fanout to read them.
@@ -89,7 +89,8 @@ fn deliver(deliveries: Vec<Delivery>, registry: &Registry) {
                     delivered: receipt.delivered,
                     read: receipt.read,
                 });
-                mailboxes.for_each(|mailbox| mailbox.push_passing(frame.clone()));
+                let subject = Subject::Receipt(ChatId(delivery.chat_id), UserId(receipt.user_id));
+                mailboxes.for_each(|mailbox| mailbox.push_passing(subject, frame.clone()));
             }
             None => {}
         }

@@ -13,7 +13,7 @@ use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use super::RETRY;
 use crate::frames::server;
-use crate::mailbox::{Item, Mailbox};
+use crate::mailbox::{Item, Mailbox, Subject};
 use crate::registry::Registry;
 
 const BATCH_MAX: usize = 512;
@@ -80,7 +80,7 @@ impl Presences {
             }
             watched.by.insert(mailbox.session, mailbox.clone());
             if let Some(state) = &watched.state {
-                mailbox.push_passing(state.clone());
+                mailbox.push_passing(Subject::Presence(user), state.clone());
             }
         }
     }
@@ -104,8 +104,8 @@ impl Presences {
     pub(crate) fn tell_again(&self, mailbox: &Mailbox) {
         let interest = self.interest();
         let watched = interest.sessions.get(&mailbox.session).into_iter().flatten();
-        let states = watched.filter_map(|user| interest.users.get(user)?.state.clone());
-        states.for_each(|state| mailbox.push_passing(state));
+        let states = watched.filter_map(|user| Some((*user, interest.users.get(user)?.state.clone()?)));
+        states.for_each(|(user, state)| mailbox.push_passing(Subject::Presence(user), state));
     }
 
     fn told(&self, presences: &[Presence]) {
@@ -113,7 +113,8 @@ impl Presences {
         for presence in presences {
             let Some(watched) = interest.users.get_mut(&UserId(presence.user_id)) else { continue };
             let Some(state) = server::presence(presence) else { continue };
-            watched.by.values().for_each(|mailbox| mailbox.push_passing(state.clone()));
+            let subject = Subject::Presence(UserId(presence.user_id));
+            watched.by.values().for_each(|mailbox| mailbox.push_passing(subject, state.clone()));
             watched.state = Some(state);
         }
     }

@@ -135,6 +135,9 @@ async fn bad_bodies_and_paths_are_answered_in_json() {
         ("POST", "/v1/chats/1/messages".to_owned(), Some(json!({"content": ""})), 400),
         ("GET", "/v1/nothing".to_owned(), None, 404),
         ("PUT", "/v1/chats".to_owned(), Some(json!({})), 405),
+        ("PATCH", "/v1/chats/1".to_owned(), Some(json!({})), 501),
+        ("DELETE", "/v1/chats/1".to_owned(), None, 501),
+        ("POST", "/poll/send".to_owned(), Some(json!([])), 501),
     ];
     let mut wrong = Vec::new();
     for (method, path, body, status) in cases {

@@ -155,9 +155,25 @@ async fn history_pages_back_to_the_start() {
         assert_eq!(events.len(), 10);
     }
     assert_eq!(seen, (1..=end).collect::<Vec<_>>());
-    let response = server.http(2, "GET", &format!("/v1/chats/{DIRECT}/messages?limit=5"), None).await.unwrap();
-    assert_eq!(response.status, 200, "{}", response.text());
-    assert_eq!(response.json().unwrap()["items"].as_array().map(Vec::len), Some(5), "{}", response.text());
+    for (begin, ascending) in [("", false), ("&after=0", true)] {
+        let mut all: Vec<u64> = Vec::new();
+        let mut next = String::new();
+        loop {
+            let path = format!("/v1/chats/{DIRECT}/messages?limit=5{begin}{next}");
+            let response = server.http(2, "GET", &path, None).await.unwrap();
+            assert_eq!(response.status, 200, "{}", response.text());
+            let page = response.json().unwrap();
+            let seqs = page["items"].as_array().unwrap().iter().filter_map(|event| event["seq"].as_u64());
+            if ascending {
+                all.extend(seqs);
+            } else {
+                all.splice(0..0, seqs);
+            }
+            let Some(cursor) = page["next"].as_str() else { break };
+            next = format!("&next={cursor}");
+        }
+        assert_eq!(all, (1..=end).collect::<Vec<_>>(), "by {begin:?}");
+    }
 }
 
 #[tokio::test]
