@@ -13,6 +13,7 @@ use bytes::Bytes;
 use confab_ids::{ChatId, MessageId, Seq, UserId};
 use confab_proto::fanout::v1::Publication;
 use confab_proto::message::v1::{ChatKind, Content, Role};
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::error::{ChatError, MarkError, SendError};
 use crate::store::{CreationKey, Row, SendKey};
@@ -88,6 +89,18 @@ pub(crate) struct Create {
     /// With the creator, each once.
     pub members: Vec<UserId>,
     pub message_id: MessageId,
+}
+
+impl Create {
+    /// Of all that is asked for. A pair's chat is the same whoever asks.
+    pub(crate) fn body_hash(&self) -> u64 {
+        if matches!(self.key, Some(CreationKey::Direct(..))) {
+            return 0;
+        }
+        let members = self.members.iter().flat_map(|user| user.0.to_be_bytes());
+        let body: Vec<u8> = members.chain(self.title.bytes()).collect();
+        xxh3_64(&body)
+    }
 }
 
 /// What a command came to.

@@ -47,6 +47,8 @@ pub(crate) enum ChatError {
     DirectIsFixed,
     #[error("a chat has at most {MEMBERS_MAX} members")]
     TooManyMembers,
+    #[error("this key has made another group")]
+    Conflict,
     #[error("storage is not available")]
     Unavailable,
 }
@@ -116,6 +118,7 @@ impl Refusal for ChatError {
             Self::NotAdmin => reason("FORBIDDEN", "", Code::PermissionDenied),
             Self::DirectIsFixed => reason("FORBIDDEN", "chat_id", Code::FailedPrecondition),
             Self::TooManyMembers => reason("TOO_LARGE", "members", Code::ResourceExhausted),
+            Self::Conflict => reason("CONFLICT", "client_id", Code::AlreadyExists),
             Self::Unavailable => reason("UNAVAILABLE", "", Code::Unavailable),
         }
     }

@@ -218,7 +218,8 @@ impl<S: Store> MessageService for Service<S> {
             None => None,
         };
         let (chat, existed) = match known {
-            Some(chat) => (chat, true),
+            Some(made) if made.body_hash != create.body_hash() => return Err(ChatError::Conflict.into()),
+            Some(made) => (made.chat, true),
             None => match self.reader.owner.create(create).await {
                 Outcome::Created { chat, existed } => (chat, existed),
                 Outcome::ChatRefused(error) => return Err(error.into()),

@@ -64,7 +64,7 @@ pub(crate) enum Row {
     },
     Creation {
         key: CreationKey,
-        chat: ChatId,
+        made: Creation,
     },
     Marks {
         chat: ChatId,
@@ -171,6 +171,14 @@ pub(crate) enum CreationKey {
     Group { user: UserId, device: String, client_id: String },
 }
 
+/// What a creation's key made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Creation {
+    pub chat: ChatId,
+    /// Of what was asked for: another body under the same key is a conflict.
+    pub body_hash: u64,
+}
+
 /// One of a user's chats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ChatOfUser {
@@ -227,7 +235,7 @@ pub(crate) trait Store: Clone + Send + Sync + 'static {
     /// In the order of joining.
     fn members(&self, chat: ChatId) -> impl Future<Output = Result<Vec<MemberRow>, StoreError>> + Send;
 
-    fn creation(&self, key: CreationKey) -> impl Future<Output = Result<Option<ChatId>, StoreError>> + Send;
+    fn creation(&self, key: CreationKey) -> impl Future<Output = Result<Option<Creation>, StoreError>> + Send;
 
     /// The highest chat id that was ever given out; 0: none.
     fn last_chat(&self) -> impl Future<Output = Result<u64, StoreError>> + Send;

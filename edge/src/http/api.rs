@@ -56,6 +56,7 @@ struct NewChat {
     user_id: Option<u64>,
     title: Option<String>,
     members: Option<Vec<u64>>,
+    client_id: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -97,7 +98,7 @@ pub(crate) async fn create_chat(State(app): State<App>, headers: HeaderMap, byte
         peer: new.user_id.unwrap_or(0),
         title: new.title.unwrap_or_default(),
         member_ids: new.members.unwrap_or_default(),
-        client_id: idempotency_key(&headers).unwrap_or_default(),
+        client_id: new.client_id.or_else(|| idempotency_key(&headers)).unwrap_or_default(),
         device: claims.device,
     };
     let response = app.shared.messages.clone().create_chat(request).await?.into_inner();

@@ -21,7 +21,7 @@ use super::outbox::Outbox;
 use super::sends::{Known, Sends, Sent};
 use super::{Accepted, AddMembers, Command, Create, Effects, Lookup, Mark, Now, Origin, Outcome, Payload, Send, View};
 use crate::error::{ChatError, MarkError, SendError};
-use crate::store::{ChatRecord, CreationKey, MEMBERS_MAX, MemberRow, Meta, Opening, Row, SendKey, bucket_of};
+use crate::store::{ChatRecord, Creation, CreationKey, MEMBERS_MAX, MemberRow, Meta, Opening, Row, SendKey, bucket_of};
 
 /// How long a creation's key is remembered here after it, milliseconds: longer than any call that looked it up in vain.
 const CREATION_KEPT_MS: u64 = 60_000;
@@ -62,7 +62,7 @@ pub(crate) struct Owner {
     limits: Limits,
     slots: HashMap<ChatId, Slot>,
     next_chat: u64,
-    creations: HashMap<CreationKey, (ChatId, u64)>,
+    creations: HashMap<CreationKey, (Creation, u64)>,
     outbox: Outbox,
     /// Events in the rows that are being gathered, and in those handed out, by commit.
     gathered: Vec<(ChatId, Seq)>,
@@ -412,8 +412,12 @@ impl Owner {
         if self.failed {
             return fx.replies.push((origin, Outcome::ChatRefused(ChatError::Unavailable)));
         }
-        if let Some((chat, _)) = create.key.as_ref().and_then(|key| self.creations.get(key)) {
-            let chat = *chat;
+        let body_hash = create.body_hash();
+        if let Some((made, _)) = create.key.as_ref().and_then(|key| self.creations.get(key)) {
+            let chat = made.chat;
+            if made.body_hash != body_hash {
+                return fx.replies.push((origin, Outcome::ChatRefused(ChatError::Conflict)));
+            }
             let answer = Outcome::Created { chat, existed: true };
             match self.hot(chat).and_then(|chat| chat.pending.front_mut()).filter(|first| first.seq == Seq(1)) {
                 // Not before it is durable.
@@ -442,8 +446,9 @@ impl Owner {
         join(&mut chat, &create.members, admin, seq, created_at_ms, fx);
         chat.used_ms = now.mono_ms;
         if let Some(key) = create.key {
-            fx.rows.push(Row::Creation { key: key.clone(), chat: id });
-            self.creations.insert(key, (id, now.mono_ms));
+            let made = Creation { chat: id, body_hash };
+            fx.rows.push(Row::Creation { key: key.clone(), made });
+            self.creations.insert(key, (made, now.mono_ms));
         }
         let event = Event {
             chat_id: id.0,

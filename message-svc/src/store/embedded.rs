@@ -16,7 +16,7 @@ use fjall::PersistMode;
 use tokio::sync::{mpsc, oneshot};
 
 use self::tables::Tables;
-use super::{ChatOfUser, ChatRecord, CreationKey, MemberRow, Page, Range, Row, Store, StoreError};
+use super::{ChatOfUser, ChatRecord, Creation, CreationKey, MemberRow, Page, Range, Row, Store, StoreError};
 use crate::core::Lookup;
 use crate::core::sends::Sent;
 
@@ -175,7 +175,7 @@ impl Store for Embedded {
         self.reading(move |tables| tables.members(chat)).await
     }
 
-    async fn creation(&self, key: CreationKey) -> Result<Option<ChatId>, StoreError> {
+    async fn creation(&self, key: CreationKey) -> Result<Option<Creation>, StoreError> {
         self.reading(move |tables| tables.creation(&key)).await
     }
 

@@ -5,13 +5,16 @@ use confab_ids::{ChatId, MessageId, Seq, UserId};
 use confab_proto::message::v1::{ChatKind, Content, Event, Role, event};
 use prost::Message;
 
-use super::{ChatOfUser, CreationKey, DAY_MS, MemberRow, Meta, Opening, Page, Range, Row, SendKey, Store, bucket_of};
+use super::{
+    ChatOfUser, Creation, CreationKey, DAY_MS, MemberRow, Meta, Opening, Page, Range, Row, SendKey, Store, bucket_of,
+};
 use crate::core::Lookup;
 use crate::core::marks::Marks;
 use crate::core::sends::Sent;
 
 const CHAT: ChatId = ChatId(7);
 const EVENTS: u64 = 5_000;
+const MADE: Creation = Creation { chat: CHAT, body_hash: u64::MAX - 7 };
 /// An hour before a day's end.
 const SENT_AT: i64 = 20_000 * DAY_MS - 3_600_000;
 
@@ -24,7 +27,7 @@ pub(crate) async fn run(store: &impl Store) {
 }
 
 pub(crate) async fn fill(store: &impl Store) {
-    let mut rows = vec![Row::Chat(meta()), Row::Creation { key: direct(), chat: CHAT }];
+    let mut rows = vec![Row::Chat(meta()), Row::Creation { key: direct(), made: MADE }];
     rows.extend([(1, 0), (2, 1)].map(|(user, slot)| Row::Member {
         chat: CHAT,
         kind: ChatKind::Direct,
@@ -51,7 +54,7 @@ pub(crate) async fn check(store: &impl Store) {
     let of = |chat, kind| ChatOfUser { chat: ChatId(chat), kind };
     assert_eq!(chats, [of(7, ChatKind::Direct), of(9, ChatKind::Group)]);
     assert_eq!(store.chats_of(UserId(1), CHAT, 10).await.expect("read"), [of(9, ChatKind::Group)]);
-    assert_eq!(store.creation(direct()).await.expect("read"), Some(CHAT));
+    assert_eq!(store.creation(direct()).await.expect("read"), Some(MADE));
     let acquainted = store.acquainted(UserId(1), vec![UserId(2), UserId(3)]).await.expect("read");
     assert_eq!(acquainted, [UserId(2)]);
 }

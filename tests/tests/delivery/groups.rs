@@ -74,6 +74,22 @@ async fn a_direct_chat_is_one_per_pair() {
 }
 
 #[tokio::test]
+async fn a_group_is_made_once_per_key_and_another_body_is_a_conflict() {
+    let server = Server::start().await.unwrap();
+    let make = |title: &str| {
+        let body = json!({"kind": "group", "title": title, "members": [12], "client_id": "once"});
+        let server = &server;
+        async move { server.http(11, "POST", "/v1/chats", Some(&body)).await.unwrap() }
+    };
+    let first = make("one").await;
+    assert_eq!(first.status, 201, "{}", first.text());
+    let again = make("one").await;
+    assert_eq!((again.status, &again.json().unwrap()["chat_id"]), (200, &first.json().unwrap()["chat_id"]));
+    let other = make("two").await;
+    assert_eq!((other.status, &other.json().unwrap()["code"]), (409, &json!("CONFLICT")));
+}
+
+#[tokio::test]
 async fn a_group_of_a_thousand_gets_every_message() {
     let server = Server::start().await.unwrap();
     let members: Vec<u64> = (5_001..6_000).collect();

@@ -16,7 +16,7 @@ use crate::core::marks::Marks;
 use crate::core::sends::Sent;
 use crate::core::{AddMembers, Command, Create, Effects, Lookup, Mark, Now, Origin, Outcome, Send, View};
 use crate::error::SendError;
-use crate::store::{ChatRecord, CreationKey, MemberRow, Meta, Row, SendKey};
+use crate::store::{ChatRecord, Creation, CreationKey, MemberRow, Meta, Row, SendKey};
 
 /// Chats are forgotten beyond two, so that many sends find theirs cold.
 const LIMITS: Limits = Limits { hot_chats: 2, in_flight: 1_000 };
@@ -107,7 +107,7 @@ struct Disk {
     chats: BTreeMap<ChatId, Meta>,
     members: HashMap<ChatId, Vec<MemberRow>>,
     marks: HashMap<(ChatId, UserId), Marks>,
-    creations: HashMap<CreationKey, ChatId>,
+    creations: HashMap<CreationKey, Creation>,
 }
 
 impl Disk {
@@ -130,8 +130,8 @@ impl Disk {
                 }
                 Row::Chat(meta) => drop(self.chats.insert(meta.chat, meta)),
                 Row::Member { chat, member, .. } => self.members.entry(chat).or_default().push(member),
-                Row::Creation { key, chat } => {
-                    assert_eq!(self.creations.insert(key, chat), None, "a chat was created twice");
+                Row::Creation { key, made } => {
+                    assert_eq!(self.creations.insert(key, made), None, "a chat was created twice");
                 }
                 Row::Marks { chat, marks, .. } => {
                     self.marks.extend(marks.into_iter().map(|(user, marks)| ((chat, user), marks)));

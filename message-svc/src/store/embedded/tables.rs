@@ -14,7 +14,8 @@ use crate::core::Lookup;
 use crate::core::sends::Sent;
 use crate::store::rows::{ChatOfUserValue, ChatValue, MarksValue, MemberValue, SendValue};
 use crate::store::{
-    ChatOfUser, ChatRecord, CreationKey, MemberRow, Page, Range, Row, SendKey, StoreError, bucket_of, day_of, send_days,
+    ChatOfUser, ChatRecord, Creation, CreationKey, MemberRow, Page, Range, Row, SendKey, StoreError, bucket_of, day_of,
+    send_days,
 };
 
 /// Tables in memory before they are written out, bytes per keyspace: the two that every message goes to, and the others.
@@ -42,7 +43,7 @@ pub(super) struct Tables {
     members: Keyspace,
     /// (user, chat) → kind
     chats_by_user: Keyspace,
-    /// (pair) or (user, device, client id) → chat
+    /// (pair) or (user, device, client id) → chat, hash of what was asked for
     creations: Keyspace,
     /// (chat, block) → watermarks
     watermarks: Keyspace,
@@ -93,8 +94,9 @@ impl Tables {
                     let value = ChatOfUserValue { kind: (*kind).into() };
                     batch.insert(&self.chats_by_user, key, value.encode_to_vec());
                 }
-                Row::Creation { key, chat } => {
-                    batch.insert(&self.creations, creation_key(key), chat.0.to_be_bytes().as_slice());
+                Row::Creation { key, made } => {
+                    let value = pair(made.chat.0, &made.body_hash.to_be_bytes());
+                    batch.insert(&self.creations, creation_key(key), value);
                 }
                 Row::Marks { chat, block, marks } => {
                     let key = pair(chat.0, &block.to_be_bytes());
@@ -209,9 +211,9 @@ impl Tables {
         Ok(members)
     }
 
-    pub(super) fn creation(&self, key: &CreationKey) -> Result<Option<ChatId>, StoreError> {
-        let value = self.creations.get(creation_key(key))?;
-        value.map(|value| first(&value).map(ChatId)).transpose()
+    pub(super) fn creation(&self, key: &CreationKey) -> Result<Option<Creation>, StoreError> {
+        let Some(value) = self.creations.get(creation_key(key))? else { return Ok(None) };
+        Ok(Some(Creation { chat: ChatId(first(&value)?), body_hash: second(&value)? }))
     }
 
     pub(super) fn last_chat(&self) -> Result<u64, StoreError> {
