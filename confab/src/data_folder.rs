@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 
-/// The version of the folder's layout that this program writes, and the newest that it can read.
-const LAYOUT: u32 = 1;
+/// The version of the folder's layout that this program writes, and the only one that it can read.
+const LAYOUT: u32 = 2;
 
 const VERSION: &str = "VERSION";
 const LOCK: &str = "lock";
@@ -101,7 +101,12 @@ impl DataFolder {
         };
         let version = std::str::from_utf8(&text).ok().and_then(|text| text.trim().parse().ok());
         match version {
-            Some(version) if (1..=LAYOUT).contains(&version) => Ok(Some(version)),
+            Some(LAYOUT) => Ok(Some(LAYOUT)),
+            Some(version @ 1..LAYOUT) => bail!(
+                "the data folder {} was written by an older Confab, before the first release: its layout is version {version}, this program reads {LAYOUT}.\n\
+                 Use another folder: --data DIR",
+                self.path.display()
+            ),
             Some(version) if version > LAYOUT => bail!(
                 "the data folder {} was written by a newer Confab: its layout is version {version}, this program ({}) knows up to {LAYOUT}.\n\
                  Use the newer program, or another folder: --data DIR",
@@ -208,7 +213,7 @@ mod tests {
         let path = dir.path().join("a/b");
         let folder = DataFolder::open_or_create(&path).expect("made");
         assert_eq!(fs::metadata(folder.path()).expect("there").permissions().mode() & 0o777, 0o700);
-        assert_eq!(fs::read_to_string(path.join(VERSION)).expect("there"), "1\n");
+        assert_eq!(fs::read_to_string(path.join(VERSION)).expect("there"), "2\n");
         DataFolder::open_or_create(&path).expect("opened again");
     }
 
@@ -227,9 +232,13 @@ mod tests {
     #[test]
     fn a_newer_or_damaged_folder_is_refused() {
         let dir = temporary();
-        for (version, words) in
-            [("2\n", "written by a newer Confab"), ("", "is damaged"), ("one", "is damaged"), ("0", "is damaged")]
-        {
+        for (version, words) in [
+            ("3\n", "written by a newer Confab"),
+            ("1\n", "written by an older Confab"),
+            ("", "is damaged"),
+            ("one", "is damaged"),
+            ("0", "is damaged"),
+        ] {
             fs::write(dir.path().join(VERSION), version).expect("written");
             let refusal = refusal(DataFolder::open_or_create(dir.path()));
             assert!(refusal.contains(words), "{version:?}: {refusal}");

@@ -208,11 +208,11 @@ impl Connection {
         loop {
             let flushed = timeout(LOOK_EVERY.min(self.shared.cfg.stall_max), self.socket.flush()).await;
             if let Ok(flushed) = flushed {
-                self.session.heard(self.now());
+                self.session.flushed(self.now());
                 return flushed.map_err(|error| end_of(&error));
             }
-            if self.mailbox.is_closing() {
-                return Err(End::Close(Close::TooManyConnections));
+            if let Some(close) = self.mailbox.closing() {
+                return Err(End::Close(close));
             }
             let written = self.socket.get_ref().written();
             if written > before {

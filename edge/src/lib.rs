@@ -101,15 +101,19 @@ pub async fn serve(cfg: Config, front: Front, deps: Deps, drain: Drain) {
 
 /// Tells every client to come again, spread over half of the time, closes them, and waits for them to go.
 async fn leave(shared: &Shared, time: Duration) {
-    let clients: Vec<_> = shared.registry.read().all().cloned().collect();
     let spread = u64::try_from(time.as_millis() / 2).unwrap_or(0);
-    for (at, mailbox) in clients.iter().enumerate() {
-        let after_ms = spread * at as u64 / clients.len() as u64;
-        mailbox.push(Item::Reconnect { after_ms });
-        mailbox.push(Item::Close(Close::GoingAway));
-    }
     let until = Instant::now() + time;
-    while shared.registry.read().len() > 0 && Instant::now() < until {
+    loop {
+        // Again and again, for a handshake that was under way joins later.
+        let clients: Vec<_> = shared.registry.read().all().cloned().collect();
+        if clients.is_empty() || Instant::now() >= until {
+            return;
+        }
+        for (at, mailbox) in clients.iter().enumerate().filter(|(_, mailbox)| mailbox.closing().is_none()) {
+            let after_ms = spread * at as u64 / clients.len() as u64;
+            mailbox.push(Item::Reconnect { after_ms });
+            mailbox.close(Close::GoingAway);
+        }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }

@@ -2,8 +2,7 @@
 //! the chats' heads are kept, so that the connection reads the rest from the log when it can.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use confab_ids::{ChatId, Seq, UserId};
 use confab_proto::message::v1::{ChatSync, Reply};
@@ -115,7 +114,7 @@ pub(crate) struct Mailbox {
     wake: Notify,
     events_max: usize,
     bytes_max: usize,
-    closing: AtomicBool,
+    closing: OnceLock<Close>,
 }
 
 impl Mailbox {
@@ -128,7 +127,7 @@ impl Mailbox {
             wake: Notify::new(),
             events_max,
             bytes_max,
-            closing: AtomicBool::new(false),
+            closing: OnceLock::new(),
         }
     }
 
@@ -143,13 +142,14 @@ impl Mailbox {
 
     /// Ends the connection, also while its client takes nothing. Said once.
     pub(crate) fn close(&self, close: Close) {
-        if !self.closing.swap(true, Ordering::Relaxed) {
+        if self.closing.set(close).is_ok() {
             self.push(Item::Close(close));
         }
     }
 
-    pub(crate) fn is_closing(&self) -> bool {
-        self.closing.load(Ordering::Relaxed)
+    /// Why it is to end, if it is.
+    pub(crate) fn closing(&self) -> Option<Close> {
+        self.closing.get().copied()
     }
 
     pub(crate) fn push_event(&self, event: &Arc<EventFrame>) {
@@ -163,8 +163,9 @@ impl Mailbox {
                 (behind.first, behind.settled) = (event.seq(), event.settled);
             }
             if inbox.behind.len() > BEHIND_MAX {
-                inbox.items.push_back(Item::Close(Close::TooSlow));
                 inbox.behind.clear();
+                drop(inbox);
+                return self.close(Close::TooSlow);
             }
         } else {
             inbox.events += 1;

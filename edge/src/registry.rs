@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use confab_ids::UserId;
 
 use crate::frames::Close;
-use crate::mailbox::Mailbox;
+use crate::mailbox::{Item, Mailbox};
 
 /// Connections of one device; the next one closes the oldest.
 const PER_DEVICE_MAX: usize = 8;
@@ -56,6 +56,14 @@ impl Registry {
         let of_device = of_user.iter().filter(|other| other.device == mailbox.device);
         let beyond = of_device.clone().count().saturating_sub(PER_DEVICE_MAX);
         of_device.take(beyond).for_each(|oldest| oldest.close(Close::TooManyConnections));
+    }
+
+    /// Tells every connection to come again: something was published that could not reach it.
+    pub(crate) fn send_all_away(&self) {
+        for mailbox in self.read().all() {
+            mailbox.push(Item::Reconnect { after_ms: 1_000 });
+            mailbox.close(Close::GoingAway);
+        }
     }
 
     pub(crate) fn remove(&self, mailbox: &Mailbox) {

@@ -167,8 +167,10 @@ impl<S: Store> Task<S> {
                 _ = tick.tick() => self.owner.tick(self.now(), &mut self.fx),
                 () = drain.started(), if drain_until.is_none() => {
                     drain_until = Some(Instant::now() + DRAIN_MAX);
-                    self.owner.write_marks(&mut self.fx);
                 }
+            }
+            if drain_until.is_some() {
+                self.owner.write_marks(&mut self.fx);
             }
             self.act();
             if let Some(until) = drain_until

@@ -27,6 +27,9 @@ const DAY_MS: i64 = 24 * 3_600 * 1_000;
 /// How long a send's key is kept at least, milliseconds.
 const SENDS_KEPT_MS: i64 = 2 * DAY_MS;
 
+/// Buckets whose keys are dropped at once: more than one, so that it catches up, and few, for all other chats wait meanwhile.
+const DROPPED_MAX: usize = 2;
+
 /// The day, since 1970, that a send's key is kept under.
 pub(crate) fn day_of(at_ms: i64) -> u32 {
     u32::try_from(at_ms / DAY_MS).unwrap_or_default()
@@ -103,15 +106,14 @@ impl Meta {
         self.openings.iter().rev().take(recent + 1).map(|opening| opening.bucket).collect()
     }
 
-    /// Opens a bucket, and returns those whose keys nobody needs any more.
+    /// Opens a bucket, and returns the oldest of those whose keys nobody needs any more.
     pub(crate) fn open_bucket(&mut self, opening: Opening) -> Vec<u32> {
         let since_ms = opening.at_ms - SENDS_KEPT_MS;
         let kept = self.buckets_since(since_ms).last().copied();
-        let (old, new) = self.openings.iter().partition(|opening| Some(opening.bucket) < kept);
-        self.openings = new;
+        let old = self.openings.iter().take_while(|opening| Some(opening.bucket) < kept).count();
+        let dropped = self.openings.drain(..old.min(DROPPED_MAX)).map(|opening| opening.bucket).collect();
         self.openings.push(opening);
-        let old: Vec<Opening> = old;
-        old.into_iter().map(|opening| opening.bucket).collect()
+        dropped
     }
 }
 

@@ -99,6 +99,8 @@ impl Model {
     pub(crate) fn disconnected(&mut self, why: &str, again_in: Duration) -> Vec<Effect> {
         let before = std::mem::replace(&mut self.phase, Phase::Offline);
         self.people.forget_presence();
+        // What was confirmed last may not have been sent.
+        self.confirmed = 0;
         if before == Phase::Offline {
             return Vec::new();
         }

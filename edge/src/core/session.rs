@@ -83,6 +83,8 @@ struct InFlight {
     trace: Option<String>,
     /// Seed mode, of a send: the event that the ack stands for.
     message_id: Option<[u8; 16]>,
+    /// Seed mode: accepted, and held until the event's place is reached.
+    accepted: Option<Box<Accepted>>,
 }
 
 /// A `sync` that came before it could be followed, or is being followed.
@@ -230,9 +232,15 @@ impl Session {
         self.out.push(Out::Ping(self.pings));
     }
 
-    /// Something has come from the client, or it has taken what it was long in taking.
+    /// Something has come from the client.
     pub(crate) fn heard(&mut self, now: Now) {
         self.heard_ms = now.mono_ms;
+    }
+
+    /// It has taken what it was long in taking. Meanwhile it wasn't read, and its mailbox neither.
+    pub(crate) fn flushed(&mut self, now: Now) {
+        self.heard_ms = now.mono_ms;
+        self.tidied_ms = now.mono_ms;
     }
 
     /// A pong to ping `number`: in seed mode it confirms all that was written before that ping.
@@ -271,7 +279,7 @@ impl Session {
                 };
                 let client_id = (!client_id.is_empty()).then_some(client_id);
                 let message_id = seed.then_some(message_id);
-                let waiting = InFlight { is_send: true, client_id, reference, trace, message_id };
+                let waiting = InFlight { is_send: true, client_id, reference, trace, message_id, accepted: None };
                 self.command(Action::Send(send), waiting);
             }
             Ok(ClientFrame::Delivered { chat, at }) => {
@@ -509,12 +517,10 @@ impl Session {
 
     fn send_event(&mut self, now: Now, event: &EventFrame) {
         let own = self.own.iter().position(|own| own == event.message_id());
-        match own {
-            Some(at) => {
-                self.own.remove(at);
-                self.ack_in_place(event);
-            }
-            None => self.out.extend(event.text_for(self.user).map(Out::Text)),
+        let own = own.and_then(|at| self.own.remove(at)).is_some();
+        let acked = self.ack_in_place(event);
+        if !own && !acked {
+            self.out.extend(event.text_for(self.user).map(Out::Text));
         }
         if !self.confirms_itself {
             // One at a time: else on a long way each pong would be too old when it comes.
@@ -546,6 +552,9 @@ impl Session {
                 match sync {
                     Some(sync) => self.synced_chat(now, &sync),
                     None => self.tracks.forget(chat),
+                }
+                if self.phase == Phase::Live {
+                    self.release_acks();
                 }
                 self.finish_sync();
             }
@@ -636,6 +645,7 @@ impl Session {
             }
             self.say(&ServerFrame::Synced { chats: &sync.chats, reference: sync.reference.as_deref() });
         }
+        self.release_acks();
         self.out.extend(sync.passing.into_values().map(Out::Text));
         self.out.push(Out::Ask(Question::WatchPeers { users: Vec::new() }));
     }
@@ -651,16 +661,19 @@ impl Session {
     }
 
     fn reply(&mut self, now: Now, reply: Reply) {
-        // Seed mode: an ack stands for the event, so it comes where the event would.
         if let Some(reply::Outcome::Accepted(accepted)) = &reply.outcome
-            && let Some((_, waiting)) = self.in_flight.iter().find(|(call, _)| *call == reply.call)
-            && waiting.message_id.is_some_and(|id| self.own.contains(&id))
-            && !accepted.duplicate
-            && self.tracks.expect(now.mono_ms, ChatId(accepted.chat_id), Seq(accepted.seq))
+            && self.holds_back(now, reply.call, accepted)
         {
             return;
         }
         let waiting = self.answered(reply.call).or_else(|| self.refused_mark(reply.call));
+        let is_new = matches!(&reply.outcome, Some(reply::Outcome::Accepted(accepted)) if !accepted.duplicate);
+        if let Some(id) = waiting.as_ref().and_then(|waiting| waiting.message_id)
+            && !is_new
+        {
+            // No event will come of it.
+            self.own.retain(|own| *own != id);
+        }
         match (reply.outcome, waiting) {
             (Some(reply::Outcome::Accepted(accepted)), Some(waiting)) => self.ack(&accepted, &waiting),
             (Some(reply::Outcome::Refused(refused)), waiting) => self.refused(&refused, waiting.as_ref()),
@@ -680,15 +693,56 @@ impl Session {
     fn refused_mark(&mut self, call: u64) -> Option<InFlight> {
         let at = self.mark_references.iter().position(|(mark, _)| *mark == call)?;
         let (_, reference) = self.mark_references.remove(at)?;
-        Some(InFlight { is_send: false, client_id: None, reference: Some(reference), trace: None, message_id: None })
+        let reference = Some(reference);
+        Some(InFlight { is_send: false, client_id: None, reference, trace: None, message_id: None, accepted: None })
     }
 
-    /// Seed mode: the ack of the connection's own event, where the event would come.
-    fn ack_in_place(&mut self, event: &EventFrame) {
+    /// Seed mode: an ack stands for the event, so it waits until the event's place is reached.
+    fn holds_back(&mut self, now: Now, call: u64, accepted: &Accepted) -> bool {
+        let (chat, seq) = (ChatId(accepted.chat_id), Seq(accepted.seq));
+        let own = |waiting: &InFlight| waiting.message_id.is_some_and(|id| id == accepted.message_id[..]);
+        let Some(at) = self.in_flight.iter().position(|(of, waiting)| *of == call && own(waiting)) else {
+            return false;
+        };
+        let to_come = match self.tracks.sent(chat) {
+            Some(_) => self.tracks.expect(now.mono_ms, chat, seq),
+            None => self.is_listing() || matches!(self.phase, Phase::Registering | Phase::Waiting),
+        };
+        if to_come {
+            self.in_flight[at].1.accepted = Some(Box::new(accepted.clone()));
+            if self.is_listing() && self.tracks.sent(chat).is_none() {
+                self.note_seen(chat, seq);
+            }
+        }
+        to_come
+    }
+
+    /// Seed mode: the ack of the connection's own event, where the event would come. Whether there is one to give.
+    fn ack_in_place(&mut self, event: &EventFrame) -> bool {
         let of = |waiting: &InFlight| waiting.message_id.is_some_and(|id| id == event.message_id());
-        let Some(at) = self.in_flight.iter().position(|(_, waiting)| of(waiting)) else { return };
+        let Some(at) = self.in_flight.iter().position(|(_, waiting)| of(waiting)) else { return false };
         let (_, waiting) = self.in_flight.remove(at);
         self.ack(&event.accepted(), &waiting);
+        true
+    }
+
+    /// Gives the acks that were held back for events which will not come (any more): another connection of the device has
+    /// confirmed them, or no track is there to bring them.
+    fn release_acks(&mut self) {
+        let passed = |tracks: &Tracks, accepted: &Accepted| {
+            tracks.sent(ChatId(accepted.chat_id)).is_none_or(|sent| sent >= Seq(accepted.seq))
+        };
+        while let Some(at) = self
+            .in_flight
+            .iter()
+            .position(|(_, waiting)| waiting.accepted.as_ref().is_some_and(|accepted| passed(&self.tracks, accepted)))
+        {
+            let (_, waiting) = self.in_flight.remove(at);
+            self.own.retain(|own| waiting.message_id != Some(*own));
+            if let Some(accepted) = &waiting.accepted {
+                self.ack(accepted, &waiting);
+            }
+        }
     }
 
     fn ack(&mut self, accepted: &Accepted, waiting: &InFlight) {
@@ -714,7 +768,13 @@ impl Session {
     }
 
     fn broken(&mut self) {
-        for (_, waiting) in std::mem::take(&mut self.in_flight) {
+        // What was accepted is not in doubt.
+        let (held, unknown) = std::mem::take(&mut self.in_flight).into_iter().partition(|(_, w)| w.accepted.is_some());
+        self.in_flight = held;
+        let unknown: Vec<(u64, InFlight)> = unknown;
+        for (_, waiting) in unknown {
+            // If it was accepted, its event comes as a message.
+            self.own.retain(|own| waiting.message_id != Some(*own));
             if waiting.is_send {
                 let why = "what became of it is not known: send it again with its client_id";
                 let (client_id, reference) = (waiting.client_id.as_deref(), waiting.reference.as_deref());

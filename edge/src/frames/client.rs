@@ -196,8 +196,8 @@ impl Raw {
         if media_url.len() > MEDIA_URL_MAX {
             return Err(BadFrame::field("media_url", format!("media_url is longer than {MEDIA_URL_MAX} bytes")));
         }
-        if self.client_id.as_ref().is_some_and(|id| id.len() > CLIENT_ID_MAX) {
-            return Err(BadFrame::field("client_id", format!("client_id is longer than {CLIENT_ID_MAX} bytes")));
+        if self.client_id.as_ref().is_some_and(|id| id.chars().count() > CLIENT_ID_MAX) {
+            return Err(BadFrame::field("client_id", format!("client_id is longer than {CLIENT_ID_MAX} characters")));
         }
         if self.mentions.as_ref().is_some_and(|users| users.len() > MENTIONS_MAX) {
             return Err(BadFrame::field("mentions", format!("mentions are more than {MENTIONS_MAX}")));

@@ -10,9 +10,8 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::RETRY;
-use crate::frames::Close;
 use crate::frames::server::{EventFrame, ServerFrame, text};
-use crate::mailbox::{Item, Subject};
+use crate::mailbox::Subject;
 use crate::registry::Registry;
 
 /// Acknowledgements that wait for fanout to read them.
@@ -61,10 +60,7 @@ async fn run(
         tracing::warn!("detached from fanout: the connections have to come again");
         attached.send_replace(false);
         // What was meant for them meanwhile is in the log; a reconnect reads it.
-        for mailbox in registry.read().all() {
-            mailbox.push(Item::Reconnect { after_ms: 1_000 });
-            mailbox.push(Item::Close(Close::GoingAway));
-        }
+        registry.send_all_away();
         tokio::time::sleep(RETRY).await;
     }
 }

@@ -182,7 +182,9 @@ async fn track(
                 }
             }
         }
-        tracing::warn!("the stream to presence broke");
+        tracing::warn!("the stream to presence broke: the connections have to come again");
+        // What is published until they are tracked again is for nobody.
+        registry.send_all_away();
         tokio::time::sleep(RETRY).await;
     }
 }

@@ -106,7 +106,7 @@ impl Owner {
 
     /// Whether everything taken has been answered and settled, and all watermarks are on their way to the disk.
     pub(crate) fn is_quiet(&self) -> bool {
-        self.waiting + self.pending + self.outbox.len() == 0 && self.commits.is_empty()
+        self.waiting + self.pending + self.outbox.len() == 0 && self.commits.is_empty() && self.dirty.is_empty()
     }
 
     /// A command on one chat.
@@ -554,9 +554,10 @@ impl Owner {
         self.creations.retain(|_, (_, at)| *at + CREATION_KEPT_MS > now.mono_ms);
         if now.mono_ms >= self.marks_written_ms + MARKS_EVERY_MS {
             self.marks_written_ms = now.mono_ms;
-            self.write_marks(fx);
+            // Before their marks are on their way to the disk: a chat that is forgotten is read from there.
             self.shrink_idle(now);
             self.forget_idle();
+            self.write_marks(fx);
         }
     }
 

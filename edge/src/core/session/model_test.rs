@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use confab_ids::{Seq, UserId};
+use confab_ids::{ChatId, Seq, UserId};
 use confab_proto::message::v1::command::Action;
 use confab_proto::message::v1::{Accepted, ChatSync, Content, Event, Membership, MembershipKind, Reply, event, reply};
 use proptest::prelude::*;
@@ -335,42 +335,124 @@ fn the_watch_list_is_bounded_whatever_is_unwatched() {
     assert!(!say(&mut world, "watch", 11..12));
 }
 
-#[test]
-fn in_seed_mode_an_ack_comes_where_the_event_would() {
-    let world = World::new(false);
-    let claims = Claims { user: UserId(2), device: "d".into(), expires_at: 1 << 40 };
-    let bounds = Bounds { in_flight_max: 10, ..world.session.bounds };
-    let now = world.now;
-    let mut session = Session::new(now, Mode::Seed, &claims, Uuid::nil(), bounds);
-    let kinds = |session: &mut Session| -> Vec<String> {
-        let texts = session.take_out().into_iter().filter_map(|out| match out {
+/// A seed client's connection, user 2's, whose chat 1 has events 1 to 4.
+struct Seed {
+    session: Session,
+    now: Now,
+}
+
+impl Seed {
+    fn new() -> Self {
+        let World { session, now, .. } = World::new(false);
+        let claims = Claims { user: UserId(2), device: "d".into(), expires_at: 1 << 40 };
+        let mut session = Session::new(now, Mode::Seed, &claims, Uuid::nil(), session.bounds);
+        session.item(now, Item::Tracked);
+        session.take_out();
+        Self { session, now }
+    }
+
+    /// What its client was told: types and seqs.
+    fn told(&mut self) -> Vec<String> {
+        let texts = self.session.take_out().into_iter().filter_map(|out| match out {
             Out::Text(text) => Some(serde_json::from_str::<Value>(&text).expect("JSON")),
             _ => None,
         });
         texts.map(|frame| format!("{} {}", frame["type"].as_str().unwrap_or_default(), frame["seq"])).collect()
-    };
-    session.item(now, Item::Tracked);
-    let chats = vec![ChatSync { chat_id: 1, position: 4, head: 4, ..ChatSync::default() }];
-    session.item(now, Item::Answer(Box::new(Answer::Synced { chats, more: false, known_device: true })));
-    kinds(&mut session);
-    session.frame(now, read(r#"{"type":"message","chat_id":1,"content":"mine"}"#), |_| Err(TokenError::Missing));
-    let sent = session.take_out().into_iter().find_map(|out| match out {
-        Out::Command { call, action: Action::Send(send) } => Some((call, send)),
-        _ => None,
-    });
-    let (call, send) = sent.expect("a send");
-    let event = |seq: u64, sender_id: u64, message_id: bytes::Bytes| {
+    }
+
+    /// Sends a message: its call, and its id.
+    fn send(&mut self) -> (u64, bytes::Bytes) {
+        let frame = read(r#"{"type":"message","chat_id":1,"content":"mine"}"#);
+        self.session.frame(self.now, frame, |_| Err(TokenError::Missing));
+        let sent = self.session.take_out().into_iter().find_map(|out| match out {
+            Out::Command { call, action: Action::Send(send) } => Some((call, send.message_id)),
+            _ => None,
+        });
+        sent.expect("a send")
+    }
+
+    fn accepted(&mut self, call: u64, seq: u64, message_id: &bytes::Bytes) {
+        let accepted = Accepted { chat_id: 1, seq, message_id: message_id.clone(), ..Accepted::default() };
+        let reply = Reply { session: 0, call, outcome: Some(reply::Outcome::Accepted(accepted)) };
+        self.session.item(self.now, Item::Reply(Box::new(reply)));
+    }
+
+    fn encoded(seq: u64, sender_id: u64, message_id: bytes::Bytes) -> Vec<u8> {
         let body = Some(event::Body::Content(Content { text: "x".into(), ..Content::default() }));
-        let event = Event { chat_id: 1, seq, sender_id, message_id, body, ..Event::default() };
-        Item::Event(Arc::new(EventFrame::decode(&event.encode_to_vec(), Seq(4)).expect("an event")))
-    };
-    let accepted = Accepted { chat_id: 1, seq: 6, message_id: send.message_id.clone(), ..Accepted::default() };
-    let reply = Reply { session: 0, call, outcome: Some(reply::Outcome::Accepted(accepted)) };
-    session.item(now, Item::Reply(Box::new(reply)));
-    assert!(kinds(&mut session).is_empty(), "acked before an earlier event");
-    session.item(now, event(7, 3, vec![7; 16].into()));
-    session.item(now, event(5, 3, vec![5; 16].into()));
-    assert_eq!(kinds(&mut session), ["message 5"]);
-    session.item(now, event(6, 2, send.message_id));
-    assert_eq!(kinds(&mut session), ["ack 6", "message 7"]);
+        Event { chat_id: 1, seq, sender_id, message_id, body, ..Event::default() }.encode_to_vec()
+    }
+
+    fn event(&mut self, seq: u64, sender_id: u64, message_id: bytes::Bytes) {
+        let event = EventFrame::decode(&Self::encoded(seq, sender_id, message_id), Seq(4)).expect("an event");
+        self.session.item(self.now, Item::Event(Arc::new(event)));
+    }
+
+    fn synced(&mut self, position: u64, events: &[Vec<u8>]) {
+        let events: Vec<bytes::Bytes> = events.iter().map(|event| event.clone().into()).collect();
+        let head = position + events.len() as u64;
+        let chats = vec![ChatSync { chat_id: 1, position, head, events, ..ChatSync::default() }];
+        let answer = Answer::Synced { chats, more: false, known_device: true };
+        self.session.item(self.now, Item::Answer(Box::new(answer)));
+    }
+}
+
+fn id(seq: u8) -> bytes::Bytes {
+    vec![seq; 16].into()
+}
+
+#[test]
+fn in_seed_mode_an_ack_comes_where_the_event_would() {
+    let mut seed = Seed::new();
+    seed.synced(4, &[]);
+    let (call, own) = seed.send();
+    seed.accepted(call, 6, &own);
+    assert!(seed.told().is_empty(), "acked before an earlier event");
+    seed.event(7, 3, id(7));
+    seed.event(5, 3, id(5));
+    assert_eq!(seed.told(), ["message 5"]);
+    seed.event(6, 2, own);
+    assert_eq!(seed.told(), ["ack 6", "message 7"]);
+    let (call, own) = seed.send();
+    seed.event(8, 2, own.clone());
+    assert_eq!(seed.told(), ["ack 8"]);
+    seed.accepted(call, 8, &own);
+    assert!(seed.told().is_empty(), "acked twice");
+}
+
+#[test]
+fn in_seed_mode_an_ack_waits_for_the_catching_up() {
+    let mut seed = Seed::new();
+    let (call, own) = seed.send();
+    seed.accepted(call, 5, &own);
+    assert!(seed.told().is_empty(), "acked before what was missed");
+    seed.synced(3, &[Seed::encoded(4, 3, id(4))]);
+    assert_eq!(seed.told(), ["message 4"]);
+    // It is known to be there, so the log is read up to it.
+    let events = vec![Seed::encoded(5, 2, own).into()];
+    let listed = Answer::Listed { chat: ChatId(1), events, more: false, head: Seq(5) };
+    seed.session.item(seed.now, Item::Answer(Box::new(listed)));
+    assert_eq!(seed.told(), ["ack 5"]);
+}
+
+#[test]
+fn in_seed_mode_an_ack_comes_though_another_connection_of_the_device_was_faster() {
+    let mut seed = Seed::new();
+    let (call, own) = seed.send();
+    seed.accepted(call, 5, &own);
+    seed.synced(6, &[]);
+    assert_eq!(seed.told(), ["ack 5"]);
+}
+
+#[test]
+fn in_seed_mode_an_event_in_doubt_comes_as_a_message_and_an_accepted_one_is_acked() {
+    let mut seed = Seed::new();
+    seed.synced(4, &[]);
+    let (call, accepted) = seed.send();
+    let (_, unknown) = seed.send();
+    seed.accepted(call, 5, &accepted);
+    seed.session.item(seed.now, Item::Broken);
+    assert_eq!(seed.told(), ["error null"]);
+    seed.event(5, 2, accepted);
+    seed.event(6, 2, unknown);
+    assert_eq!(seed.told(), ["ack 5", "message 6"]);
 }

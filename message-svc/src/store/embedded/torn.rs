@@ -92,7 +92,7 @@ fn written(path: &Path) -> io::Result<Vec<u8>> {
 struct Torn {
     /// Where the first batch begins that is not whole.
     at: usize,
-    /// A whole batch, later than those before, comes after it.
+    /// From somewhere behind it whole batches, later than those before, run up to the end.
     whole_behind: bool,
 }
 
@@ -105,7 +105,17 @@ fn torn_at(journal: &[u8]) -> Option<Torn> {
         latest = latest.max(Some(batch.seqno));
     }
     let behind = &journal[at..];
-    let later = |skipped| whole_batch(&behind[skipped..]).is_some_and(|batch| Some(batch.seqno) > latest);
+    // Up to the end: bytes that look like a batch can be part of a message.
+    let later = |skipped: usize| {
+        let mut rest = &behind[skipped..];
+        while let Some(batch) = whole_batch(rest).filter(|batch| Some(batch.seqno) > latest) {
+            rest = &rest[batch.len..];
+            if rest.is_empty() {
+                return true;
+            }
+        }
+        false
+    };
     (!behind.is_empty()).then(|| Torn { at, whole_behind: (1..behind.len()).any(later) })
 }
 
