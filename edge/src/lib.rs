@@ -36,9 +36,8 @@ pub use http::{Page, Ready};
 
 use crate::auth::Verifier;
 use crate::edge::Shared;
-use crate::frames::Close;
 use crate::http::App;
-use crate::mailbox::Item;
+use crate::mailbox::Mailbox;
 use crate::registry::Registry;
 
 /// Whom the edge calls, and what it serves.
@@ -104,15 +103,14 @@ async fn leave(shared: &Shared, time: Duration) {
     let spread = u64::try_from(time.as_millis() / 2).unwrap_or(0);
     let until = Instant::now() + time;
     loop {
-        // Again and again, for a handshake that was under way joins later.
-        let clients: Vec<_> = shared.registry.read().all().cloned().collect();
-        if clients.is_empty() || Instant::now() >= until {
+        if shared.registry.read().len() == 0 || Instant::now() >= until {
             return;
         }
-        for (at, mailbox) in clients.iter().enumerate().filter(|(_, mailbox)| mailbox.closing().is_none()) {
-            let after_ms = spread * at as u64 / clients.len() as u64;
-            mailbox.push(Item::Reconnect { after_ms });
-            mailbox.close(Close::GoingAway);
+        // Again and again, for a handshake that was under way joins later.
+        let untold = |mailbox: &&Arc<Mailbox>| mailbox.closing().is_none();
+        let clients: Vec<_> = shared.registry.read().all().filter(untold).cloned().collect();
+        for (at, mailbox) in clients.iter().enumerate() {
+            mailbox.send_away(spread * at as u64 / clients.len() as u64);
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }

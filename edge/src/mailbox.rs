@@ -147,6 +147,14 @@ impl Mailbox {
         }
     }
 
+    /// Ends the connection, and tells its client when to come again.
+    pub(crate) fn send_away(&self, after_ms: u64) {
+        if self.closing().is_none() {
+            self.push(Item::Reconnect { after_ms });
+            self.close(Close::GoingAway);
+        }
+    }
+
     /// Why it is to end, if it is.
     pub(crate) fn closing(&self) -> Option<Close> {
         self.closing.get().copied()
@@ -186,7 +194,8 @@ impl Mailbox {
         self.wake.notified().await;
     }
 
-    /// Everything that is there, in order; receipts and presences behind it. The memory goes with it: an idle connection holds none.
+    /// Everything that is there, in order; receipts and presences behind it. The memory goes with it: an idle connection
+    /// holds none.
     pub(crate) fn take(&self) -> VecDeque<Item> {
         let inbox = std::mem::take(&mut *self.inbox());
         let mut items = inbox.items;

@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use confab_ids::UserId;
 
 use crate::frames::Close;
-use crate::mailbox::{Item, Mailbox};
+use crate::mailbox::Mailbox;
 
 /// Connections of one device; the next one closes the oldest.
 const PER_DEVICE_MAX: usize = 8;
@@ -60,10 +60,7 @@ impl Registry {
 
     /// Tells every connection to come again: something was published that could not reach it.
     pub(crate) fn send_all_away(&self) {
-        for mailbox in self.read().all() {
-            mailbox.push(Item::Reconnect { after_ms: 1_000 });
-            mailbox.close(Close::GoingAway);
-        }
+        self.read().all().for_each(|mailbox| mailbox.send_away(1_000));
     }
 
     pub(crate) fn remove(&self, mailbox: &Mailbox) {

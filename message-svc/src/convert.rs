@@ -1,18 +1,15 @@
 //! From requests to commands: all validation is here.
 
 use confab_ids::{ChatId, MessageId, NUMBER_LIMIT, Seq, UserId};
+use confab_proto::limits::{CLIENT_ID_CHARS_MAX, MEDIA_URL_BYTES_MAX, MENTIONS_MAX, TEXT_BYTES_MAX};
 use confab_proto::message::v1::{self as pb, ChatKind, Content, CreateChatRequest, command};
 
 use crate::core::{AddMembers, Command, Create, Mark, Send};
 use crate::error::Invalid;
 use crate::store::{CreationKey, MEMBERS_MAX};
 
-const TEXT_MAX: usize = 16 * 1_024;
-const URL_MAX: usize = 2_048;
-const CLIENT_ID_MAX: usize = 64;
 const DEVICE_MAX: usize = 64;
 const TITLE_MAX: usize = 128;
-const MENTIONS_MAX: usize = 100;
 
 /// What a command of a `Converse` stream asks for.
 #[derive(Debug)]
@@ -51,12 +48,12 @@ fn check_content(content: &Content) -> Result<(), Invalid> {
     if content.text.is_empty() && content.media_url.is_empty() {
         return Err(Invalid::new("content", "is empty, and there is no media"));
     }
-    if content.text.len() > TEXT_MAX {
-        let why = format!("has {} bytes, at most {TEXT_MAX} are allowed", content.text.len());
+    if content.text.len() > TEXT_BYTES_MAX {
+        let why = format!("has {} bytes, at most {TEXT_BYTES_MAX} are allowed", content.text.len());
         return Err(Invalid::too_large("content", why));
     }
-    if content.media_url.len() > URL_MAX {
-        return Err(Invalid::new("media_url", format!("is longer than {URL_MAX} bytes")));
+    if content.media_url.len() > MEDIA_URL_BYTES_MAX {
+        return Err(Invalid::new("media_url", format!("is longer than {MEDIA_URL_BYTES_MAX} bytes")));
     }
     if !content.media_url.is_empty() && !content.media_url.starts_with("https://") {
         return Err(Invalid::new("media_url", "is not an https URL"));
@@ -160,8 +157,8 @@ pub(crate) fn device(name: String) -> Result<String, Invalid> {
 }
 
 fn client_id(id: String) -> Result<String, Invalid> {
-    if id.chars().count() > CLIENT_ID_MAX {
-        return Err(Invalid::new("client_id", format!("is longer than {CLIENT_ID_MAX} characters")));
+    if id.chars().count() > CLIENT_ID_CHARS_MAX {
+        return Err(Invalid::new("client_id", format!("is longer than {CLIENT_ID_CHARS_MAX} characters")));
     }
     Ok(id)
 }
@@ -189,8 +186,8 @@ mod tests {
     #[test]
     fn a_send_is_refused_by_the_name_of_its_bad_field() {
         assert!(send(text("hello")).is_ok());
-        assert!(send(text(&"x".repeat(TEXT_MAX))).is_ok());
-        assert_eq!(refused(text(&"x".repeat(TEXT_MAX + 1))), "content");
+        assert!(send(text(&"x".repeat(TEXT_BYTES_MAX))).is_ok());
+        assert_eq!(refused(text(&"x".repeat(TEXT_BYTES_MAX + 1))), "content");
         assert_eq!(refused(text("")), "content");
         assert_eq!(refused(pb::Send { chat_id: 0, ..text("x") }), "chat_id");
         assert_eq!(refused(pb::Send { chat_id: NUMBER_LIMIT, ..text("x") }), "chat_id");

@@ -114,8 +114,8 @@ impl<S: Store> Conversation<S> {
         tokio::spawn(async move {
             let Ok(permit) = running.acquire_owned().await else { return };
             // Whoever isn't a member doesn't learn which messages there are.
-            if reader.view(chat, mark.user, &mark.device).await.is_err() {
-                return send_refusal(&replies, session, call, MarkError::NotMember.into()).await;
+            if let Err(error) = reader.view(chat, mark.user, &mark.device).await {
+                return send_refusal(&replies, session, call, error.into()).await;
             }
             let found = reader.find(chat, message).await;
             drop((permit, waiting));

@@ -1,5 +1,5 @@
-//! The generated code of Confab's four protocols; no logic. Made by `cargo xtask proto` from the `.proto` files beside
-//! `src/`, which are the place to read.
+//! The generated code of Confab's four protocols, and the bounds that their comments state; no logic. Made by `cargo xtask
+//! proto` from the `.proto` files beside `src/`, which are the place to read.
 
 #![allow(clippy::all, missing_docs, unreachable_pub)]
 
@@ -13,6 +13,7 @@ pub mod fanout {
         include!("gen/confab.fanout.v1.rs");
     }
 }
+pub mod limits;
 pub mod message {
     pub mod v1 {
         include!("gen/confab.message.v1.rs");

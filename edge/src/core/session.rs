@@ -75,7 +75,7 @@ enum Phase {
 }
 
 /// A send or a mark that has no reply yet.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct InFlight {
     is_send: bool,
     client_id: Option<String>,
@@ -693,8 +693,7 @@ impl Session {
     fn refused_mark(&mut self, call: u64) -> Option<InFlight> {
         let at = self.mark_references.iter().position(|(mark, _)| *mark == call)?;
         let (_, reference) = self.mark_references.remove(at)?;
-        let reference = Some(reference);
-        Some(InFlight { is_send: false, client_id: None, reference, trace: None, message_id: None, accepted: None })
+        Some(InFlight { reference: Some(reference), ..InFlight::default() })
     }
 
     /// Seed mode: an ack stands for the event, so it waits until the event's place is reached.

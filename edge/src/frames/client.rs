@@ -6,17 +6,12 @@
 use std::collections::BTreeMap;
 
 use confab_ids::{ChatId, MessageId, NUMBER_LIMIT, Seq, UserId};
+use confab_proto::limits::{CLIENT_ID_CHARS_MAX, MEDIA_URL_BYTES_MAX, MENTIONS_MAX, TEXT_BYTES_MAX};
 use confab_proto::message::v1::Content;
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::Code;
-
-/// Sizes are checked here as well as by message-svc: what goes on the stream that all connections share has to be small.
-pub(crate) const CONTENT_MAX: usize = 16 * 1_024;
-const MEDIA_URL_MAX: usize = 2_048;
-const CLIENT_ID_MAX: usize = 64;
-const MENTIONS_MAX: usize = 100;
 
 const REF_MAX: usize = 64;
 const HISTORY_MAX: u64 = 200;
@@ -189,15 +184,18 @@ impl Raw {
             None if media_url.is_empty() => return Err(BadFrame::field("content", "content is required")),
             None => String::new(),
         };
-        if text.len() > CONTENT_MAX {
-            let why = format!("content has {} bytes, at most {CONTENT_MAX} are allowed", text.len());
+        if text.len() > TEXT_BYTES_MAX {
+            let why = format!("content has {} bytes, at most {TEXT_BYTES_MAX} are allowed", text.len());
             return Err(BadFrame::new(Code::TooLarge, Some("content"), why));
         }
-        if media_url.len() > MEDIA_URL_MAX {
-            return Err(BadFrame::field("media_url", format!("media_url is longer than {MEDIA_URL_MAX} bytes")));
+        if media_url.len() > MEDIA_URL_BYTES_MAX {
+            return Err(BadFrame::field("media_url", format!("media_url is longer than {MEDIA_URL_BYTES_MAX} bytes")));
         }
-        if self.client_id.as_ref().is_some_and(|id| id.chars().count() > CLIENT_ID_MAX) {
-            return Err(BadFrame::field("client_id", format!("client_id is longer than {CLIENT_ID_MAX} characters")));
+        if self.client_id.as_ref().is_some_and(|id| id.chars().count() > CLIENT_ID_CHARS_MAX) {
+            return Err(BadFrame::field(
+                "client_id",
+                format!("client_id is longer than {CLIENT_ID_CHARS_MAX} characters"),
+            ));
         }
         if self.mentions.as_ref().is_some_and(|users| users.len() > MENTIONS_MAX) {
             return Err(BadFrame::field("mentions", format!("mentions are more than {MENTIONS_MAX}")));

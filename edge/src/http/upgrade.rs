@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::extract::{Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use confab_proto::limits::TEXT_BYTES_MAX;
 use futures_util::{SinkExt, StreamExt};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
@@ -20,7 +21,6 @@ use crate::auth::{Claims, TokenError};
 use crate::connection::{Connection, websocket_config};
 use crate::core::session::{Bounds, Mode, Session, error_text};
 use crate::edge::Shared;
-use crate::frames::client::CONTENT_MAX;
 use crate::frames::server::Limits;
 use crate::frames::{Close, Code};
 use crate::mailbox::Mailbox;
@@ -141,7 +141,7 @@ fn connection(shared: Arc<Shared>, socket: WebSocketStream<ClientStream>, mode: 
         ping_ms: u64::try_from(cfg.ping_interval.as_millis()).unwrap_or(u64::MAX),
         silence_ms: u64::try_from(cfg.silence_max.as_millis()).unwrap_or(u64::MAX),
         limits: Limits {
-            content_bytes: CONTENT_MAX,
+            content_bytes: TEXT_BYTES_MAX,
             frame_bytes: cfg.frame_bytes_max,
             watch_max: cfg.watch_max,
             chats_max: CHATS_MAX,
