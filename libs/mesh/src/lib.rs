@@ -42,6 +42,7 @@
 
 pub mod deadline;
 pub mod drain;
+pub mod rendezvous;
 
 mod admission;
 mod call;
@@ -51,6 +52,7 @@ mod in_flight;
 mod local;
 mod method;
 mod metrics;
+mod pool;
 mod server;
 mod trace;
 
@@ -58,6 +60,7 @@ pub use client::{ClientConfig, client};
 pub use drain::Drain;
 pub use identity::Identity;
 pub use local::local;
+pub use pool::{Member, Members, Pool};
 pub use server::{ServerConfig, server};
 
 /// A way to call a service, in process or over a network. Both ends are erased to this.
