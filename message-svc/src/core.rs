@@ -1,13 +1,21 @@
 //! The rules of a chat, pure and synchronous: inputs and `now` go in, [`Effects`] come out. No clock, no storage, no tokio.
 //!
 //! [`owner::Owner`] is the whole; [`chat`] is one chat's state; [`sends`] remembers idempotency keys; [`marks`] the
-//! watermarks; [`outbox`] what fanout has not settled.
+//! watermarks; [`outbox`] what fanout has not settled. Among several owners, [`ownership`] says who has which chats,
+//! [`recovery`] what a new owner does with a log, and [`refusals`] what comes too late.
 
 pub(crate) mod chat;
 pub(crate) mod marks;
 pub(crate) mod outbox;
 pub(crate) mod owner;
+pub(crate) mod ownership;
+pub(crate) mod recovery;
+pub(crate) mod refusals;
 pub(crate) mod sends;
+#[cfg(test)]
+mod simulation;
+
+use std::sync::Arc;
 
 use bytes::Bytes;
 use confab_ids::{ChatId, MessageId, Seq, UserId};
@@ -17,21 +25,33 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::error::{ChatError, MarkError, SendError};
 use crate::store::{CreationKey, Row, SendKey};
+use owner::Write;
+use ownership::Ask;
+use ownership::lease::Incarnation;
+use ownership::map::ShardMap;
+use sends::Sent;
 
 /// The time of an input.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Now {
     /// Unix time, milliseconds.
     pub wall_ms: i64,
-    /// Milliseconds on a clock that never steps back.
+    /// Milliseconds on a clock that never steps back, and that counts the time a machine sleeps.
     pub mono_ms: u64,
+}
+
+impl Now {
+    /// Unix time, microseconds: what write timestamps are counted in.
+    pub(crate) fn wall_us(self) -> i64 {
+        self.wall_ms.saturating_mul(1_000)
+    }
 }
 
 /// Whom an outcome goes to. The core only carries it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
     /// A command of a `Converse` stream.
-    Stream { stream: u64, session: u64, call: u64 },
+    Stream { stream: u64, session: u64, call: u64, generation: u32 },
     /// A unary call.
     Call(u64),
 }
@@ -156,26 +176,73 @@ pub(crate) struct ChatView {
 #[derive(Debug, Default)]
 pub(crate) struct Effects {
     /// Read these chats and answer with `loaded`.
-    pub loads: Vec<ChatId>,
+    pub loads: Vec<Load>,
+    /// Read these ends of logs and answer with `tail_read`.
+    pub tails: Vec<TailRead>,
     /// Look these keys up and answer with `found`, for all at once.
     pub lookups: Vec<Lookup>,
-    /// Write these, all or none; when they are on the disk, say `committed`.
+    /// To be written: [`owner::Owner::seal`] makes writes of them.
     pub rows: Vec<Row>,
     pub replies: Vec<(Origin, Outcome)>,
     pub publications: Vec<Publication>,
+    /// Write these; when one is stored, say `committed`.
+    pub writes: Vec<Write>,
+    /// These writes need not be tried any more.
+    pub abandoned: Vec<u64>,
+    /// Leases and the shard map: to be done for this incarnation, and answered with `answered`.
+    pub asks: Vec<(Incarnation, Ask)>,
+    /// These streams are to be ended.
+    pub cut: Vec<u64>,
+    /// The map is another one.
+    pub map: Option<Arc<ShardMap>>,
 }
 
 #[derive(Debug, Clone)]
 pub(crate) struct Lookup {
     pub chat: ChatId,
     pub key: SendKey,
-    /// When it was asked: keys are looked for as far back as [`crate::store::send_days`] says.
+    /// When it was asked: keys are looked for as far back as [`crate::store::send_days`] says, …
     pub at_ms: i64,
+    /// … or in these buckets, newest first.
+    pub buckets: Vec<u32>,
+    /// The recovery since which it was asked, and the log's head then: what is read above that is not certain.
+    pub epoch: i64,
+    pub head: Seq,
+}
+
+/// What the store has of a key.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Found {
+    /// All that is kept of the key, each with the log's row at its seq where another owner may have written it: one that
+    /// was cut off the log may lie in a newer bucket than the true one.
+    pub sent: Vec<(Sent, Option<Bytes>)>,
+    /// The hashes of all keys of the same sender, where they were read along.
+    pub of_sender: Option<Vec<u64>>,
+}
+
+/// A chat that is read into memory; the number tells one reading from another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Load {
+    pub chat: ChatId,
+    pub number: u64,
+}
+
+/// The end of one bucket of a chat's log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct TailRead {
+    pub load: Load,
+    pub bucket: u32,
 }
 
 /// The payload of a publication.
 #[derive(Debug, Clone)]
 pub(crate) enum Payload {
     Event(Bytes),
-    Receipt { user: UserId, delivered: Seq, read: Seq },
+    /// The log goes up to here; no more is said of it.
+    Marker,
+    Receipt {
+        user: UserId,
+        delivered: Seq,
+        read: Seq,
+    },
 }

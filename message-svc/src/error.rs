@@ -21,6 +21,8 @@ pub(crate) enum SendError {
     ReplyBeyondHead,
     #[error("the message could not be stored; it may or may not be there: send it again with its client_id")]
     Unavailable,
+    #[error("the chat is another instance's now")]
+    NotOwner,
 }
 
 /// Why a watermark was not raised.
@@ -34,6 +36,8 @@ pub(crate) enum MarkError {
     UnknownMessage,
     #[error("storage is not available")]
     Unavailable,
+    #[error("the chat is another instance's now")]
+    NotOwner,
 }
 
 /// Why a chat was not made, changed or shown.
@@ -51,6 +55,8 @@ pub(crate) enum ChatError {
     Conflict,
     #[error("storage is not available")]
     Unavailable,
+    #[error("the chat is another instance's now")]
+    NotOwner,
 }
 
 /// A request that is wrong in itself.
@@ -96,6 +102,7 @@ impl Refusal for SendError {
             Self::Conflict => reason("CONFLICT", "client_id", Code::AlreadyExists),
             Self::ReplyBeyondHead => reason("NOT_FOUND", "reply_to", Code::NotFound),
             Self::Unavailable => reason("UNAVAILABLE", "", Code::Unavailable),
+            Self::NotOwner => reason("NOT_OWNER", "", Code::Unavailable),
         }
     }
 }
@@ -107,6 +114,7 @@ impl Refusal for MarkError {
             Self::BeyondHead(_) => reason("NOT_FOUND", "seq", Code::NotFound),
             Self::UnknownMessage => reason("NOT_FOUND", "message_id", Code::NotFound),
             Self::Unavailable => reason("UNAVAILABLE", "", Code::Unavailable),
+            Self::NotOwner => reason("NOT_OWNER", "", Code::Unavailable),
         }
     }
 }
@@ -120,6 +128,7 @@ impl Refusal for ChatError {
             Self::TooManyMembers => reason("TOO_LARGE", "members", Code::ResourceExhausted),
             Self::Conflict => reason("CONFLICT", "client_id", Code::AlreadyExists),
             Self::Unavailable => reason("UNAVAILABLE", "", Code::Unavailable),
+            Self::NotOwner => reason("NOT_OWNER", "", Code::Unavailable),
         }
     }
 }

@@ -8,12 +8,20 @@
 
 mod config;
 mod convert;
+#[cfg_attr(
+    not(test),
+    allow(dead_code, reason = "several owners are only simulated: the cluster's store is the next step")
+)]
 mod core;
 mod error;
 mod owner;
 mod publisher;
 mod reads;
 mod service;
+#[cfg_attr(
+    not(test),
+    allow(dead_code, reason = "several owners are only simulated: the cluster's store is the next step")
+)]
 mod store;
 
 use std::path::PathBuf;
@@ -92,7 +100,7 @@ pub async fn build(cfg: Config, storage: Storage, deps: Deps) -> Result<MessageS
     tokio::spawn(publisher::run(fanout, events, deps.drain.clone()));
 
     let limits = Limits { hot_chats: cfg.hot_chats_max, in_flight: cfg.in_flight_max };
-    let owner = owner::start(Owner::new(limits, last_chat + 1), store.clone(), from_fanout, &deps.drain);
+    let owner = owner::start(Owner::sole(limits, last_chat + 1), store.clone(), from_fanout, &deps.drain);
     let health = Health(owner.clone());
     let service = MessageServiceServer::new(service::Service::new(Reader { store, owner }));
     let server = ServerConfig::new("message-svc").streaming(&["Converse"]).drain(deps.drain);

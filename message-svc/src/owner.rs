@@ -18,9 +18,8 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::core::owner::Owner;
-use crate::core::sends::Sent;
-use crate::core::{Accepted, Command, Create, Effects, Lookup, Now, Origin, Outcome};
+use crate::core::owner::{Owner, Write};
+use crate::core::{Accepted, Command, Create, Effects, Found, Load, Lookup, Now, Origin, Outcome};
 use crate::error::ChatError;
 use crate::publisher::{FanoutEvent, PUBLICATIONS_PER_FRAME};
 use crate::store::{ChatRecord, Store, StoreError};
@@ -48,6 +47,8 @@ enum Request {
 pub(crate) struct StreamCommand {
     pub session: u64,
     pub call: u64,
+    /// Of a send: see [`crate::core::refusals`].
+    pub generation: u32,
     pub chat: ChatId,
     pub command: Command,
 }
@@ -98,8 +99,8 @@ impl OwnerHandle {
 /// What the store has done.
 enum Done {
     Committed(u64, Result<(), StoreError>),
-    Loaded(Vec<ChatId>, Result<Vec<Option<ChatRecord>>, StoreError>),
-    Found(Vec<Lookup>, Result<Vec<Option<Sent>>, StoreError>),
+    Loaded(Vec<Load>, Result<Vec<Option<ChatRecord>>, StoreError>),
+    Found(Vec<Lookup>, Result<Vec<Found>, StoreError>),
 }
 
 struct Task<S> {
@@ -193,10 +194,13 @@ impl<S: Store> Task<S> {
         let now = self.now();
         match request {
             Request::Open { stream, replies } => drop(self.streams.insert(stream, replies)),
-            Request::Close { stream } => drop(self.streams.remove(&stream)),
+            Request::Close { stream } => {
+                self.streams.remove(&stream);
+                self.owner.closed(stream);
+            }
             Request::Commands { stream, commands } => {
-                for StreamCommand { session, call, chat, command } in commands {
-                    let origin = Origin::Stream { stream, session, call };
+                for StreamCommand { session, call, generation, chat, command } in commands {
+                    let origin = Origin::Stream { stream, session, call, generation };
                     self.owner.command(now, chat, origin, command, &mut self.fx);
                 }
             }
@@ -228,14 +232,14 @@ impl<S: Store> Task<S> {
                 }
                 owner.store_failed(fx);
             }
-            Done::Loaded(chats, Ok(records)) => {
-                for (chat, record) in chats.into_iter().zip(records) {
-                    owner.loaded(now, chat, record, fx);
+            Done::Loaded(loads, Ok(records)) => {
+                for (load, record) in loads.into_iter().zip(records) {
+                    owner.loaded(now, load, record, fx);
                 }
             }
-            Done::Loaded(chats, Err(error)) => {
+            Done::Loaded(loads, Err(error)) => {
                 tracing::error!(%error, "chats could not be read");
-                chats.into_iter().for_each(|chat| owner.load_failed(chat, fx));
+                loads.into_iter().for_each(|load| owner.load_failed(load, fx));
             }
             Done::Found(lookups, Ok(sent)) => {
                 owner.found(now, lookups.into_iter().zip(sent), fx);
@@ -266,16 +270,15 @@ impl<S: Store> Task<S> {
 
     /// Does what the core has said.
     fn act(&mut self) {
-        let fx = std::mem::take(&mut self.fx);
-        if !fx.rows.is_empty() {
-            let commit = self.owner.seal();
-            let stored = self.store.commit(fx.rows);
-            self.under_way.push(Box::pin(async move { Done::Committed(commit, stored.await) }));
+        let mut fx = std::mem::take(&mut self.fx);
+        for Write { number, stamp, rows } in self.owner.seal(self.now(), &mut fx) {
+            let stored = self.store.commit(rows, stamp);
+            self.under_way.push(Box::pin(async move { Done::Committed(number, stored.await) }));
         }
         if !fx.loads.is_empty() {
             let store = self.store.clone();
             self.under_way.push(Box::pin(async move {
-                let records = store.load(fx.loads.clone()).await;
+                let records = store.load(fx.loads.iter().map(|load| load.chat).collect()).await;
                 Done::Loaded(fx.loads, records)
             }));
         }
@@ -288,6 +291,10 @@ impl<S: Store> Task<S> {
         }
         self.publish(fx.publications);
         self.reply(fx.replies);
+        for stream in fx.cut {
+            tracing::warn!(stream, "a stream with too many refusals is cut");
+            self.streams.remove(&stream);
+        }
     }
 
     fn publish(&mut self, mut publications: Vec<confab_proto::fanout::v1::Publication>) {
@@ -304,7 +311,7 @@ impl<S: Store> Task<S> {
         let mut by_stream: HashMap<u64, Vec<Reply>> = HashMap::new();
         for (origin, outcome) in replies {
             match origin {
-                Origin::Stream { stream, session, call } => {
+                Origin::Stream { stream, session, call, .. } => {
                     by_stream.entry(stream).or_default().extend(wire(session, call, outcome));
                 }
                 Origin::Call(call) => {

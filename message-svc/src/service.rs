@@ -88,10 +88,10 @@ impl<S: Store> Conversation<S> {
     }
 
     async fn convert(&self, command: WireCommand) -> Option<StreamCommand> {
-        let WireCommand { session, call, action } = command;
+        let WireCommand { session, call, action, generation } = command;
         let asked = action.ok_or_else(|| Invalid::new("action", "is required")).and_then(convert::command);
         match asked {
-            Ok(Asked::Chat(chat, command)) => Some(StreamCommand { session, call, chat, command }),
+            Ok(Asked::Chat(chat, command)) => Some(StreamCommand { session, call, generation, chat, command }),
             Ok(Asked::MarkByMessage(chat, mark, message)) => {
                 self.search(session, call, chat, mark, message).await;
                 None
@@ -123,7 +123,7 @@ impl<S: Store> Conversation<S> {
                 Some(seq) => {
                     let read = if mark.read > Seq::ZERO { seq } else { Seq::ZERO };
                     let mark = Mark { delivered: seq, read, ..mark };
-                    let command = StreamCommand { session, call, chat, command: Command::Mark(mark) };
+                    let command = StreamCommand { session, call, generation: 0, chat, command: Command::Mark(mark) };
                     reader.owner.commands(stream, vec![command]).await;
                 }
                 None => send_refusal(&replies, session, call, MarkError::UnknownMessage.into()).await,

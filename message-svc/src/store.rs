@@ -12,15 +12,20 @@ use bytes::Bytes;
 use confab_ids::{ChatId, MessageId, Seq, UserId};
 use confab_proto::message::v1::{ChatKind, Role};
 
-use crate::core::Lookup;
 use crate::core::marks::Marks;
 use crate::core::sends::Sent;
+use crate::core::{Found, Lookup};
 
 /// Members of a chat at most.
 pub(crate) const MEMBERS_MAX: usize = 1_000;
 
 /// Seqs per bucket: fixed, and not by time, so that a bucket's size is bounded and a seq names its bucket.
-const BUCKET: u64 = 4_096;
+/// (In tests few, so that they are filled.)
+pub(crate) const BUCKET: u64 = if cfg!(test) { 12 } else { 4_096 };
+
+/// Buckets that a key is looked for in, where they are kept by bucket: in a chat with more events within a day, a key is
+/// remembered for the last so many of them.
+const KEY_BUCKETS_MAX: usize = 64;
 
 const DAY_MS: i64 = 24 * 3_600 * 1_000;
 
@@ -52,6 +57,8 @@ pub(crate) enum Row {
     Event {
         chat: ChatId,
         seq: Seq,
+        /// The recovery that it is written after; 0 where there is no other owner.
+        epoch: i64,
         bytes: Bytes,
     },
     Send {
@@ -81,6 +88,21 @@ pub(crate) enum Row {
     },
 }
 
+impl Row {
+    /// Whose it is.
+    pub(crate) fn chat(&self) -> ChatId {
+        match self {
+            Self::Event { chat, .. }
+            | Self::Send { chat, .. }
+            | Self::Member { chat, .. }
+            | Self::Marks { chat, .. }
+            | Self::DropSends { chat, .. } => *chat,
+            Self::Chat(meta) => meta.chat,
+            Self::Creation { made, .. } => made.chat,
+        }
+    }
+}
+
 /// A chat's own row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Meta {
@@ -104,6 +126,13 @@ impl Meta {
     fn buckets_since(&self, since_ms: i64) -> Vec<u32> {
         let recent = self.openings.iter().filter(|opening| opening.at_ms >= since_ms).count();
         self.openings.iter().rev().take(recent + 1).map(|opening| opening.bucket).collect()
+    }
+
+    /// Where the keys of a send's last 24 hours are, newest first, and at most [`KEY_BUCKETS_MAX`].
+    pub(crate) fn buckets_of_keys(&self, at_ms: i64) -> Vec<u32> {
+        let mut buckets = self.buckets_since(at_ms - DAY_MS);
+        buckets.truncate(KEY_BUCKETS_MAX);
+        buckets
     }
 
     /// Opens a bucket, and returns the oldest of those whose keys nobody needs any more.
@@ -159,6 +188,11 @@ impl SendKey {
         Self(Arc::from(key))
     }
 
+    /// Whose it is.
+    pub(crate) fn user(&self) -> UserId {
+        UserId(self.0.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes)))
+    }
+
     pub(crate) fn as_bytes(&self) -> &[u8] {
         &self.0
     }
@@ -209,13 +243,13 @@ pub(crate) struct StoreError(pub Arc<str>);
 /// Where chats are kept. Reads see only what is durable, and take what they need at one go: one hop, one round trip.
 pub(crate) trait Store: Clone + Send + Sync + 'static {
     /// Stores the rows, all or none; it ends when a power cut can no longer undo them. Commits are stored in the order of
-    /// the calls, whenever their futures are polled.
-    fn commit(&self, rows: Vec<Row>) -> impl Future<Output = Result<(), StoreError>> + Send + 'static;
+    /// the calls, whenever their futures are polled. `stamp`: the writes' timestamp, where the newest one wins.
+    fn commit(&self, rows: Vec<Row>, stamp: i64) -> impl Future<Output = Result<(), StoreError>> + Send + 'static;
 
     /// Chats for memory; `None`: there is no such chat.
     fn load(&self, chats: Vec<ChatId>) -> impl Future<Output = Result<Vec<Option<ChatRecord>>, StoreError>> + Send;
 
-    fn find_sends(&self, lookups: &[Lookup]) -> impl Future<Output = Result<Vec<Option<Sent>>, StoreError>> + Send;
+    fn find_sends(&self, lookups: &[Lookup]) -> impl Future<Output = Result<Vec<Found>, StoreError>> + Send;
 
     fn events(&self, ranges: Vec<Range>) -> impl Future<Output = Result<Vec<Page>, StoreError>> + Send;
 

@@ -2,6 +2,10 @@
 //!
 //! All are numbers under 2^53, so that they survive JSON and JavaScript.
 
+mod shard;
+
+pub use shard::{SHARDS, Shard};
+
 /// Ids, seqs and counts stay below this: 2^53, the end of the integers that a JSON number holds exactly.
 pub const NUMBER_LIMIT: u64 = 1 << 53;
 

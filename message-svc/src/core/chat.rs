@@ -4,12 +4,16 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use confab_ids::{ChatId, Seq, UserId};
-use confab_proto::message::v1::{ChatKind, Role};
+use confab_proto::message::v1::{ChatKind, Event, Role};
+use prost::Message as _;
 
 use super::marks::{Marks, ReceiptClock};
+use super::owner::key_and_sent;
+use super::ownership::rules::{self, Rule};
+use super::recovery::LogRow;
 use super::sends::Sends;
 use super::{Accepted, ChatView, Origin, Outcome, Payload};
-use crate::store::{ChatRecord, Meta, bucket_of};
+use crate::store::{ChatRecord, Meta, Row, bucket_of};
 
 /// Members per block of watermarks.
 pub(crate) const BLOCK: usize = 128;
@@ -34,6 +38,8 @@ pub(crate) struct Pending {
     pub to: Arc<[u64]>,
     /// Its sender, and whoever sent it again meanwhile.
     pub answers: Vec<(Origin, Answer)>,
+    /// Rows to write, one batch after another, before it counts as durable.
+    pub then: VecDeque<Vec<Row>>,
 }
 
 /// What to answer once it is durable.
@@ -66,6 +72,13 @@ pub(crate) struct Chat {
     published: VecDeque<(Seq, bool)>,
     pub pending: VecDeque<Pending>,
     pub sends: Sends,
+    /// Of its last recovery; 0 where there is no other owner.
+    pub epoch: i64,
+    /// Keys are being looked up; the next bucket is being opened.
+    pub looking: bool,
+    pub opening: bool,
+    /// Writes that are not stored yet.
+    pub writing: u32,
     pub dirty_blocks: BTreeSet<u32>,
     pub used_ms: u64,
 }
@@ -95,6 +108,30 @@ impl Chat {
         chat
     }
 
+    /// A chat that was recovered: its record and the certain rows of its log, as of `epoch`. Nothing of it counts as settled
+    /// until the marker of its head has.
+    pub(crate) fn recovered(record: ChatRecord, rows: &[LogRow], epoch: i64) -> Self {
+        let events: Vec<Event> = rows.iter().filter_map(|row| Event::decode(&row.bytes[..]).ok()).collect();
+        let last = events.last().cloned().unwrap_or_default();
+        let mut chat = Self::from_record(ChatRecord {
+            head: Seq(last.seq),
+            count: last.count,
+            last_at_ms: last.created_at_ms.max(record.meta.created_at_ms),
+            ..record
+        });
+        chat.epoch = epoch;
+        chat.settled = Seq::ZERO;
+        if chat.head > Seq::ZERO {
+            chat.published.push_back((chat.head, false));
+        }
+        for event in &events {
+            if let Some((key, sent)) = key_and_sent(event) {
+                chat.sends.insert(key, sent, chat.head);
+            }
+        }
+        chat
+    }
+
     pub(crate) fn empty(meta: Meta, sends: Sends) -> Self {
         Self {
             last_at_ms: meta.created_at_ms,
@@ -110,6 +147,10 @@ impl Chat {
             published: VecDeque::new(),
             pending: VecDeque::new(),
             sends,
+            epoch: 0,
+            looking: false,
+            opening: false,
+            writing: 0,
             dirty_blocks: BTreeSet::new(),
             used_ms: 0,
         }
@@ -151,12 +192,28 @@ impl Chat {
         self.meta.openings.last().is_none_or(|last| last.bucket < bucket_of(seq))
     }
 
-    /// The event at `seq` is on the disk: what has become the durable prefix by it.
-    pub(crate) fn durable(&mut self, seq: Seq) -> Vec<Pending> {
-        if let Some(pending) = self.pending.iter_mut().find(|pending| pending.seq == seq) {
-            pending.durable = true;
-        }
+    /// Nothing can be appended now: keys are looked up, a bucket is opened, or as many seqs as may be are on their way.
+    pub(crate) fn is_blocked(&self, window: Option<usize>) -> bool {
+        let full = window.is_some_and(|window| self.pending.len() >= window);
+        self.looking || self.opening || full && rules::holds(Rule::Window)
+    }
+
+    /// The event at `seq` is stored: the rows to write next, or else it is durable.
+    pub(crate) fn stored(&mut self, seq: Seq) -> Option<Vec<Row>> {
+        let pending = self.pending.iter_mut().find(|pending| pending.seq == seq)?;
+        let rows = pending.then.pop_front();
+        pending.durable = rows.is_none();
+        rows
+    }
+
+    /// Raises the head over what is durable without a hole, and gives it out.
+    pub(crate) fn advance(&mut self) -> Vec<Pending> {
         let mut ready = Vec::new();
+        if !rules::holds(Rule::OnlyContiguous) {
+            // Over holes, too.
+            let last = self.pending.iter().rposition(|pending| pending.durable).map_or(0, |at| at + 1);
+            self.pending.iter_mut().take(last).for_each(|pending| pending.durable = true);
+        }
         while let Some(pending) = self.pending.pop_front_if(|pending| pending.durable) {
             self.head = pending.seq;
             self.head_count = pending.count;
@@ -183,9 +240,14 @@ impl Chat {
         }
     }
 
+    /// Nothing is on its way to the store.
+    pub(crate) fn is_written(&self) -> bool {
+        self.writing == 0 && self.pending.is_empty() && self.dirty_blocks.is_empty()
+    }
+
     /// Nothing would be lost by forgetting it.
     pub(crate) fn is_idle(&self) -> bool {
-        self.pending.is_empty() && self.published.is_empty() && self.dirty_blocks.is_empty()
+        self.is_written() && self.published.is_empty()
     }
 
     pub(crate) fn view(&self, user: UserId, device: &str) -> Option<ChatView> {

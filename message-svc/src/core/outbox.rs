@@ -108,12 +108,14 @@ fn wire(id: u64, entry: &Entry) -> Publication {
         seq: entry.seq.0,
         settled: entry.settled_before.0,
         user_ids: entry.to.to_vec(),
-        payload: Some(match &entry.payload {
-            Payload::Event(event) => publication::Payload::Event(event.clone()),
+        payload: match &entry.payload {
+            Payload::Event(event) => Some(publication::Payload::Event(event.clone())),
+            Payload::Marker => None,
             Payload::Receipt { user, delivered, read } => {
-                publication::Payload::Receipt(fanout::Receipt { user_id: user.0, delivered: delivered.0, read: read.0 })
+                let (user_id, delivered, read) = (user.0, delivered.0, read.0);
+                Some(publication::Payload::Receipt(fanout::Receipt { user_id, delivered, read }))
             }
-        }),
+        },
     }
 }
 

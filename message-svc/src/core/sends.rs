@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
-use confab_ids::{MessageId, Seq};
+use confab_ids::{MessageId, Seq, UserId};
 
 use crate::store::SendKey;
 
@@ -36,12 +36,20 @@ const HASHES: usize = 32_768;
 /// Keys beyond which a chat at rest forgets what the store knows.
 const KEPT_AT_REST: usize = 64;
 
+/// Whose keys are known, all of them.
+#[derive(Debug)]
+enum Senders {
+    Everyone,
+    These(HashSet<UserId>),
+}
+
 #[derive(Debug)]
 pub(crate) struct Sends {
     sent: HashMap<SendKey, Sent>,
     order: VecDeque<SendKey>,
-    /// The hashes of everything that was ever sent: a key whose hash isn't here is new. `None`: not all are known.
+    /// The hashes of all that was sent by those in `of`: a key of theirs whose hash isn't here is new. `None`: too many.
     hashes: Option<HashSet<u64>>,
+    of: Senders,
     /// New, as the store has said, and waiting to be accepted.
     vetted: Vec<SendKey>,
 }
@@ -49,17 +57,36 @@ pub(crate) struct Sends {
 impl Sends {
     /// For a chat whose log is empty (`complete`), or one read from the store.
     pub(crate) fn new(complete: bool) -> Self {
-        Self { sent: HashMap::new(), order: VecDeque::new(), hashes: complete.then(HashSet::new), vetted: Vec::new() }
+        let of = if complete { Senders::Everyone } else { Senders::These(HashSet::new()) };
+        Self { sent: HashMap::new(), order: VecDeque::new(), hashes: Some(HashSet::new()), of, vetted: Vec::new() }
     }
 
     pub(crate) fn get(&self, key: &SendKey) -> Known {
         match self.sent.get(key) {
             Some(sent) => Known::Sent(*sent),
             None => match &self.hashes {
-                Some(hashes) if !hashes.contains(&hash(key)) => Known::New,
+                Some(hashes) if self.knows(key.user()) && !hashes.contains(&hash(key)) => Known::New,
                 _ if self.vetted.contains(key) => Known::New,
                 _ => Known::Unknown,
             },
+        }
+    }
+
+    fn knows(&self, user: UserId) -> bool {
+        match &self.of {
+            Senders::Everyone => true,
+            Senders::These(users) => users.contains(&user),
+        }
+    }
+
+    /// The hashes of all keys that the store has of this key's sender.
+    pub(crate) fn complete(&mut self, key: &SendKey, of_sender: Vec<u64>) {
+        if let (Some(hashes), Senders::These(users)) = (&mut self.hashes, &mut self.of) {
+            hashes.extend(of_sender);
+            users.insert(key.user());
+            if hashes.len() > HASHES {
+                self.hashes = None;
+            }
         }
     }
 
@@ -99,7 +126,8 @@ impl Sends {
     }
 }
 
-fn hash(key: &SendKey) -> u64 {
+/// What a key is remembered by where there is no room for it.
+pub(crate) fn hash(key: &SendKey) -> u64 {
     xxhash_rust::xxh3::xxh3_64(key.as_bytes())
 }
 

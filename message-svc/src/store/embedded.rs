@@ -17,8 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use self::tables::Tables;
 use super::{ChatOfUser, ChatRecord, Creation, CreationKey, MemberRow, Page, Range, Row, Store, StoreError};
-use crate::core::Lookup;
-use crate::core::sends::Sent;
+use crate::core::{Found, Lookup};
 
 /// Rows that one fsync commits at most.
 const GROUP_ROWS_MAX: usize = 16_384;
@@ -140,7 +139,7 @@ fn failed(error: impl std::fmt::Display) -> StoreError {
 }
 
 impl Store for Embedded {
-    fn commit(&self, rows: Vec<Row>) -> impl Future<Output = Result<(), StoreError>> + Send + 'static {
+    fn commit(&self, rows: Vec<Row>, _stamp: i64) -> impl Future<Output = Result<(), StoreError>> + Send + 'static {
         let (done, result) = oneshot::channel();
         let queued = self.commits.send(Commit { rows, done });
         async move {
@@ -153,9 +152,14 @@ impl Store for Embedded {
         self.reading(move |tables| chats.into_iter().map(|chat| tables.chat(chat)).collect()).await
     }
 
-    async fn find_sends(&self, lookups: &[Lookup]) -> Result<Vec<Option<Sent>>, StoreError> {
+    async fn find_sends(&self, lookups: &[Lookup]) -> Result<Vec<Found>, StoreError> {
         let lookups = lookups.to_vec();
-        let find = move |tables: &Tables| lookups.iter().map(|lookup| tables.find_send(lookup)).collect();
+        let find = move |tables: &Tables| {
+            let found = lookups.iter().map(|lookup| tables.find_send(lookup));
+            found
+                .map(|sent| Ok(Found { sent: sent?.map(|sent| (sent, None)).into_iter().collect(), of_sender: None }))
+                .collect()
+        };
         self.reading(find).await
     }
 

@@ -6,14 +6,18 @@ use confab_proto::message::v1::{ChatKind, Content, Event, Role, event};
 use prost::Message;
 
 use super::{
-    ChatOfUser, Creation, CreationKey, DAY_MS, MemberRow, Meta, Opening, Page, Range, Row, SendKey, Store, bucket_of,
+    BUCKET, ChatOfUser, Creation, CreationKey, DAY_MS, MemberRow, Meta, Opening, Page, Range, Row, SendKey, Store,
+    bucket_of,
 };
-use crate::core::Lookup;
 use crate::core::marks::Marks;
 use crate::core::sends::Sent;
+use crate::core::{Found, Lookup};
 
 const CHAT: ChatId = ChatId(7);
 const EVENTS: u64 = 5_000;
+/// In the second bucket.
+const NEXT: u64 = BUCKET + 1;
+const STAMP: i64 = 1;
 const MADE: Creation = Creation { chat: CHAT, body_hash: u64::MAX - 7 };
 /// An hour before a day's end.
 const SENT_AT: i64 = 20_000 * DAY_MS - 3_600_000;
@@ -35,11 +39,12 @@ pub(crate) async fn fill(store: &impl Store) {
     }));
     rows.push(Row::Member { chat: ChatId(9), kind: ChatKind::Group, member: member(1, 0) });
     rows.push(Row::Marks { chat: CHAT, block: 0, marks: vec![(UserId(2), marks())] });
-    rows.extend((1..=EVENTS).map(|seq| Row::Event { chat: CHAT, seq: Seq(seq), bytes: event(seq) }));
-    rows.extend((1..=EVENTS).map(|seq| Row::Send { chat: CHAT, key: key(seq), sent: sent(seq) }));
+    rows.extend((1..=EVENTS).map(|seq| Row::Event { chat: CHAT, seq: Seq(seq), epoch: 0, bytes: event(seq) }));
+    let sends = (2 * BUCKET).min(EVENTS + 1);
+    rows.extend((1..sends).map(|seq| Row::Send { chat: CHAT, key: key(seq), sent: sent(seq) }));
     // Another chat's events lie right behind.
-    rows.push(Row::Event { chat: ChatId(8), seq: Seq(1), bytes: event(1) });
-    store.commit(rows).await.expect("committed");
+    rows.push(Row::Event { chat: ChatId(8), seq: Seq(1), epoch: 0, bytes: event(1) });
+    store.commit(rows, STAMP).await.expect("committed");
 }
 
 pub(crate) async fn check(store: &impl Store) {
@@ -86,17 +91,25 @@ async fn check_events(store: &impl Store) {
 }
 
 async fn check_sends(store: &impl Store) {
-    let lookup = |seq: u64, at_ms| Lookup { chat: CHAT, key: key(seq), at_ms };
-    let lookups = [lookup(4_097, SENT_AT), lookup(5, SENT_AT + DAY_MS), lookup(EVENTS + 1, SENT_AT)];
+    let lookup = |seq: u64, at_ms| lookup_of(seq, at_ms);
+    let lookups = [lookup(NEXT, SENT_AT), lookup(5, SENT_AT + DAY_MS), lookup(EVENTS + 1, SENT_AT)];
     let found = store.find_sends(&lookups).await.expect("read");
-    assert_eq!(found, [Some(sent(4_097)), Some(sent(5)), None]);
+    assert_eq!(seqs(found), [Some(sent(NEXT)), Some(sent(5)), None]);
 }
 
 async fn drop_sends(store: &impl Store) {
-    store.commit(vec![Row::DropSends { chat: CHAT, bucket: 0 }]).await.expect("committed");
-    let lookup = |seq: u64| Lookup { chat: CHAT, key: key(seq), at_ms: SENT_AT };
-    let found = store.find_sends(&[lookup(5), lookup(4_097)]).await.expect("read");
-    assert_eq!(found, [None, Some(sent(4_097))]);
+    store.commit(vec![Row::DropSends { chat: CHAT, bucket: 0 }], STAMP).await.expect("committed");
+    let lookups = [lookup_of(5, SENT_AT), lookup_of(NEXT, SENT_AT)];
+    let found = store.find_sends(&lookups).await.expect("read");
+    assert_eq!(seqs(found), [None, Some(sent(NEXT))]);
+}
+
+fn lookup_of(seq: u64, at_ms: i64) -> Lookup {
+    Lookup { chat: CHAT, key: key(seq), at_ms, buckets: vec![bucket_of(Seq(seq))], epoch: 0, head: Seq(EVENTS) }
+}
+
+fn seqs(found: Vec<Found>) -> Vec<Option<Sent>> {
+    found.into_iter().map(|found| found.sent.first().map(|(sent, _)| *sent)).collect()
 }
 
 fn meta() -> Meta {

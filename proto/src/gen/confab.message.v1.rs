@@ -172,6 +172,11 @@ pub struct Command {
     /// Counts a session's sends; comes back in the reply. 0 where no reply is wanted.
     #[prost(uint64, tag = "2")]
     pub call: u64,
+    /// Of a send: the session's sends of one generation are accepted in their order or, from the first one that is refused
+    /// as NOT_OWNER or UNAVAILABLE on, not at all. The edge then sends all of them that have no reply of another kind again,
+    /// in their order, with the next generation.
+    #[prost(uint32, tag = "5")]
+    pub generation: u32,
     #[prost(oneof = "command::Action", tags = "3, 4")]
     pub action: ::core::option::Option<command::Action>,
 }

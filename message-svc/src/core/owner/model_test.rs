@@ -14,7 +14,7 @@ use prost::Message as _;
 use super::{Limits, Owner};
 use crate::core::marks::Marks;
 use crate::core::sends::Sent;
-use crate::core::{AddMembers, Command, Create, Effects, Lookup, Mark, Now, Origin, Outcome, Send, View};
+use crate::core::{AddMembers, Command, Create, Effects, Found, Load, Lookup, Mark, Now, Origin, Outcome, Send, View};
 use crate::error::SendError;
 use crate::store::{ChatRecord, Creation, CreationKey, MemberRow, Meta, Row, SendKey};
 
@@ -114,7 +114,7 @@ impl Disk {
     fn apply(&mut self, rows: Vec<Row>) {
         for row in rows {
             match row {
-                Row::Event { chat, seq, bytes } => {
+                Row::Event { chat, seq, bytes, .. } => {
                     let log = self.events.entry(chat).or_default();
                     let event = Event::decode(&bytes[..]).expect("an event");
                     let last = log.values().next_back();
@@ -186,7 +186,7 @@ struct World {
     /// (chat, user, client id) → seq and text of its first ack.
     acked: HashMap<(u64, u64, String), (u64, String)>,
     creating: Vec<(u64, Create)>,
-    loads: Vec<ChatId>,
+    loads: Vec<Load>,
     lookups: Vec<Vec<Lookup>>,
     commits: VecDeque<(u64, Vec<Row>)>,
     stored: Vec<u64>,
@@ -201,7 +201,7 @@ impl World {
     fn new(forgetful: bool) -> Self {
         Self {
             forgetful,
-            owner: Owner::new(LIMITS, 1),
+            owner: Owner::sole(LIMITS, 1),
             now: Now { wall_ms: 1_000_000, mono_ms: 0 },
             disk: Disk::default(),
             calls: 0,
@@ -314,21 +314,25 @@ impl World {
     fn read(&mut self, step: &Step) {
         match *step {
             Step::Load(pick) => {
-                if let Some(chat) = take(&mut self.loads, pick) {
-                    let record = self.disk.load(chat);
-                    self.act(|owner, now, fx| owner.loaded(now, chat, record, fx));
+                if let Some(load) = take(&mut self.loads, pick) {
+                    let record = self.disk.load(load.chat);
+                    self.act(|owner, now, fx| owner.loaded(now, load, record, fx));
                 }
             }
             Step::FailLoad(pick) => {
-                if let Some(chat) = take(&mut self.loads, pick) {
-                    self.act(|owner, _, fx| owner.load_failed(chat, fx));
+                if let Some(load) = take(&mut self.loads, pick) {
+                    self.act(|owner, _, fx| owner.load_failed(load, fx));
                 }
             }
             Step::Find(pick) => {
                 if let Some(lookups) = take(&mut self.lookups, pick) {
                     let sent = |lookup: &Lookup| self.disk.sends.get(&(lookup.chat, lookup.key.clone())).copied();
                     let sent = |lookup: &Lookup| sent(lookup).filter(|_| !self.forgetful);
-                    let found: Vec<_> = lookups.into_iter().map(|lookup| (lookup.clone(), sent(&lookup))).collect();
+                    let found = |lookup: &Lookup| Found {
+                        sent: sent(lookup).map(|sent| (sent, None)).into_iter().collect(),
+                        of_sender: None,
+                    };
+                    let found: Vec<_> = lookups.into_iter().map(|lookup| (lookup.clone(), found(&lookup))).collect();
                     self.act(|owner, now, fx| owner.found(now, found, fx));
                 }
             }
@@ -363,7 +367,7 @@ impl World {
         let next_chat = self.disk.chats.keys().next_back().map_or(0, |chat| chat.0) + 1;
         let fresh = Self::new(self.forgetful);
         let old = std::mem::replace(self, fresh);
-        self.owner = Owner::new(LIMITS, next_chat);
+        self.owner = Owner::sole(LIMITS, next_chat);
         self.now = Now { mono_ms: 0, ..old.now };
         self.calls = old.calls;
         self.disk = old.disk;
@@ -374,8 +378,8 @@ impl World {
     fn act(&mut self, input: impl FnOnce(&mut Owner, Now, &mut Effects)) {
         let mut fx = Effects::default();
         input(&mut self.owner, self.now, &mut fx);
-        if !fx.rows.is_empty() {
-            self.commits.push_back((self.owner.seal(), fx.rows));
+        for write in self.owner.seal(self.now, &mut fx) {
+            self.commits.push_back((write.number, write.rows));
         }
         self.loads.extend(fx.loads);
         if !fx.lookups.is_empty() {

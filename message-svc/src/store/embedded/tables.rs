@@ -79,7 +79,7 @@ impl Tables {
         let mut batch = self.database.batch().durability(Some(mode));
         for row in rows {
             match row {
-                Row::Event { chat, seq, bytes } => batch.insert(&self.messages, event_key(*chat, *seq), &bytes[..]),
+                Row::Event { chat, seq, bytes, .. } => batch.insert(&self.messages, event_key(*chat, *seq), &bytes[..]),
                 Row::Send { chat, key, sent } => {
                     let key = send_key(*chat, day_of(sent.created_at_ms), key);
                     batch.insert(&self.sends, key, SendValue::of(sent).encode_to_vec());

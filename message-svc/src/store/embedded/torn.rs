@@ -193,7 +193,7 @@ mod tests {
             };
             let begins = [1..2, 2..52, 52..102].map(|seqs| {
                 let begins = end();
-                let event = |seq| Row::Event { chat: CHAT, seq: Seq(seq), bytes: vec![7; 1000].into() };
+                let event = |seq| Row::Event { chat: CHAT, seq: Seq(seq), epoch: 0, bytes: vec![7; 1000].into() };
                 let rows: Vec<_> = seqs.map(event).collect();
                 tables.write(rows.iter(), PersistMode::SyncData).expect("written");
                 begins

@@ -1,0 +1,164 @@
+//! Chats that are made, and members that join them.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use confab_ids::{ChatId, Seq, UserId};
+use confab_proto::message::v1::{self as pb, ChatKind, Event, MembershipKind, Role, event};
+
+use super::marking::count_u32;
+use super::{Owner, Slot};
+use crate::core::chat::{Answer, Chat, Member};
+use crate::core::marks::{Marks, ReceiptClock};
+use crate::core::sends::Sends;
+use crate::core::{AddMembers, Create, Effects, Now, Origin, Outcome};
+use crate::error::ChatError;
+use crate::store::{Creation, MEMBERS_MAX, MemberRow, Meta, Row};
+
+impl Owner {
+    pub(super) fn add_members(&mut self, now: Now, id: ChatId, origin: Origin, add: AddMembers, fx: &mut Effects) {
+        let refuse = |error| (origin, Outcome::ChatRefused(error));
+        let Some(chat) = self.hot(id) else { return };
+        let Some(slot) = chat.slot(add.by) else {
+            return fx.replies.push(refuse(ChatError::NotMember));
+        };
+        if chat.meta.kind != ChatKind::Group {
+            return fx.replies.push(refuse(ChatError::DirectIsFixed));
+        }
+        if chat.members[slot].role != Role::Admin {
+            return fx.replies.push(refuse(ChatError::NotAdmin));
+        }
+        let mut fresh: Vec<UserId> = add.users.into_iter().filter(|user| chat.slot(*user).is_none()).collect();
+        fresh.sort_unstable();
+        fresh.dedup();
+        if chat.members.len() + fresh.len() > MEMBERS_MAX {
+            return fx.replies.push(refuse(ChatError::TooManyMembers));
+        }
+        let answer = Outcome::Added { users: fresh.clone(), members: chat.members.len() + fresh.len() };
+        if fresh.is_empty() {
+            return fx.replies.push((origin, answer));
+        }
+        let (seq, created_at_ms, count) = chat.take_seq(now.wall_ms, false);
+        join(chat, &fresh, None, seq, created_at_ms, fx);
+        let membership = pb::Membership {
+            kind: MembershipKind::Added.into(),
+            user_ids: fresh.iter().map(|user| user.0).collect(),
+            title: String::new(),
+            chat_kind: ChatKind::Group.into(),
+            member_count: count_u32(chat.members.len()),
+        };
+        let event = Event {
+            chat_id: id.0,
+            seq: seq.0,
+            message_id: Bytes::copy_from_slice(&add.message_id.0),
+            sender_id: add.by.0,
+            device: add.device,
+            client_id: String::new(),
+            created_at_ms,
+            count,
+            body: Some(event::Body::Membership(membership)),
+        };
+        self.append(now, id, &event, (origin, Answer::Now(answer)), fx);
+    }
+
+    /// Makes a chat, unless its key made one before.
+    pub(crate) fn create(&mut self, now: Now, origin: Origin, create: Create, fx: &mut Effects) {
+        if self.failed {
+            return fx.replies.push((origin, Outcome::ChatRefused(ChatError::Unavailable)));
+        }
+        let body_hash = create.body_hash();
+        if let Some((made, _)) = create.key.as_ref().and_then(|key| self.creations.get(key)) {
+            let chat = made.chat;
+            if made.body_hash != body_hash {
+                return fx.replies.push((origin, Outcome::ChatRefused(ChatError::Conflict)));
+            }
+            let answer = Outcome::Created { chat, existed: true };
+            match self.hot(chat).and_then(|chat| chat.pending.front_mut()).filter(|first| first.seq == Seq(1)) {
+                // Not before it is durable.
+                Some(created) => created.answers.push((origin, Answer::Now(answer))),
+                None => fx.replies.push((origin, answer)),
+            }
+            return;
+        }
+        // Someone may have asked for a chat before it is there: its load is under way, and will say that there is none.
+        while self.slots.contains_key(&ChatId(self.next_chat)) {
+            self.next_chat += 1;
+        }
+        let id = ChatId(self.next_chat);
+        self.next_chat += 1;
+        let meta = Meta {
+            chat: id,
+            kind: create.kind,
+            title: create.title.clone(),
+            created_by: create.by,
+            created_at_ms: now.wall_ms,
+            openings: Vec::new(),
+        };
+        let mut chat = Chat::empty(meta, Sends::new(true));
+        let (seq, created_at_ms, count) = chat.take_seq(now.wall_ms, false);
+        let admin = (create.kind == ChatKind::Group).then_some(create.by);
+        join(&mut chat, &create.members, admin, seq, created_at_ms, fx);
+        chat.used_ms = now.mono_ms;
+        if let Some(key) = create.key {
+            let made = Creation { chat: id, body_hash };
+            fx.rows.push(Row::Creation { key: key.clone(), made });
+            self.creations.insert(key, (made, now.mono_ms));
+        }
+        let event = Event {
+            chat_id: id.0,
+            seq: seq.0,
+            message_id: Bytes::copy_from_slice(&create.message_id.0),
+            sender_id: create.by.0,
+            device: create.device,
+            client_id: String::new(),
+            created_at_ms,
+            count,
+            body: Some(event::Body::Membership(pb::Membership {
+                kind: MembershipKind::Created.into(),
+                user_ids: Vec::new(),
+                title: create.title,
+                chat_kind: create.kind.into(),
+                member_count: count_u32(chat.members.len()),
+            })),
+        };
+        self.slots.insert(id, Slot::Hot { chat: Box::new(chat), waiting: VecDeque::new() });
+        let answer = Answer::Now(Outcome::Created { chat: id, existed: false });
+        self.append(now, id, &event, (origin, answer), fx);
+    }
+}
+
+/// Makes them members as of the event at `seq`, with their rows.
+fn join(chat: &mut Chat, users: &[UserId], admin: Option<UserId>, seq: Seq, at_ms: i64, fx: &mut Effects) {
+    let first = chat.members.len();
+    for user in users {
+        chat.push_member(Member {
+            user: *user,
+            role: if admin == Some(*user) { Role::Admin } else { Role::Member },
+            joined_at_ms: at_ms,
+            joined_seq: seq,
+            marks: Marks::default(),
+            receipts: ReceiptClock::default(),
+        });
+    }
+    chat.refresh_ids();
+    fx.rows.extend(member_rows(chat, first..chat.members.len()));
+}
+
+fn member_rows(chat: &Chat, slots: std::ops::Range<usize>) -> Vec<Row> {
+    slots
+        .map(|slot| {
+            let member = &chat.members[slot];
+            Row::Member {
+                chat: chat.id(),
+                kind: chat.meta.kind,
+                member: MemberRow {
+                    user: member.user,
+                    slot: count_u32(slot),
+                    role: member.role,
+                    joined_at_ms: member.joined_at_ms,
+                    joined_seq: member.joined_seq,
+                },
+            }
+        })
+        .collect()
+}

@@ -1,0 +1,358 @@
+//! Who owns which chats: leases, the shard map, write timestamps. The rules are in `docs/design/0004-ownership.md`.
+//!
+//! Pure: it is told the time, what was read and what became of its compare-and-sets, and says which to try next and which
+//! shards were stopped, gained and lost.
+
+pub(crate) mod lease;
+pub(crate) mod map;
+pub(crate) mod rules;
+pub(crate) mod stamps;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use confab_ids::Shard;
+
+use super::Now;
+use lease::{Incarnation, Lease, LeaseRow, Observed, Standing, Swapped};
+use map::{Move, ShardMap, Wanted};
+use rules::Rule;
+
+/// How often leases and map are read, milliseconds.
+const OBSERVE_MS: u64 = 1_000;
+
+/// Who comes later in the order of candidates waits so much longer before it takes over, milliseconds: nearly always one
+/// does it alone.
+const TURN_MS: u64 = 300;
+
+/// Shards that an owner hands over at once to one that has come: the others go on meanwhile.
+const HANDED_OVER_MAX: usize = 512;
+
+/// One thing to be done with the store; it is answered before the next is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Ask {
+    /// Store my row, if it isn't dead and its counter is lower; with counter 1, if there is none.
+    Renew(LeaseRow),
+    /// Read all leases, and the map if it is newer than this.
+    Observe { known: u64 },
+    /// Mark it as dead, if its counter is still this.
+    MarkDead { incarnation: Incarnation, counter: u64 },
+    /// Store the map, if the version before it is there.
+    SwapMap(Arc<ShardMap>),
+}
+
+/// What has changed for the owner of chats.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Changes {
+    /// To be given away: nothing more is taken for them; [`Ownership::quiet`] is to be said when nothing is in flight.
+    pub stopped: Vec<Shard>,
+    /// Somebody else's now, or nobody's: all that is in memory of them is to be dropped.
+    pub lost: Vec<Shard>,
+    /// The map is another one.
+    pub map: Option<Arc<ShardMap>>,
+}
+
+/// A change of the map that is under way.
+#[derive(Debug)]
+struct Swapping {
+    map: Arc<ShardMap>,
+    asked: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct Ownership {
+    lease: Lease,
+    observed: Observed,
+    wanted: Wanted,
+    map: Arc<ShardMap>,
+    observing: bool,
+    next_observation_ms: u64,
+    marking: bool,
+    swapping: Option<Swapping>,
+    /// Stopped, and not quiet yet; stopped and quiet.
+    stopping: BTreeSet<Shard>,
+    quiet: BTreeSet<Shard>,
+    changes: Changes,
+}
+
+impl Ownership {
+    /// `addr`: where this instance is called.
+    pub(crate) fn new(incarnation: Incarnation, addr: String) -> Self {
+        Self {
+            lease: Lease::new(incarnation, addr),
+            observed: Observed::default(),
+            wanted: Wanted::default(),
+            map: Arc::new(ShardMap::default()),
+            observing: false,
+            next_observation_ms: 0,
+            marking: false,
+            swapping: None,
+            stopping: BTreeSet::new(),
+            quiet: BTreeSet::new(),
+            changes: Changes::default(),
+        }
+    }
+
+    /// Its lease is over for good: a new incarnation takes its place.
+    pub(crate) fn is_dead(&self) -> bool {
+        self.lease.is_dead()
+    }
+
+    /// It holds no shard, and is to get none.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.lease.is_draining() && self.map.shards_of(self.lease.incarnation()).next().is_none()
+    }
+
+    pub(crate) fn incarnation(&self) -> Incarnation {
+        self.lease.incarnation()
+    }
+
+    /// Whether its lease holds now: what it reads from memory is true, and what is durable may be acked.
+    pub(crate) fn holds(&self, now: Now) -> bool {
+        self.lease.holds(now)
+    }
+
+    /// Whether commands on a shard's chats may be taken now.
+    pub(crate) fn serves(&self, now: Now, shard: Shard) -> bool {
+        self.owns(shard)
+            && !self.stopping.contains(&shard)
+            && !self.quiet.contains(&shard)
+            && self.holds(now)
+            && self.lease.stamps.peek(now.wall_us()).is_some()
+    }
+
+    /// Whether the map gives it the shard; its writes go on, though none may begin.
+    pub(crate) fn owns(&self, shard: Shard) -> bool {
+        self.map.owner(shard) == Some(self.lease.incarnation()) && !self.lease.is_dead()
+    }
+
+    /// The timestamp of a write; `None`: it may not be made.
+    pub(crate) fn stamp(&mut self, now: Now) -> Option<i64> {
+        if !rules::holds(Rule::StampsInRange) {
+            return Some(now.wall_us());
+        }
+        self.lease.stamps.next(now.wall_us())
+    }
+
+    /// Begins to give all shards away.
+    pub(crate) fn drain(&mut self) {
+        self.lease.drain();
+    }
+
+    /// What has changed since it was asked last.
+    pub(crate) fn take_changes(&mut self) -> Changes {
+        std::mem::take(&mut self.changes)
+    }
+
+    /// What is to be done now. Its kinds go side by side, each once at a time.
+    pub(crate) fn tick(&mut self, now: Now) -> Vec<Ask> {
+        let mut asks = Vec::new();
+        asks.extend(self.lease.renewal(now).map(Ask::Renew));
+        if self.lease.is_dead() {
+            return Vec::new();
+        }
+        if !self.observing && now.mono_ms >= self.next_observation_ms {
+            self.observing = true;
+            asks.push(Ask::Observe { known: self.map.version });
+        }
+        if self.lease.holds(now) {
+            self.hand_over();
+            asks.extend(self.mark_dead(now));
+            self.take_over(now);
+        }
+        if let Some(swapping) = &mut self.swapping
+            && !swapping.asked
+        {
+            swapping.asked = true;
+            asks.push(Ask::SwapMap(swapping.map.clone()));
+        }
+        asks
+    }
+
+    pub(crate) fn renewed(&mut self, now: Now, outcome: Swapped<Option<LeaseRow>>) {
+        self.lease.renewed(now, outcome);
+        if self.lease.is_dead() {
+            self.lose_all();
+        }
+    }
+
+    /// `map`: where it is newer than the known one.
+    pub(crate) fn observed(&mut self, now: Now, leases: Vec<LeaseRow>, map: Option<Arc<ShardMap>>) {
+        self.observing = false;
+        self.next_observation_ms = now.mono_ms + OBSERVE_MS;
+        let me = self.lease.incarnation();
+        if leases.iter().any(|row| row.incarnation == me && row.standing == Standing::Dead) {
+            self.lease.die();
+            return self.lose_all();
+        }
+        self.observed.update(now, leases);
+        self.wanted.update(&self.observed.serving(now));
+        // Before it is known what became of its own, another's word of the map may be older than that.
+        if let Some(map) = map
+            && (self.swapping.is_none() || !rules::holds(Rule::SettleUnknownMap))
+        {
+            self.adopt(map);
+        }
+    }
+
+    /// It could not be read.
+    pub(crate) fn unobserved(&mut self, now: Now) {
+        self.observing = false;
+        self.next_observation_ms = now.mono_ms + OBSERVE_MS;
+    }
+
+    pub(crate) fn marked_dead(&mut self, now: Now) {
+        self.marking = false;
+        self.next_observation_ms = now.mono_ms;
+    }
+
+    /// Refused with the map that is there. An unknown outcome is settled by the same again: whichever is refused, the other
+    /// is there or never will be.
+    pub(crate) fn swapped(&mut self, outcome: Swapped<Arc<ShardMap>>) {
+        let Some(swapping) = &mut self.swapping else { return };
+        match outcome {
+            Swapped::Unknown if rules::holds(Rule::SettleUnknownMap) => swapping.asked = false,
+            Swapped::Unknown => {
+                self.swapping = None;
+                self.resume();
+            }
+            Swapped::Applied => {
+                let map = swapping.map.clone();
+                self.swapping = None;
+                self.adopt(map);
+                self.resume();
+            }
+            Swapped::Refused(map) => {
+                self.swapping = None;
+                self.adopt(map);
+                self.resume();
+            }
+        }
+    }
+
+    /// Of a stopped shard nothing is in flight any more.
+    pub(crate) fn quiet(&mut self, shard: Shard) {
+        if self.stopping.remove(&shard) {
+            self.quiet.insert(shard);
+        }
+    }
+
+    /// What was stopped and is still its own goes on.
+    fn resume(&mut self) {
+        self.quiet.clear();
+    }
+
+    fn adopt(&mut self, map: Arc<ShardMap>) {
+        if map.version <= self.map.version {
+            return;
+        }
+        let me = self.lease.incarnation();
+        for shard in Shard::all() {
+            let (before, after) = (self.map.owner(shard), map.tenure(shard));
+            let mine = after.is_some_and(|tenure| tenure.owner == me);
+            if before == Some(me) && !mine {
+                self.changes.lost.push(shard);
+                self.stopping.remove(&shard);
+                self.quiet.remove(&shard);
+            }
+            if let Some(tenure) = after
+                && mine
+                && before != Some(me)
+            {
+                self.lease.stamps.raise(tenure.floor);
+            }
+        }
+        self.map = map.clone();
+        self.changes.map = Some(map);
+    }
+
+    fn lose_all(&mut self) {
+        let me = self.lease.incarnation();
+        self.changes.lost.extend(self.map.shards_of(me));
+        self.stopping.clear();
+        self.quiet.clear();
+        self.swapping = None;
+    }
+
+    /// Stops shards that another should have, and moves those that are quiet.
+    fn hand_over(&mut self) {
+        if self.swapping.is_some() || self.map.version == 0 {
+            return;
+        }
+        let me = self.lease.incarnation();
+        if self.stopping.is_empty() && self.quiet.is_empty() {
+            let max = if self.lease.is_draining() { usize::MAX } else { HANDED_OVER_MAX };
+            let others = |shard: &Shard| self.wanted.owner(*shard).is_some_and(|owner| owner != me);
+            let stopped: Vec<Shard> = self.map.shards_of(me).filter(others).take(max).collect();
+            self.stopping.extend(&stopped);
+            self.changes.stopped.extend(stopped);
+            return;
+        }
+        if !self.stopping.is_empty() {
+            return;
+        }
+        let next = self.lease.stamps.last() + 1;
+        let moves = self.quiet.iter().filter_map(|shard| {
+            let floor = self.map.tenure(*shard)?.floor.max(next);
+            Some(Move { shard: *shard, to: self.wanted.owner(*shard).filter(|owner| *owner != me)?, floor })
+        });
+        let moves: Vec<Move> = moves.collect();
+        if moves.is_empty() {
+            // Nobody is there any more to have them.
+            return self.resume();
+        }
+        self.swap(&moves);
+    }
+
+    /// Marks one whose lease is over, if it still owns shards or has come before its first.
+    fn mark_dead(&mut self, now: Now) -> Option<Ask> {
+        if self.marking || !self.my_turn(now) || !rules::holds(Rule::DeadBeforeMove) {
+            return None;
+        }
+        let row = self.observed.expired(now).into_iter().next()?;
+        let ask = Ask::MarkDead { incarnation: row.incarnation, counter: row.counter };
+        self.marking = true;
+        Some(ask)
+    }
+
+    /// Moves the shards of the dead, and makes the first map.
+    fn take_over(&mut self, now: Now) {
+        if self.swapping.is_some() || !self.my_turn(now) {
+            return;
+        }
+        let movable = self.observed.movable(now);
+        if movable.is_empty() && self.map.version > 0 {
+            return;
+        }
+        let moves = |shard: Shard| {
+            let to = self.wanted.owner(shard)?;
+            let floor = match self.map.tenure(shard) {
+                None => 0,
+                Some(tenure) => {
+                    let victim = movable.iter().find(|row| row.incarnation == tenure.owner)?;
+                    tenure.floor.max(victim.hi + 1)
+                }
+            };
+            Some(Move { shard, to, floor })
+        };
+        let moves: Vec<Move> = Shard::all().filter_map(moves).collect();
+        if !moves.is_empty() {
+            self.swap(&moves);
+        }
+    }
+
+    /// The first of the candidates acts at once, the others later, one after another.
+    fn my_turn(&self, now: Now) -> bool {
+        let turn = self.wanted.rank(self.lease.incarnation()) as u64;
+        // Observed within the last second: the time since is the time that it has stood there.
+        now.mono_ms + OBSERVE_MS >= self.next_observation_ms + turn * TURN_MS
+    }
+
+    fn swap(&mut self, moves: &[Move]) {
+        let addr = |incarnation: Incarnation| {
+            let known = self.observed.get(incarnation).map(|row| Arc::from(row.addr.as_str()));
+            known.or_else(|| (incarnation == self.lease.incarnation()).then(|| Arc::from(self.lease.addr())))
+        };
+        self.swapping = Some(Swapping { map: Arc::new(self.map.moved(moves, addr)), asked: false });
+    }
+}

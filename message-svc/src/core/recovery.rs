@@ -1,0 +1,157 @@
+//! What a new owner does with a chat's log before it goes on: the rows that another owner left are cut to what is certain,
+//! and written again as its own. See `docs/design/0004-ownership.md`.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use confab_ids::{ChatId, Seq};
+use confab_proto::message::v1::Event;
+use prost::Message as _;
+
+use super::owner::{WINDOW, key_and_sent};
+use super::ownership::rules::{self, Rule};
+use crate::store::{BUCKET, ChatRecord, Row, bucket_of};
+
+/// Rows at a log's end that are looked at: the window of whoever wrote them, and as many below it.
+pub(crate) const TAIL: usize = 2 * WINDOW;
+
+/// One row of a log as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct LogRow {
+    pub seq: Seq,
+    /// The recovery that it was written after.
+    pub epoch: i64,
+    /// An encoded event; empty at seq 0.
+    pub bytes: Bytes,
+}
+
+/// A chat's log on its way into memory.
+#[derive(Debug)]
+pub(crate) struct Recovery {
+    record: ChatRecord,
+    to_read: VecDeque<u32>,
+    rows: Vec<LogRow>,
+    rewrites: VecDeque<Vec<Row>>,
+    epoch: i64,
+}
+
+/// What comes next.
+#[derive(Debug)]
+pub(crate) enum Step {
+    /// Read the newest [`TAIL`] rows of this bucket.
+    Read(u32),
+    /// All is read: [`Recovery::cut`] it.
+    Cut,
+}
+
+impl Recovery {
+    pub(crate) fn new(record: ChatRecord) -> Self {
+        let upper = record.meta.openings.last().map_or(0, |opening| opening.bucket);
+        let mut to_read: VecDeque<u32> = upper.checked_sub(1).into_iter().chain([upper]).collect();
+        if !rules::holds(Rule::LowerBeforeUpper) {
+            to_read.make_contiguous().reverse();
+        }
+        Self { record, to_read, rows: Vec::new(), rewrites: VecDeque::new(), epoch: 0 }
+    }
+
+    pub(crate) fn next(&self) -> Step {
+        self.to_read.front().map_or(Step::Cut, |bucket| Step::Read(*bucket))
+    }
+
+    /// The rows of the bucket that was to be read, in any order.
+    pub(crate) fn read(&mut self, rows: Vec<LogRow>) {
+        self.to_read.pop_front();
+        self.rows.extend(rows);
+    }
+
+    /// Keeps what is certain, and says what to write again as of `epoch`: one batch after another, each durable before the
+    /// next. `false`: there is no log, which can't be.
+    pub(crate) fn cut(&mut self, chat: ChatId, epoch: i64) -> bool {
+        self.rows.sort_unstable_by_key(|row| row.seq);
+        let upper = self.record.meta.openings.last().map_or(0, |opening| opening.bucket);
+        let excess = self.rows.len().saturating_sub(TAIL);
+        self.rows.drain(..excess);
+        let first = match self.rows.first() {
+            Some(row) if self.rows.len() == TAIL => row.seq,
+            _ => Seq(u64::from(upper.saturating_sub(1)) * BUCKET),
+        };
+        self.rows.truncate(certain(&self.rows, first));
+        let Some(last) = self.rows.last() else { return false };
+        let fresh = rules::holds(Rule::RewriteWithFreshEpoch);
+        self.epoch = if fresh { epoch } else { last.epoch };
+        for row in &mut self.rows {
+            row.epoch = self.epoch;
+        }
+        if rules::holds(Rule::Rewrite) {
+            self.rewrites = self.batches(chat);
+        }
+        true
+    }
+
+    /// Upper bucket first: were it the lower, a second recovery could take the first one's rows for the log's end.
+    fn batches(&self, chat: ChatId) -> VecDeque<Vec<Row>> {
+        let mut batches: VecDeque<Vec<Row>> = VecDeque::new();
+        let mut bucket = None;
+        for row in self.rows.iter().rev() {
+            if bucket.replace(bucket_of(row.seq)) != Some(bucket_of(row.seq)) {
+                batches.push_back(Vec::new());
+            }
+            if let Some(batch) = batches.back_mut() {
+                batch.push(Row::Event { chat, seq: row.seq, epoch: row.epoch, bytes: row.bytes.clone() });
+                let event = Event::decode(&row.bytes[..]).unwrap_or_default();
+                batch.extend(key_and_sent(&event).map(|(key, sent)| Row::Send { chat, key, sent }));
+            }
+        }
+        if !rules::holds(Rule::RewriteUpperFirst) {
+            batches.make_contiguous().reverse();
+        }
+        if let Some(batch) = batches.front_mut() {
+            batch.push(Row::Chat(self.record.meta.clone()));
+        }
+        batches
+    }
+
+    /// The next batch to write.
+    pub(crate) fn next_batch(&mut self) -> Option<Vec<Row>> {
+        self.rewrites.pop_front()
+    }
+
+    /// Its end: the chat as it was, its certain rows, and their epoch.
+    pub(crate) fn into_parts(self) -> (ChatRecord, Vec<LogRow>, i64) {
+        (self.record, self.rows, self.epoch)
+    }
+}
+
+/// How many of these ascending rows are certain: up to the first hole, and to where an older recovery's row comes after a
+/// newer one's.
+fn certain(rows: &[LogRow], first: Seq) -> usize {
+    let mut expected = first;
+    let mut epoch = i64::MIN;
+    for (at, row) in rows.iter().enumerate() {
+        let hole = row.seq != expected && rules::holds(Rule::CutAtHole);
+        let falls = row.epoch < epoch && rules::holds(Rule::CutWhereEpochFalls);
+        if hole || falls {
+            return at;
+        }
+        expected = row.seq.next();
+        epoch = row.epoch;
+    }
+    rows.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows(rows: &[(u64, i64)]) -> Vec<LogRow> {
+        rows.iter().map(|(seq, epoch)| LogRow { seq: Seq(*seq), epoch: *epoch, bytes: Bytes::new() }).collect()
+    }
+
+    #[test]
+    fn a_log_is_certain_up_to_its_first_hole_and_while_epochs_do_not_fall() {
+        assert_eq!(certain(&rows(&[(0, 1), (1, 1), (3, 1)]), Seq(0)), 2);
+        assert_eq!(certain(&rows(&[(0, 1), (1, 2), (2, 2), (3, 1)]), Seq(0)), 3);
+        assert_eq!(certain(&rows(&[(1, 1)]), Seq(0)), 0);
+        assert_eq!(certain(&[], Seq(0)), 0);
+    }
+}

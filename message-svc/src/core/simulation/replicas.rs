@@ -1,0 +1,167 @@
+//! Three replicas as Cassandra keeps them: of two writes to a row the one with the newer timestamp stays, whenever it comes.
+
+use std::collections::{BTreeMap, HashMap};
+
+use bytes::Bytes;
+use confab_ids::{ChatId, Seq};
+
+use crate::core::ownership::rules::{self, Rule};
+use crate::core::recovery::LogRow;
+use crate::core::sends::Sent;
+use crate::store::{Meta, Row, SendKey, bucket_of};
+
+/// Sends are forgotten so long after they were written, milliseconds: as with the store's time to live, if shorter.
+pub(super) const SENDS_KEPT_MS: u64 = 400_000;
+
+/// What is written whole or not at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Partition {
+    Log(ChatId, u32),
+    Chat(ChatId),
+    Marks(ChatId),
+}
+
+#[derive(Clone, Debug)]
+enum Cell {
+    Event { epoch: i64, bytes: Bytes },
+    Send { sent: Sent, at_ms: u64 },
+    Chat(Meta),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Key {
+    Event(Seq),
+    Send(SendKey),
+    Chat,
+}
+
+/// One mutation: the rows of one partition.
+#[derive(Clone, Debug)]
+pub(super) struct Mutation {
+    partition: Partition,
+    stamp: i64,
+    cells: Vec<(Key, Cell)>,
+}
+
+#[derive(Default)]
+pub(super) struct Replica(HashMap<Partition, BTreeMap<Key, (i64, Cell)>>);
+
+impl Replica {
+    pub(super) fn apply(&mut self, mutation: &Mutation) {
+        let rows = self.0.entry(mutation.partition).or_default();
+        for (key, cell) in &mutation.cells {
+            match rows.get(key) {
+                Some((stamp, _)) if *stamp >= mutation.stamp => {}
+                _ => drop(rows.insert(key.clone(), (mutation.stamp, cell.clone()))),
+            }
+        }
+    }
+}
+
+/// The mutations of a write.
+pub(super) fn mutations(rows: &[Row], stamp: i64, at_ms: u64) -> Vec<Mutation> {
+    let mut by_partition: BTreeMap<(Partition, usize), Vec<(Key, Cell)>> = BTreeMap::new();
+    for (at, row) in rows.iter().enumerate() {
+        let (partition, cell) = match row {
+            Row::Event { chat, seq, epoch, bytes } => {
+                let bucket = bucket_of(*seq);
+                let cell = Cell::Event { epoch: *epoch, bytes: bytes.clone() };
+                (Partition::Log(*chat, bucket), Some((Key::Event(*seq), cell)))
+            }
+            Row::Send { chat, key, sent } => {
+                let bucket = bucket_of(sent.seq);
+                let cell = Cell::Send { sent: *sent, at_ms };
+                (Partition::Log(*chat, bucket), Some((Key::Send(key.clone()), cell)))
+            }
+            Row::Chat(meta) => (Partition::Chat(meta.chat), Some((Key::Chat, Cell::Chat(meta.clone())))),
+            Row::Marks { chat, .. } => (Partition::Marks(*chat), None),
+            other => panic!("not simulated: {other:?}"),
+        };
+        let apart = if rules::holds(Rule::SendsWithTheMessage) { 0 } else { at };
+        by_partition.entry((partition, apart)).or_default().extend(cell);
+    }
+    by_partition.into_iter().map(|((partition, _), cells)| Mutation { partition, stamp, cells }).collect()
+}
+
+/// What some replicas have of a partition, merged; and written back to them, as a blocking read repair does.
+fn read(
+    replicas: &mut [Replica; 3],
+    which: &[usize],
+    partition: Partition,
+    of: impl Fn(&Key) -> bool,
+) -> BTreeMap<Key, Cell> {
+    let mut merged: BTreeMap<Key, (i64, Cell)> = BTreeMap::new();
+    for at in which {
+        let rows = replicas[*at].0.get(&partition).into_iter().flatten();
+        for (key, (stamp, cell)) in rows.filter(|(key, _)| of(key)) {
+            match merged.get(key) {
+                Some((known, _)) if known >= stamp => {}
+                _ => drop(merged.insert(key.clone(), (*stamp, cell.clone()))),
+            }
+        }
+    }
+    if which.len() > 1 {
+        for (key, (stamp, cell)) in &merged {
+            let repair = Mutation { partition, stamp: *stamp, cells: vec![(key.clone(), cell.clone())] };
+            which.iter().for_each(|at| replicas[*at].apply(&repair));
+        }
+    }
+    merged.into_iter().map(|(key, (_, cell))| (key, cell)).collect()
+}
+
+pub(super) fn read_chat(replicas: &mut [Replica; 3], which: &[usize], chat: ChatId) -> Option<Meta> {
+    let found = read(replicas, which, Partition::Chat(chat), |_| true);
+    found.into_values().find_map(|cell| match cell {
+        Cell::Chat(meta) => Some(meta),
+        _ => None,
+    })
+}
+
+/// The newest rows of a bucket.
+pub(super) fn read_tail(
+    replicas: &mut [Replica; 3],
+    which: &[usize],
+    chat: ChatId,
+    bucket: u32,
+    limit: usize,
+) -> Vec<LogRow> {
+    let found = read(replicas, which, Partition::Log(chat, bucket), |key| matches!(key, Key::Event(_)));
+    let mut rows: Vec<LogRow> = found
+        .into_iter()
+        .filter_map(|(key, cell)| match (key, cell) {
+            (Key::Event(seq), Cell::Event { epoch, bytes }) => Some(LogRow { seq, epoch, bytes }),
+            _ => None,
+        })
+        .collect();
+    rows.drain(..rows.len().saturating_sub(limit));
+    rows
+}
+
+/// A sender's keys in some buckets, with the log's rows that they name.
+pub(super) fn read_sends(
+    replicas: &mut [Replica; 3],
+    which: &[usize],
+    of: (ChatId, &[u32], &SendKey),
+    now_ms: u64,
+) -> HashMap<SendKey, Vec<(Sent, Option<Bytes>)>> {
+    let (chat, buckets, key) = of;
+    let mut found: HashMap<SendKey, Vec<_>> = HashMap::new();
+    for bucket in buckets {
+        let by_sender = |at: &Key| matches!(at, Key::Send(send) if send.user() == key.user());
+        let sends = read(replicas, which, Partition::Log(chat, *bucket), by_sender);
+        for (at, cell) in sends {
+            let (Key::Send(key), Cell::Send { sent, at_ms }) = (at, cell) else { continue };
+            if at_ms + SENDS_KEPT_MS < now_ms {
+                continue;
+            }
+            let log = Partition::Log(chat, bucket_of(sent.seq));
+            let rows = read(replicas, which, log, |at| *at == Key::Event(sent.seq));
+            let row = rows.into_values().find_map(|cell| match cell {
+                Cell::Event { bytes, .. } => Some(bytes),
+                _ => None,
+            });
+            found.entry(key).or_default().push((sent, row));
+        }
+    }
+    found
+}

@@ -1,0 +1,61 @@
+//! One edge session that sends: keeps what has no ack, in order, and begins again with the next generation where it was
+//! refused, lost its stream, heard of another owner, or waited for too long.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+
+use confab_ids::{ChatId, Shard};
+
+use crate::core::ownership::map::ShardMap;
+
+/// What was sent last is sent again after this, milliseconds.
+const PATIENCE_MS: u64 = 8_000;
+
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    /// Numbers of messages without an ack.
+    pub unacked: VecDeque<u64>,
+    pub generation: u32,
+    /// When all of it is to be sent again; nothing new goes out before.
+    pub again_ms: Option<u64>,
+    pub sent_ms: u64,
+    pub next: u64,
+}
+
+impl Queue {
+    /// Begins again, soon.
+    pub(super) fn again(&mut self, at_ms: u64) {
+        if self.again_ms.is_none() {
+            self.generation += 1;
+            self.again_ms = Some(at_ms);
+        }
+    }
+
+    pub(super) fn overdue(&self, now_ms: u64) -> bool {
+        !self.unacked.is_empty() && self.again_ms.is_none() && now_ms > self.sent_ms + PATIENCE_MS
+    }
+}
+
+/// A stream to one life of one node: what goes in comes out in the same order.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stream {
+    pub number: u64,
+    pub life: u64,
+    /// Nothing sent later is there before this.
+    pub busy_until_ms: u64,
+}
+
+#[derive(Default)]
+pub(super) struct Sender {
+    pub queues: BTreeMap<ChatId, Queue>,
+    pub map: Arc<ShardMap>,
+    pub streams: HashMap<usize, Stream>,
+}
+
+impl Sender {
+    /// The address of the owner that it believes in.
+    pub(super) fn owner(&self, chat: ChatId) -> Option<Arc<str>> {
+        let owner = self.map.owner(Shard::of_chat(chat))?;
+        self.map.addrs.get(&owner).cloned()
+    }
+}

@@ -1,0 +1,684 @@
+//! The world of one schedule: nodes, replicas, registers, senders, and the faults that befall them, in virtual time.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use confab_ids::{ChatId, MessageId, Seq, UserId};
+use confab_proto::fanout::v1::{Publication, publication};
+use confab_proto::message::v1::{ChatKind, Content, Role};
+
+use super::chance::Chance;
+use super::judge::Judge;
+use super::register::Register;
+use super::replicas::{self, Mutation, Replica};
+use super::sender::{Sender, Stream};
+use crate::core::marks::Marks;
+use crate::core::owner::{Answered, Limits, Owner};
+use crate::core::ownership::lease::{Incarnation, LeaseRow, Standing, Swapped};
+use crate::core::ownership::map::ShardMap;
+use crate::core::ownership::rules::{self, Rule};
+use crate::core::ownership::{Ask, Ownership};
+use crate::core::recovery::{LogRow, TAIL};
+use crate::core::sends::hash;
+use crate::core::{Command, Effects, Found, Load, Lookup, Now, Origin, Outcome, Send, TailRead};
+use crate::error::SendError;
+use crate::store::{ChatRecord, MemberRow, Meta, Opening, Row};
+
+const LIMITS: Limits = Limits { hot_chats: 10, in_flight: 10_000 };
+const CHATS: [ChatId; 3] = [ChatId(1), ChatId(2), ChatId(3)];
+const TICK_MS: u64 = 200;
+/// A try of a write that has no quorum by then is followed by another.
+const TRY_MS: u64 = 2_000;
+/// How long all is well again at the end, at most, until nothing is under way.
+const REST_MS: u64 = 180_000;
+
+/// What a node is told.
+enum Input {
+    Tick,
+    Command { origin: Origin, chat: ChatId, command: Command },
+    Loaded(Load, Option<ChatRecord>),
+    Tail(TailRead, Vec<LogRow>),
+    Found(Vec<(Lookup, Found)>),
+    Committed(u64),
+    Answered(Incarnation, Answered),
+}
+
+/// What happens at some time.
+enum Happening {
+    Input { node: usize, life: u64, input: Input },
+    Apply { replica: usize, mutation: Arc<Mutation>, of: (u64, usize) },
+    Try { write: u64 },
+    ReadChat { node: usize, life: u64, load: Load },
+    ReadTail { node: usize, life: u64, read: TailRead },
+    ReadSends { node: usize, life: u64, lookups: Vec<Lookup> },
+    Ask { node: usize, life: u64, of: Incarnation, ask: Ask },
+    SettleLease(Incarnation, u64),
+    SettleMap(u64),
+    Say { sender: usize },
+    Reply { call: u64, outcome: Outcome },
+    Map { sender: usize, map: Arc<ShardMap> },
+    Broken { sender: usize, node: usize, life: u64 },
+    Start { node: usize },
+    Thaw { node: usize },
+    Fault,
+}
+
+struct Node {
+    addr: String,
+    /// `None`: it is not running.
+    owner: Option<Owner>,
+    life: u64,
+    frozen: bool,
+    inbox: VecDeque<Input>,
+    /// Milliseconds that its steady clock gains in a thousand.
+    drift: i64,
+    wall_offset_ms: i64,
+}
+
+struct Write {
+    node: usize,
+    life: u64,
+    number: u64,
+    mutations: Vec<Arc<Mutation>>,
+    acks: Vec<[bool; 3]>,
+}
+
+struct Call {
+    sender: usize,
+    chat: ChatId,
+    n: u64,
+    generation: u32,
+}
+
+pub(super) struct Run {
+    pub acked: u64,
+}
+
+pub(super) struct World {
+    chance: Chance,
+    now_ms: u64,
+    queue: BTreeMap<(u64, u64), Happening>,
+    happened: u64,
+    nodes: Vec<Node>,
+    replicas: [Replica; 3],
+    leases: HashMap<Incarnation, Register<LeaseRow>>,
+    map: Register<Arc<ShardMap>>,
+    writes: HashMap<u64, Write>,
+    next_write: u64,
+    senders: Vec<Sender>,
+    calls: HashMap<u64, Call>,
+    next_call: u64,
+    next_stream: u64,
+    incarnations: u128,
+    until_ms: u64,
+    /// All is well again.
+    resting: bool,
+    judge: Judge,
+}
+
+impl World {
+    pub(super) fn run(seed: u64) -> Result<Run, String> {
+        let mut world = Self::new(seed);
+        while let Some(((at_ms, _), happening)) = world.queue.pop_first() {
+            world.now_ms = at_ms;
+            if !world.resting && at_ms >= world.until_ms {
+                world.rest();
+            }
+            world.happen(happening);
+            if world.judge.fault.is_some() || world.resting && world.is_done() {
+                break;
+            }
+            if at_ms > world.until_ms + REST_MS {
+                return Err(world.left());
+            }
+        }
+        for chat in CHATS {
+            let log: Vec<LogRow> = (0..100)
+                .flat_map(|bucket| replicas::read_tail(&mut world.replicas, &[0, 1, 2], chat, bucket, usize::MAX))
+                .collect();
+            world.judge.log(chat, &log);
+        }
+        match world.judge.fault.take() {
+            Some(fault) => Err(fault),
+            None => Ok(Run { acked: world.judge.acks() }),
+        }
+    }
+
+    /// What is still open though all has been well for long.
+    fn left(&self) -> String {
+        let queues: Vec<_> = self.senders.iter().map(|sender| &sender.queues).collect();
+        let owners: Vec<_> = self.nodes.iter().map(|node| &node.owner).collect();
+        let owners = if std::env::var("CONFAB_TRACE").is_ok() { format!("{owners:#?}") } else { String::new() };
+        format!("not at rest after {REST_MS} ms: {queues:?} {owners}")
+    }
+
+    fn new(seed: u64) -> Self {
+        let mut chance = Chance::new(seed);
+        let count = chance.between(2, 3);
+        let node = |(at, drift): (u64, i64)| Node {
+            addr: format!("node-{at}:1"),
+            owner: None,
+            life: 0,
+            frozen: false,
+            inbox: VecDeque::new(),
+            drift,
+            wall_offset_ms: 0,
+        };
+        let drifts: Vec<i64> = (0..count).map(|_| chance.below(59).cast_signed() - 29).collect();
+        let mut world = Self {
+            nodes: (0..count).zip(drifts).map(node).collect(),
+            until_ms: chance.between(20_000, 50_000),
+            chance,
+            now_ms: 0,
+            queue: BTreeMap::new(),
+            happened: 0,
+            replicas: Default::default(),
+            leases: HashMap::new(),
+            map: Register::default(),
+            writes: HashMap::new(),
+            next_write: 0,
+            senders: (0..3).map(|_| Sender::default()).collect(),
+            calls: HashMap::new(),
+            next_call: 0,
+            next_stream: 0,
+            incarnations: 0,
+            resting: false,
+            judge: Judge::default(),
+        };
+        world.begin();
+        world
+    }
+
+    fn begin(&mut self) {
+        for chat in CHATS {
+            let meta = Meta {
+                chat,
+                kind: ChatKind::Group,
+                title: String::new(),
+                created_by: UserId(1),
+                created_at_ms: 0,
+                openings: vec![Opening { bucket: 0, at_ms: 0 }],
+            };
+            let rows = [Row::Chat(meta), Row::Event { chat, seq: Seq::ZERO, epoch: 1, bytes: Bytes::new() }];
+            for mutation in replicas::mutations(&rows, 1, 0) {
+                self.replicas.iter_mut().for_each(|replica| replica.apply(&mutation));
+            }
+        }
+        for node in 0..self.nodes.len() {
+            let at = self.chance.below(3_000);
+            self.at(at, Happening::Start { node });
+        }
+        for sender in 0..self.senders.len() {
+            self.at(1_000, Happening::Say { sender });
+        }
+        self.at(4_000, Happening::Fault);
+    }
+
+    fn at(&mut self, at_ms: u64, happening: Happening) {
+        self.happened += 1;
+        self.queue.insert((at_ms.max(self.now_ms), self.happened), happening);
+    }
+
+    fn soon(&mut self, happening: Happening) {
+        let delay = if self.resting { 2 } else { self.chance.delay() };
+        self.at(self.now_ms + delay, happening);
+    }
+
+    fn rest(&mut self) {
+        self.resting = true;
+        for node in 0..self.nodes.len() {
+            self.thaw(node);
+            self.nodes[node].wall_offset_ms = 0;
+            if self.nodes[node].owner.is_none() {
+                self.start(node);
+            }
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        self.senders.iter().all(|sender| sender.queues.values().all(|queue| queue.unacked.is_empty()))
+            && self.writes.is_empty()
+    }
+
+    fn happen(&mut self, happening: Happening) {
+        match happening {
+            Happening::Input { node, life, input } => self.input(node, life, input),
+            Happening::Apply { replica, mutation, of } => {
+                self.replicas[replica].apply(&mutation);
+                self.applied(of, replica);
+            }
+            Happening::Try { write } => self.try_write(write),
+            Happening::ReadChat { node, life, load } => {
+                let which = self.quorum();
+                let record = replicas::read_chat(&mut self.replicas, &which, load.chat).map(record);
+                self.soon(Happening::Input { node, life, input: Input::Loaded(load, record) });
+            }
+            Happening::ReadTail { node, life, read } => {
+                let which = self.quorum();
+                let rows = replicas::read_tail(&mut self.replicas, &which, read.load.chat, read.bucket, TAIL);
+                self.soon(Happening::Input { node, life, input: Input::Tail(read, rows) });
+            }
+            Happening::ReadSends { node, life, lookups } => {
+                let found = lookups.into_iter().map(|lookup| self.find(lookup)).collect();
+                self.soon(Happening::Input { node, life, input: Input::Found(found) });
+            }
+            Happening::Ask { node, life, of, ask } => self.asked(node, life, of, ask),
+            Happening::SettleLease(incarnation, number) => {
+                let chance = &mut self.chance;
+                self.leases.entry(incarnation).or_default().settle(chance, number);
+            }
+            Happening::SettleMap(number) => self.map.settle(&mut self.chance, number),
+            Happening::Say { sender } => self.say(sender),
+            Happening::Reply { call, outcome } => self.replied(call, outcome),
+            Happening::Map { sender, map } => self.learned(sender, map),
+            Happening::Broken { sender, node, life } => self.broken(sender, node, life),
+            Happening::Start { node } => {
+                if self.nodes[node].owner.is_none() {
+                    self.start(node);
+                }
+            }
+            Happening::Thaw { node } => self.thaw(node),
+            Happening::Fault => self.fault(),
+        }
+    }
+
+    fn quorum(&mut self) -> Vec<usize> {
+        let without = usize::try_from(self.chance.below(3)).unwrap_or(0);
+        if rules::holds(Rule::QuorumReads) { (0..3).filter(|at| *at != without).collect() } else { vec![without] }
+    }
+
+    fn find(&mut self, lookup: Lookup) -> (Lookup, Found) {
+        let which = self.quorum();
+        let of = (lookup.chat, &lookup.buckets[..], &lookup.key);
+        let sends = replicas::read_sends(&mut self.replicas, &which, of, self.now_ms);
+        let sent = sends.get(&lookup.key).cloned().unwrap_or_default();
+        let of_sender = Some(sends.keys().map(hash).collect());
+        (lookup, Found { sent, of_sender })
+    }
+
+    // Nodes.
+
+    fn start(&mut self, node: usize) {
+        self.incarnations += 1;
+        let incarnation = Incarnation(self.incarnations);
+        let this = &mut self.nodes[node];
+        let ownership = Ownership::new(incarnation, this.addr.clone());
+        this.owner = Some(Owner::among(LIMITS, ownership));
+        this.life += 1;
+        this.frozen = false;
+        this.inbox.clear();
+        let life = this.life;
+        self.at(self.now_ms, Happening::Input { node, life, input: Input::Tick });
+    }
+
+    fn now_of(&self, node: usize) -> Now {
+        let node = &self.nodes[node];
+        let steady = self.now_ms.cast_signed() + self.now_ms.cast_signed() * node.drift / 1_000;
+        let wall_ms = 1_000_000 + self.now_ms.cast_signed() + node.wall_offset_ms;
+        Now { wall_ms, mono_ms: steady.cast_unsigned() }
+    }
+
+    fn input(&mut self, node: usize, life: u64, input: Input) {
+        let this = &mut self.nodes[node];
+        if this.life != life || this.owner.is_none() {
+            return;
+        }
+        if this.frozen {
+            return this.inbox.push_back(input);
+        }
+        let now = self.now_of(node);
+        let this = &mut self.nodes[node];
+        let Some(owner) = &mut this.owner else { return };
+        let mut fx = Effects::default();
+        match input {
+            Input::Tick => {
+                if owner.is_dead() {
+                    self.incarnations += 1;
+                    owner.reborn(Incarnation(self.incarnations), this.addr.clone());
+                }
+                owner.tick(now, &mut fx);
+                if owner.is_drained() {
+                    return self.crash(node);
+                }
+                self.at(self.now_ms + TICK_MS, Happening::Input { node, life, input: Input::Tick });
+            }
+            Input::Command { origin, chat, command } => owner.command(now, chat, origin, command, &mut fx),
+            Input::Loaded(load, record) => owner.loaded(now, load, record, &mut fx),
+            Input::Tail(read, rows) => owner.tail_read(now, read, rows, &mut fx),
+            Input::Found(found) => owner.found(now, found, &mut fx),
+            Input::Committed(number) => owner.committed(now, number, &mut fx),
+            Input::Answered(of, answered) => owner.answered(now, of, answered, &mut fx),
+        }
+        self.act(node, now, fx);
+    }
+
+    fn act(&mut self, node: usize, now: Now, mut fx: Effects) {
+        let life = self.nodes[node].life;
+        let Some(owner) = &mut self.nodes[node].owner else { return };
+        let writes = owner.seal(now, &mut fx);
+        // Fanout takes and settles everything at once.
+        let ids: Vec<u64> = fx.publications.iter().map(|publication| publication.id).collect();
+        for id in ids {
+            owner.fanout_accepted(id, &mut fx);
+            owner.fanout_settled(id);
+        }
+        for number in fx.abandoned {
+            self.writes.retain(|_, write| (write.node, write.life, write.number) != (node, life, number));
+        }
+        for write in writes {
+            self.next_write += 1;
+            let mutations = replicas::mutations(&write.rows, write.stamp, self.now_ms);
+            let mutations: Vec<_> = mutations.into_iter().map(Arc::new).collect();
+            let acks = vec![[false; 3]; mutations.len()];
+            self.writes.insert(self.next_write, Write { node, life, number: write.number, mutations, acks });
+            // The process can stand still between its decision and the sending.
+            self.soon(Happening::Try { write: self.next_write });
+        }
+        fx.loads.into_iter().for_each(|load| self.soon(Happening::ReadChat { node, life, load }));
+        fx.tails.into_iter().for_each(|read| self.soon(Happening::ReadTail { node, life, read }));
+        if !fx.lookups.is_empty() {
+            self.soon(Happening::ReadSends { node, life, lookups: fx.lookups });
+        }
+        fx.asks.into_iter().for_each(|(of, ask)| self.soon(Happening::Ask { node, life, of, ask }));
+        for publication in fx.publications {
+            self.published(&publication);
+        }
+        for (origin, outcome) in fx.replies {
+            if let Origin::Stream { call, .. } = origin {
+                self.soon(Happening::Reply { call, outcome });
+            }
+        }
+        if let Some(map) = fx.map {
+            for sender in 0..self.senders.len() {
+                self.soon(Happening::Map { sender, map: map.clone() });
+            }
+        }
+    }
+
+    fn published(&mut self, publication: &Publication) {
+        if let Some(publication::Payload::Event(event)) = &publication.payload {
+            self.judge.published(ChatId(publication.chat_id), Seq(publication.seq), event);
+        }
+    }
+
+    fn crash(&mut self, node: usize) {
+        let this = &mut self.nodes[node];
+        this.owner = None;
+        let life = this.life;
+        self.writes.retain(|_, write| write.node != node);
+        for sender in 0..self.senders.len() {
+            self.soon(Happening::Broken { sender, node, life });
+        }
+        let again = self.now_ms + self.chance.between(200, 10_000);
+        self.at(again, Happening::Start { node });
+    }
+
+    fn thaw(&mut self, node: usize) {
+        self.nodes[node].frozen = false;
+        let life = self.nodes[node].life;
+        for input in std::mem::take(&mut self.nodes[node].inbox) {
+            self.input(node, life, input);
+        }
+    }
+
+    fn fault(&mut self) {
+        if self.resting {
+            return;
+        }
+        let node = usize::try_from(self.chance.below(self.nodes.len() as u64)).unwrap_or(0);
+        match self.chance.below(8) {
+            0 | 1 if self.nodes[node].owner.is_some() => self.crash(node),
+            2..=4 if !self.nodes[node].frozen => {
+                self.nodes[node].frozen = true;
+                let thaw = self.now_ms + self.chance.between(100, 15_000);
+                self.at(thaw, Happening::Thaw { node });
+            }
+            5 => self.nodes[node].wall_offset_ms = self.chance.below(40_000).cast_signed() - 20_000,
+            6 => {
+                if let Some(owner) = &mut self.nodes[node].owner {
+                    owner.drain();
+                }
+            }
+            _ => {}
+        }
+        let next = self.now_ms + self.chance.between(500, 6_000);
+        self.at(next, Happening::Fault);
+    }
+
+    // The store.
+
+    fn try_write(&mut self, number: u64) {
+        let Some(write) = self.writes.get(&number) else { return };
+        let node = &self.nodes[write.node];
+        // A process that stands still sends nothing.
+        let stands = node.frozen;
+        let open: Vec<(usize, usize, Arc<Mutation>)> = write
+            .mutations
+            .iter()
+            .enumerate()
+            .flat_map(|(at, mutation)| (0..3).map(move |replica| (at, replica, mutation.clone())))
+            .filter(|(at, replica, _)| !write.acks[*at][*replica])
+            .collect();
+        for (at, replica, mutation) in open {
+            let lost = !self.resting && self.chance.one_in(15);
+            if !stands && !lost {
+                self.soon(Happening::Apply { replica, mutation, of: (number, at) });
+            }
+        }
+        self.at(self.now_ms + TRY_MS, Happening::Try { write: number });
+    }
+
+    fn applied(&mut self, (number, at): (u64, usize), replica: usize) {
+        let Some(write) = self.writes.get_mut(&number) else { return };
+        write.acks[at][replica] = true;
+        if write.acks.iter().all(|acks| acks.iter().filter(|ack| **ack).count() >= 2)
+            && let Some(write) = self.writes.remove(&number)
+        {
+            let (node, life) = (write.node, write.life);
+            // What the third replica lacks is on its way, or comes by repair.
+            self.soon(Happening::Input { node, life, input: Input::Committed(write.number) });
+        }
+    }
+
+    fn asked(&mut self, node: usize, life: u64, of: Incarnation, ask: Ask) {
+        let unknown = !self.resting && self.chance.one_in(10);
+        let answered = match ask {
+            Ask::Renew(row) => {
+                Answered::Renewed(self.swap_lease(row.incarnation, unknown, move |before| match before {
+                    None => (row.counter == 1).then(|| row.clone()),
+                    Some(before) => {
+                        (before.standing != Standing::Dead && before.counter < row.counter).then(|| row.clone())
+                    }
+                }))
+            }
+            Ask::Observe { .. } if unknown => Answered::Unobserved,
+            Ask::Observe { known } => {
+                let leases = self.leases.values().filter_map(|register| register.value().cloned()).collect();
+                let map = self.map.value().filter(|map| map.version > known).cloned();
+                Answered::Observed { leases, map }
+            }
+            Ask::MarkDead { incarnation, counter } => {
+                self.swap_lease(incarnation, unknown, move |before| {
+                    let before = before.filter(|before| before.counter == counter)?;
+                    Some(LeaseRow { standing: Standing::Dead, ..before.clone() })
+                });
+                Answered::MarkedDead
+            }
+            Ask::SwapMap(map) => {
+                let change = move |before: Option<&Arc<ShardMap>>| {
+                    (before.map_or(0, |before| before.version) + 1 == map.version).then(|| map.clone())
+                };
+                Answered::Swapped(match self.map.swap(&mut self.chance, unknown, Box::new(change)) {
+                    Ok(Swapped::Refused(map)) => Swapped::Refused(map.unwrap_or_default()),
+                    Ok(Swapped::Applied) => Swapped::Applied,
+                    Ok(Swapped::Unknown) => Swapped::Unknown,
+                    Err(number) => {
+                        self.soon(Happening::SettleMap(number));
+                        Swapped::Unknown
+                    }
+                })
+            }
+        };
+        self.soon(Happening::Input { node, life, input: Input::Answered(of, answered) });
+    }
+
+    fn swap_lease(
+        &mut self,
+        incarnation: Incarnation,
+        unknown: bool,
+        change: impl Fn(Option<&LeaseRow>) -> Option<LeaseRow> + 'static,
+    ) -> Swapped<Option<LeaseRow>> {
+        let register = self.leases.entry(incarnation).or_default();
+        match register.swap(&mut self.chance, unknown, Box::new(change)) {
+            Ok(outcome) => outcome,
+            Err(number) => {
+                self.soon(Happening::SettleLease(incarnation, number));
+                Swapped::Unknown
+            }
+        }
+    }
+
+    // Senders.
+
+    /// A sender says something new, sends again what is due, and finds what it has waited for too long.
+    fn say(&mut self, sender: usize) {
+        if !self.resting {
+            let burst = if self.chance.one_in(4) { self.chance.below(8) } else { 1 };
+            for _ in 0..burst {
+                let chat = CHATS[usize::try_from(self.chance.below(3)).unwrap_or(0)];
+                let queue = self.senders[sender].queues.entry(chat).or_default();
+                queue.next += 1;
+                let n = queue.next;
+                queue.unacked.push_back(n);
+                if queue.again_ms.is_none() {
+                    self.send(sender, chat, n);
+                }
+            }
+        }
+        for chat in CHATS {
+            let now_ms = self.now_ms;
+            let Some(queue) = self.senders[sender].queues.get_mut(&chat) else { continue };
+            if queue.overdue(now_ms) {
+                queue.again(now_ms);
+            }
+            if queue.again_ms.is_some_and(|at| at <= now_ms) {
+                queue.again_ms = None;
+                let unacked: Vec<u64> = queue.unacked.iter().copied().collect();
+                for n in unacked {
+                    self.send(sender, chat, n);
+                }
+            }
+        }
+        let next = self.now_ms + self.chance.between(50, 900);
+        self.at(next, Happening::Say { sender });
+    }
+
+    fn send(&mut self, sender: usize, chat: ChatId, n: u64) {
+        let addr = self.senders[sender].owner(chat);
+        let node = addr.and_then(|addr| self.nodes.iter().position(|node| *node.addr == *addr));
+        let Some(queue) = self.senders[sender].queues.get_mut(&chat) else { return };
+        if queue.again_ms.is_some() {
+            return;
+        }
+        let Some(node) = node else { return queue.again(self.now_ms + 200) };
+        queue.sent_ms = self.now_ms;
+        let generation = queue.generation;
+        if self.nodes[node].owner.is_none() {
+            return queue.again(self.now_ms + 200);
+        }
+        let life = self.nodes[node].life;
+        let stream = self.senders[sender].streams.get(&node).copied();
+        if let Some(old) = stream.filter(|stream| stream.life != life) {
+            // Whoever opens a stream knows that the one before is broken, and what was on it.
+            return self.broken(sender, node, old.life);
+        }
+        let delay = if self.resting { 1 } else { self.chance.delay() };
+        let mut stream = stream.unwrap_or_else(|| {
+            self.next_stream += 1;
+            Stream { number: self.next_stream, life, busy_until_ms: 0 }
+        });
+        stream.busy_until_ms = stream.busy_until_ms.max(self.now_ms + delay);
+        self.senders[sender].streams.insert(node, stream);
+        self.next_call += 1;
+        let call = self.next_call;
+        self.calls.insert(call, Call { sender, chat, n, generation });
+        let user = UserId(sender as u64 + 1);
+        let message_id = MessageId(u128::from(call).to_be_bytes());
+        let content = Content { text: format!("{sender}/{n}"), ..Content::default() };
+        let command = Command::Send(Send { user, device: "d".into(), message_id, client_id: n.to_string(), content });
+        let origin = Origin::Stream { stream: stream.number, session: sender as u64, call, generation };
+        let input = Input::Command { origin, chat, command };
+        self.at(stream.busy_until_ms, Happening::Input { node, life, input });
+    }
+
+    fn replied(&mut self, call: u64, outcome: Outcome) {
+        let Some(Call { sender, chat, n, generation }) = self.calls.remove(&call) else {
+            self.judge.fault.get_or_insert(format!("call {call} is answered twice"));
+            return;
+        };
+        let now_ms = self.now_ms;
+        let Some(queue) = self.senders[sender].queues.get_mut(&chat) else { return };
+        match outcome {
+            Outcome::Accepted(accepted) => {
+                // Now and then the client doesn't hear of its ack, and sends again.
+                if !queue.unacked.is_empty() || !self.chance.one_in(10) || queue.again_ms.is_some() || self.resting {
+                    queue.unacked.retain(|unacked| *unacked != n);
+                    self.judge.acked((sender, chat, n), accepted.seq);
+                } else {
+                    queue.again(now_ms + 300);
+                    self.judge.acked((sender, chat, n), accepted.seq);
+                }
+            }
+            Outcome::SendRefused(SendError::NotOwner | SendError::Unavailable) => {
+                if generation == queue.generation {
+                    let backoff = self.chance.between(50, 300);
+                    queue.again(now_ms + backoff);
+                }
+            }
+            other => drop(self.judge.fault.get_or_insert(format!("{other:?}"))),
+        }
+    }
+
+    fn learned(&mut self, sender: usize, map: Arc<ShardMap>) {
+        let now_ms = self.now_ms;
+        let this = &mut self.senders[sender];
+        if map.version <= this.map.version {
+            return;
+        }
+        let before: Vec<_> = CHATS.iter().map(|chat| this.owner(*chat)).collect();
+        this.map = map;
+        for (chat, before) in CHATS.iter().zip(before) {
+            let moved = this.owner(*chat) != before;
+            if let Some(queue) = this.queues.get_mut(chat)
+                && moved
+                && !queue.unacked.is_empty()
+            {
+                queue.again(now_ms);
+            }
+        }
+    }
+
+    fn broken(&mut self, sender: usize, node: usize, life: u64) {
+        let now_ms = self.now_ms;
+        let this = &mut self.senders[sender];
+        if this.streams.get(&node).is_some_and(|stream| stream.life == life) {
+            this.streams.remove(&node);
+            for queue in this.queues.values_mut().filter(|queue| !queue.unacked.is_empty()) {
+                queue.again(now_ms);
+            }
+        }
+    }
+}
+
+fn record(meta: Meta) -> ChatRecord {
+    let member = |slot: u32| MemberRow {
+        user: UserId(u64::from(slot) + 1),
+        slot,
+        role: Role::Member,
+        joined_at_ms: 0,
+        joined_seq: Seq(1),
+    };
+    let members = (0..3).map(|slot| (member(slot), Marks::default())).collect();
+    ChatRecord { meta, members, head: Seq::ZERO, count: 0, last_at_ms: 0 }
+}
