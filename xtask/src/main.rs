@@ -4,6 +4,7 @@
 mod bench;
 mod lint;
 mod proto;
+mod simulate;
 mod test;
 
 use clap::{Parser, Subcommand};
@@ -27,6 +28,12 @@ enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Run the simulation of several owners for long, and its controls
+    Simulate {
+        /// Schedules with all rules in force
+        #[arg(long, default_value_t = 100_000)]
+        schedules: u64,
+    },
     /// Run every test, after installing what they need
     Test,
 }
@@ -36,6 +43,7 @@ fn main() -> anyhow::Result<()> {
         Verb::Lint => lint::run(),
         Verb::Bench { arguments } => bench::run(&arguments),
         Verb::Proto => proto::regenerate(),
+        Verb::Simulate { schedules } => simulate::run(schedules),
         Verb::Test => test::run(),
     }
 }
