@@ -18,10 +18,6 @@ mod owner;
 mod publisher;
 mod reads;
 mod service;
-#[cfg_attr(
-    not(test),
-    allow(dead_code, reason = "several owners are only simulated: the cluster's store is the next step")
-)]
 mod store;
 
 use std::path::PathBuf;

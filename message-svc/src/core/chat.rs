@@ -3,14 +3,13 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
-use confab_ids::{ChatId, Seq, UserId};
-use confab_proto::message::v1::{ChatKind, Event, Role};
-use prost::Message as _;
+use bytes::Bytes;
+use confab_ids::{ChatId, MessageId, Seq, UserId};
+use confab_proto::message::v1::{ChatKind, Event, Role, event};
 
 use super::marks::{Marks, ReceiptClock};
-use super::owner::key_and_sent;
 use super::ownership::rules::{self, Rule};
-use super::recovery::LogRow;
+use super::recovery::Recovered;
 use super::sends::Sends;
 use super::{Accepted, ChatView, Origin, Outcome, Payload};
 use crate::store::{ChatRecord, Meta, Row, bucket_of};
@@ -26,6 +25,41 @@ pub(crate) struct Member {
     pub joined_seq: Seq,
     pub marks: Marks,
     pub receipts: ReceiptClock,
+}
+
+/// A place in a chat's log, for an event yet to be written.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place {
+    pub seq: Seq,
+    pub created_at_ms: i64,
+    /// Countable events up to it.
+    pub count: u64,
+}
+
+/// Who an event is from, and its names.
+#[derive(Debug)]
+pub(crate) struct Author {
+    pub user: UserId,
+    pub device: String,
+    /// Empty: none.
+    pub client_id: String,
+    pub message_id: MessageId,
+}
+
+impl Place {
+    pub(crate) fn event(self, chat: ChatId, author: Author, body: event::Body) -> Event {
+        Event {
+            chat_id: chat.0,
+            seq: self.seq.0,
+            message_id: Bytes::copy_from_slice(&author.message_id.0),
+            sender_id: author.user.0,
+            device: author.device,
+            client_id: author.client_id,
+            created_at_ms: self.created_at_ms,
+            count: self.count,
+            body: Some(body),
+        }
+    }
 }
 
 /// An event that has its seq and waits for the disk.
@@ -108,11 +142,8 @@ impl Chat {
         chat
     }
 
-    /// A chat that was recovered: its record and the certain rows of its log, as of `epoch`. Nothing of it counts as settled
-    /// until the marker of its head has.
-    pub(crate) fn recovered(record: ChatRecord, rows: &[LogRow], epoch: i64) -> Self {
-        let events: Vec<Event> = rows.iter().filter_map(|row| Event::decode(&row.bytes[..]).ok()).collect();
-        let last = events.last().cloned().unwrap_or_default();
+    /// A chat that was recovered. Nothing of it counts as settled until the marker of its head has.
+    pub(crate) fn recovered(Recovered { record, last, sends, epoch }: Recovered) -> Self {
         let mut chat = Self::from_record(ChatRecord {
             head: Seq(last.seq),
             count: last.count,
@@ -124,10 +155,8 @@ impl Chat {
         if chat.head > Seq::ZERO {
             chat.published.push_back((chat.head, false));
         }
-        for event in &events {
-            if let Some((key, sent)) = key_and_sent(event) {
-                chat.sends.insert(key, sent, chat.head);
-            }
+        for (key, sent) in sends {
+            chat.sends.insert(key, sent, chat.head);
         }
         chat
     }
@@ -179,12 +208,12 @@ impl Chat {
         self.members.get_mut(slot)
     }
 
-    /// Gives out the next seq.
-    pub(crate) fn take_seq(&mut self, wall_ms: i64, counts: bool) -> (Seq, i64, u64) {
+    /// Gives out the next place in the log.
+    pub(crate) fn take_place(&mut self, wall_ms: i64, counts: bool) -> Place {
         self.last = self.last.next();
         self.last_at_ms = self.last_at_ms.max(wall_ms);
         self.count += u64::from(counts);
-        (self.last, self.last_at_ms, self.count)
+        Place { seq: self.last, created_at_ms: self.last_at_ms, count: self.count }
     }
 
     /// The next seq opens a bucket: its opening is part of the chat's row, to be written with it.

@@ -87,6 +87,22 @@ impl Fence {
         }
     }
 
+    /// The timestamp of a write; `None`: it may not be made.
+    fn stamp(&mut self, now: Now) -> Option<i64> {
+        match self {
+            Self::Sole => Some(0),
+            Self::Among(ownership) => ownership.stamp(now),
+        }
+    }
+
+    /// Seqs of a chat that may be on their way to the store; `None`: as many as there are.
+    fn window(&self) -> Option<usize> {
+        match self {
+            Self::Sole => None,
+            Self::Among(_) => Some(WINDOW),
+        }
+    }
+
     fn is_sole(&self) -> bool {
         matches!(self, Self::Sole)
     }
@@ -115,8 +131,6 @@ pub(crate) struct Owner {
     receipts_due: BTreeSet<(u64, ChatId, UserId)>,
     dirty: BTreeSet<ChatId>,
     marks_written_ms: u64,
-    /// Shards that are being given away.
-    stopping: BTreeSet<Shard>,
     /// The store failed: nothing is accepted any more, what waits is refused.
     failed: bool,
 }
@@ -151,7 +165,6 @@ impl Owner {
             receipts_due: BTreeSet::new(),
             dirty: BTreeSet::new(),
             marks_written_ms: 0,
-            stopping: BTreeSet::new(),
             failed: false,
         }
     }
@@ -191,10 +204,15 @@ impl Owner {
         }
     }
 
-    /// Another owner's, or nobody's at the moment. What the session has sent after it is refused as well.
+    /// Another owner's, or nobody's at the moment.
     fn turn_away(&mut self, chat: ChatId, origin: Origin, command: &Command, fx: &mut Effects) {
+        self.refuse(chat, origin, command, not_owner(command), fx);
+    }
+
+    /// Refuses a command for a reason that passes. What the session has sent after it is refused as well.
+    fn refuse(&mut self, chat: ChatId, origin: Origin, command: &Command, outcome: Outcome, fx: &mut Effects) {
         self.refusals.refused(chat, origin, command);
-        fx.replies.push((origin, not_owner(command)));
+        fx.replies.push((origin, outcome));
     }
 
     /// A load's end; `None`: there is no such chat.
@@ -234,14 +252,13 @@ impl Owner {
         let Some(Slot::Loading { waiting, .. }) = self.slots.remove(&chat) else { return };
         self.waiting -= waiting.len();
         for (origin, command) in waiting {
-            self.refusals.refused(chat, origin, &command);
-            fx.replies.push((origin, unavailable(&command)));
+            self.refuse(chat, origin, &command, unavailable(&command), fx);
         }
     }
 
     /// Runs what waits for a chat until something has to be waited for.
     fn go_on(&mut self, now: Now, chat: ChatId, fx: &mut Effects) {
-        let window = if self.fence.is_sole() { None } else { Some(WINDOW) };
+        let window = self.fence.window();
         while let Some(Slot::Hot { chat: hot, waiting }) = self.slots.get_mut(&chat) {
             if hot.is_blocked(window) {
                 return;
@@ -260,7 +277,7 @@ impl Owner {
         if !self.fence.holds(now) {
             return self.turn_away(id, origin, &command, fx);
         }
-        let window = if self.fence.is_sole() { None } else { Some(WINDOW) };
+        let window = self.fence.window();
         let Some(chat) = self.hot(id) else { return };
         chat.used_ms = now.mono_ms;
         let appends = matches!(command, Command::Send(_) | Command::AddMembers(_));

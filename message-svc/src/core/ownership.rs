@@ -8,7 +8,7 @@ pub(crate) mod map;
 pub(crate) mod rules;
 pub(crate) mod stamps;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use confab_ids::Shard;
@@ -44,7 +44,7 @@ pub(crate) enum Ask {
 /// What has changed for the owner of chats.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Changes {
-    /// To be given away: nothing more is taken for them; [`Ownership::quiet`] is to be said when nothing is in flight.
+    /// To be given away: nothing more is taken for them; [`Ownership::quiet`] is to be told while any is stopping.
     pub stopped: Vec<Shard>,
     /// Somebody else's now, or nobody's: all that is in memory of them is to be dropped.
     pub lost: Vec<Shard>,
@@ -122,7 +122,7 @@ impl Ownership {
     }
 
     /// Whether the map gives it the shard; its writes go on, though none may begin.
-    pub(crate) fn owns(&self, shard: Shard) -> bool {
+    fn owns(&self, shard: Shard) -> bool {
         self.map.owner(shard) == Some(self.lease.incarnation()) && !self.lease.is_dead()
     }
 
@@ -210,31 +210,30 @@ impl Ownership {
     /// is there or never will be.
     pub(crate) fn swapped(&mut self, outcome: Swapped<Arc<ShardMap>>) {
         let Some(swapping) = &mut self.swapping else { return };
-        match outcome {
-            Swapped::Unknown if rules::holds(Rule::SettleUnknownMap) => swapping.asked = false,
-            Swapped::Unknown => {
-                self.swapping = None;
-                self.resume();
+        let map = match outcome {
+            Swapped::Unknown if rules::holds(Rule::SettleUnknownMap) => {
+                swapping.asked = false;
+                return;
             }
-            Swapped::Applied => {
-                let map = swapping.map.clone();
-                self.swapping = None;
-                self.adopt(map);
-                self.resume();
-            }
-            Swapped::Refused(map) => {
-                self.swapping = None;
-                self.adopt(map);
-                self.resume();
-            }
+            Swapped::Unknown => None,
+            Swapped::Applied => Some(swapping.map.clone()),
+            Swapped::Refused(map) => Some(map),
+        };
+        self.swapping = None;
+        if let Some(map) = map {
+            self.adopt(map);
         }
+        self.resume();
     }
 
-    /// Of a stopped shard nothing is in flight any more.
-    pub(crate) fn quiet(&mut self, shard: Shard) {
-        if self.stopping.remove(&shard) {
-            self.quiet.insert(shard);
-        }
+    /// Whether something may still be in flight of shards that are to be given away.
+    pub(crate) fn is_stopping(&self) -> bool {
+        !self.stopping.is_empty()
+    }
+
+    /// Of the stopped shards, only in `busy` ones something is in flight.
+    pub(crate) fn quiet(&mut self, busy: &HashSet<Shard>) {
+        self.quiet.extend(self.stopping.extract_if(.., |shard| !busy.contains(shard)));
     }
 
     /// What was stopped and is still its own goes on.

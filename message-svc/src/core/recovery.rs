@@ -1,7 +1,7 @@
 //! What a new owner does with a chat's log before it goes on: the rows that another owner left are cut to what is certain,
 //! and written again as its own. See `docs/design/0004-ownership.md`.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use confab_ids::{ChatId, Seq};
@@ -10,7 +10,8 @@ use prost::Message as _;
 
 use super::owner::{WINDOW, key_and_sent};
 use super::ownership::rules::{self, Rule};
-use crate::store::{BUCKET, ChatRecord, Row, bucket_of};
+use super::sends::Sent;
+use crate::store::{BUCKET, ChatRecord, Row, SendKey, bucket_of};
 
 /// Rows at a log's end that are looked at: the window of whoever wrote them, and as many below it.
 pub(crate) const TAIL: usize = 2 * WINDOW;
@@ -31,31 +32,36 @@ pub(crate) struct Recovery {
     record: ChatRecord,
     to_read: VecDeque<u32>,
     rows: Vec<LogRow>,
+    sends: Vec<(SendKey, Sent)>,
     rewrites: VecDeque<Vec<Row>>,
     epoch: i64,
 }
 
-/// What comes next.
+/// A recovery's end.
 #[derive(Debug)]
-pub(crate) enum Step {
-    /// Read the newest [`TAIL`] rows of this bucket.
-    Read(u32),
-    /// All is read: [`Recovery::cut`] it.
-    Cut,
+pub(crate) struct Recovered {
+    /// The chat as it was read, without its log.
+    pub record: ChatRecord,
+    /// The log's last event; the default one, if it has none.
+    pub last: Event,
+    /// Those among the rows that were looked at.
+    pub sends: Vec<(SendKey, Sent)>,
+    pub epoch: i64,
 }
 
 impl Recovery {
     pub(crate) fn new(record: ChatRecord) -> Self {
-        let upper = record.meta.openings.last().map_or(0, |opening| opening.bucket);
+        let upper = upper_bucket(&record);
         let mut to_read: VecDeque<u32> = upper.checked_sub(1).into_iter().chain([upper]).collect();
         if !rules::holds(Rule::LowerBeforeUpper) {
             to_read.make_contiguous().reverse();
         }
-        Self { record, to_read, rows: Vec::new(), rewrites: VecDeque::new(), epoch: 0 }
+        Self { record, to_read, rows: Vec::new(), sends: Vec::new(), rewrites: VecDeque::new(), epoch: 0 }
     }
 
-    pub(crate) fn next(&self) -> Step {
-        self.to_read.front().map_or(Step::Cut, |bucket| Step::Read(*bucket))
+    /// The bucket to read the newest [`TAIL`] rows of; after the last one it is to be [`cut`](Self::cut).
+    pub(crate) fn next(&self) -> Option<u32> {
+        self.to_read.front().copied()
     }
 
     /// The rows of the bucket that was to be read, in any order.
@@ -68,7 +74,7 @@ impl Recovery {
     /// next. `false`: there is no log, which can't be.
     pub(crate) fn cut(&mut self, chat: ChatId, epoch: i64) -> bool {
         self.rows.sort_unstable_by_key(|row| row.seq);
-        let upper = self.record.meta.openings.last().map_or(0, |opening| opening.bucket);
+        let upper = upper_bucket(&self.record);
         let excess = self.rows.len().saturating_sub(TAIL);
         self.rows.drain(..excess);
         let first = match self.rows.first() {
@@ -82,6 +88,7 @@ impl Recovery {
         for row in &mut self.rows {
             row.epoch = self.epoch;
         }
+        self.sends = self.rows.iter().filter_map(|row| key_and_sent(&decoded(row))).collect();
         if rules::holds(Rule::Rewrite) {
             self.rewrites = self.batches(chat);
         }
@@ -90,18 +97,14 @@ impl Recovery {
 
     /// Upper bucket first: were it the lower, a second recovery could take the first one's rows for the log's end.
     fn batches(&self, chat: ChatId) -> VecDeque<Vec<Row>> {
-        let mut batches: VecDeque<Vec<Row>> = VecDeque::new();
-        let mut bucket = None;
-        for row in self.rows.iter().rev() {
-            if bucket.replace(bucket_of(row.seq)) != Some(bucket_of(row.seq)) {
-                batches.push_back(Vec::new());
-            }
-            if let Some(batch) = batches.back_mut() {
-                batch.push(Row::Event { chat, seq: row.seq, epoch: row.epoch, bytes: row.bytes.clone() });
-                let event = Event::decode(&row.bytes[..]).unwrap_or_default();
-                batch.extend(key_and_sent(&event).map(|(key, sent)| Row::Send { chat, key, sent }));
-            }
+        let mut by_bucket: BTreeMap<u32, Vec<Row>> = BTreeMap::new();
+        for LogRow { seq, epoch, bytes } in self.rows.iter().cloned() {
+            by_bucket.entry(bucket_of(seq)).or_default().push(Row::Event { chat, seq, epoch, bytes });
         }
+        for (key, sent) in self.sends.iter().cloned() {
+            by_bucket.entry(bucket_of(sent.seq)).or_default().push(Row::Send { chat, key, sent });
+        }
+        let mut batches: VecDeque<Vec<Row>> = by_bucket.into_values().rev().collect();
         if !rules::holds(Rule::RewriteUpperFirst) {
             batches.make_contiguous().reverse();
         }
@@ -116,10 +119,20 @@ impl Recovery {
         self.rewrites.pop_front()
     }
 
-    /// Its end: the chat as it was, its certain rows, and their epoch.
-    pub(crate) fn into_parts(self) -> (ChatRecord, Vec<LogRow>, i64) {
-        (self.record, self.rows, self.epoch)
+    /// Its end, once all batches are stored.
+    pub(crate) fn done(self) -> Recovered {
+        let last = self.rows.last().map(decoded).unwrap_or_default();
+        Recovered { record: self.record, last, sends: self.sends, epoch: self.epoch }
     }
+}
+
+/// The bucket that was opened last: the log ends in it or in the one before.
+fn upper_bucket(record: &ChatRecord) -> u32 {
+    record.meta.openings.last().map_or(0, |opening| opening.bucket)
+}
+
+fn decoded(row: &LogRow) -> Event {
+    Event::decode(&row.bytes[..]).unwrap_or_default()
 }
 
 /// How many of these ascending rows are certain: up to the first hole, and to where an older recovery's row comes after a

@@ -83,6 +83,7 @@ impl Sends {
     pub(crate) fn complete(&mut self, key: &SendKey, of_sender: Vec<u64>) {
         if let (Some(hashes), Senders::These(users)) = (&mut self.hashes, &mut self.of) {
             hashes.extend(of_sender);
+            hashes.extend(self.sent.keys().filter(|sent| sent.user() == key.user()).map(hash));
             users.insert(key.user());
             if hashes.len() > HASHES {
                 self.hashes = None;
@@ -102,7 +103,9 @@ impl Sends {
 
     /// Remembers a key. `stored`: up to where the store has the chat's sends; their keys can be forgotten.
     pub(crate) fn insert(&mut self, key: SendKey, sent: Sent, stored: Seq) {
-        if let Some(hashes) = &mut self.hashes {
+        if self.knows(key.user())
+            && let Some(hashes) = &mut self.hashes
+        {
             hashes.insert(hash(&key));
             if hashes.len() > HASHES {
                 self.hashes = None;

@@ -2,13 +2,12 @@
 
 use std::collections::VecDeque;
 
-use bytes::Bytes;
 use confab_ids::{ChatId, Seq, UserId};
-use confab_proto::message::v1::{self as pb, ChatKind, Event, MembershipKind, Role, event};
+use confab_proto::message::v1::{self as pb, ChatKind, MembershipKind, Role, event};
 
 use super::marking::count_u32;
 use super::{Owner, Slot};
-use crate::core::chat::{Answer, Chat, Member};
+use crate::core::chat::{Answer, Author, Chat, Member, Place};
 use crate::core::marks::{Marks, ReceiptClock};
 use crate::core::sends::Sends;
 use crate::core::{AddMembers, Create, Effects, Now, Origin, Outcome};
@@ -38,8 +37,8 @@ impl Owner {
         if fresh.is_empty() {
             return fx.replies.push((origin, answer));
         }
-        let (seq, created_at_ms, count) = chat.take_seq(now.wall_ms, false);
-        join(chat, &fresh, None, seq, created_at_ms, fx);
+        let place = chat.take_place(now.wall_ms, false);
+        join(chat, &fresh, None, place, fx);
         let membership = pb::Membership {
             kind: MembershipKind::Added.into(),
             user_ids: fresh.iter().map(|user| user.0).collect(),
@@ -47,17 +46,8 @@ impl Owner {
             chat_kind: ChatKind::Group.into(),
             member_count: count_u32(chat.members.len()),
         };
-        let event = Event {
-            chat_id: id.0,
-            seq: seq.0,
-            message_id: Bytes::copy_from_slice(&add.message_id.0),
-            sender_id: add.by.0,
-            device: add.device,
-            client_id: String::new(),
-            created_at_ms,
-            count,
-            body: Some(event::Body::Membership(membership)),
-        };
+        let author = Author { user: add.by, device: add.device, client_id: String::new(), message_id: add.message_id };
+        let event = place.event(id, author, event::Body::Membership(membership));
         self.append(now, id, &event, (origin, Answer::Now(answer)), fx);
     }
 
@@ -95,47 +85,40 @@ impl Owner {
             openings: Vec::new(),
         };
         let mut chat = Chat::empty(meta, Sends::new(true));
-        let (seq, created_at_ms, count) = chat.take_seq(now.wall_ms, false);
+        let place = chat.take_place(now.wall_ms, false);
         let admin = (create.kind == ChatKind::Group).then_some(create.by);
-        join(&mut chat, &create.members, admin, seq, created_at_ms, fx);
+        join(&mut chat, &create.members, admin, place, fx);
         chat.used_ms = now.mono_ms;
         if let Some(key) = create.key {
             let made = Creation { chat: id, body_hash };
             fx.rows.push(Row::Creation { key: key.clone(), made });
             self.creations.insert(key, (made, now.mono_ms));
         }
-        let event = Event {
-            chat_id: id.0,
-            seq: seq.0,
-            message_id: Bytes::copy_from_slice(&create.message_id.0),
-            sender_id: create.by.0,
-            device: create.device,
-            client_id: String::new(),
-            created_at_ms,
-            count,
-            body: Some(event::Body::Membership(pb::Membership {
-                kind: MembershipKind::Created.into(),
-                user_ids: Vec::new(),
-                title: create.title,
-                chat_kind: create.kind.into(),
-                member_count: count_u32(chat.members.len()),
-            })),
+        let membership = pb::Membership {
+            kind: MembershipKind::Created.into(),
+            user_ids: Vec::new(),
+            title: create.title,
+            chat_kind: create.kind.into(),
+            member_count: count_u32(chat.members.len()),
         };
+        let Create { by: user, device, message_id, .. } = create;
+        let author = Author { user, device, client_id: String::new(), message_id };
+        let event = place.event(id, author, event::Body::Membership(membership));
         self.slots.insert(id, Slot::Hot { chat: Box::new(chat), waiting: VecDeque::new() });
         let answer = Answer::Now(Outcome::Created { chat: id, existed: false });
         self.append(now, id, &event, (origin, answer), fx);
     }
 }
 
-/// Makes them members as of the event at `seq`, with their rows.
-fn join(chat: &mut Chat, users: &[UserId], admin: Option<UserId>, seq: Seq, at_ms: i64, fx: &mut Effects) {
+/// Makes them members as of the event at this place, with their rows.
+fn join(chat: &mut Chat, users: &[UserId], admin: Option<UserId>, place: Place, fx: &mut Effects) {
     let first = chat.members.len();
     for user in users {
         chat.push_member(Member {
             user: *user,
             role: if admin == Some(*user) { Role::Admin } else { Role::Member },
-            joined_at_ms: at_ms,
-            joined_seq: seq,
+            joined_at_ms: place.created_at_ms,
+            joined_seq: place.seq,
             marks: Marks::default(),
             receipts: ReceiptClock::default(),
         });

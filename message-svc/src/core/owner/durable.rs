@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use confab_ids::{ChatId, Seq};
 use confab_proto::fanout::v1::Publication;
 
-use super::{Fence, Owner, Slot, unavailable, unavailable_answer};
+use super::{Owner, Slot, unavailable, unavailable_answer};
 use crate::core::chat::{Answer, Pending};
 use crate::core::ownership::rules::{self, Rule};
 use crate::core::{Effects, Now, Outcome};
@@ -71,11 +71,7 @@ impl Owner {
 
     /// Writes rows of one chat. Without a timestamp to write with, the chat is dropped: what it had taken is refused.
     pub(super) fn write(&mut self, now: Now, chat: ChatId, rows: Vec<Row>, commit: Commit, fx: &mut Effects) {
-        let stamp = match &mut self.fence {
-            Fence::Sole => Some(0),
-            Fence::Among(ownership) => ownership.stamp(now),
-        };
-        let Some(stamp) = stamp else {
+        let Some(stamp) = self.fence.stamp(now) else {
             return self.drop_chats(&HashSet::from([chat]), fx);
         };
         if let Some(chat) = self.hot(chat) {

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use confab_ids::{ChatId, Seq, Shard};
 
 use super::durable::Commit;
-use super::{Fence, Owner, Slot, not_owner};
+use super::{Fence, Owner, Slot};
 use crate::core::chat::{Answer, Chat};
 use crate::core::ownership::Ownership;
 use crate::core::ownership::lease::{Incarnation, LeaseRow, Swapped};
 use crate::core::ownership::map::ShardMap;
 use crate::core::ownership::rules::{self, Rule};
-use crate::core::recovery::{LogRow, Recovery, Step};
+use crate::core::recovery::{LogRow, Recovery};
 use crate::core::{Effects, Load, Now, Origin, Outcome, Payload, TailRead};
 use crate::error::{ChatError, SendError};
 use crate::store::{ChatRecord, Opening, Row, bucket_of};
@@ -41,7 +41,6 @@ impl Owner {
     /// Goes on under a new name. What it had in memory was dropped when the old one died.
     pub(crate) fn reborn(&mut self, incarnation: Incarnation, addr: String) {
         self.fence = Fence::Among(Box::new(Ownership::new(incarnation, addr)));
-        self.stopping.clear();
     }
 
     /// Begins to give its shards away.
@@ -79,7 +78,6 @@ impl Owner {
         let changes = ownership.take_changes();
         if !changes.lost.is_empty() {
             let lost: HashSet<Shard> = changes.lost.into_iter().collect();
-            self.stopping.retain(|shard| !lost.contains(shard));
             let chats = self.slots.keys().filter(|chat| lost.contains(&Shard::of_chat(**chat)));
             self.drop_chats(&chats.copied().collect(), fx);
         }
@@ -96,8 +94,8 @@ impl Owner {
 
     /// Takes nothing more for these shards; what is under way goes on.
     fn stop(&mut self, shards: Vec<Shard>, fx: &mut Effects) {
-        self.stopping.extend(shards);
-        let stopped = |chat: &&ChatId| self.stopping.contains(&Shard::of_chat(**chat));
+        let shards: HashSet<Shard> = shards.into_iter().collect();
+        let stopped = |chat: &&ChatId| shards.contains(&Shard::of_chat(**chat));
         let chats: Vec<ChatId> = self.slots.keys().filter(stopped).copied().collect();
         let mut loading = HashSet::new();
         for id in chats {
@@ -116,21 +114,15 @@ impl Owner {
 
     /// Says which of the stopped shards have nothing under way any more.
     fn report_quiet(&mut self) {
-        if self.stopping.is_empty() {
+        let Fence::Among(ownership) = &mut self.fence else { return };
+        if !ownership.is_stopping() {
             return;
         }
         let busy = self.slots.iter().filter_map(|(id, slot)| match slot {
             Slot::Hot { chat, .. } if !chat.is_written() => Some(Shard::of_chat(*id)),
             _ => None,
         });
-        let busy: HashSet<Shard> = busy.collect();
-        let Fence::Among(ownership) = &mut self.fence else { return };
-        self.stopping.retain(|shard| {
-            if !busy.contains(shard) {
-                ownership.quiet(*shard);
-            }
-            busy.contains(shard)
-        });
+        ownership.quiet(&busy.collect());
     }
 
     /// Forgets chats with all that is under way for them. Their senders are told; whether a write is stored, the next owner
@@ -149,8 +141,7 @@ impl Owner {
             };
             self.waiting -= waiting.len();
             for (origin, command) in waiting {
-                self.refusals.refused(*id, origin, &command);
-                fx.replies.push((origin, not_owner(&command)));
+                self.turn_away(*id, origin, &command, fx);
             }
         }
         let dropped: HashMap<u64, Commit> =
@@ -186,7 +177,7 @@ impl Owner {
     pub(super) fn recover(&mut self, load: Load, record: ChatRecord, fx: &mut Effects) {
         let Some(Slot::Loading { recovery, .. }) = self.slots.get_mut(&load.chat) else { return };
         let begun = recovery.insert(Box::new(Recovery::new(record)));
-        if let Step::Read(bucket) = begun.next() {
+        if let Some(bucket) = begun.next() {
             fx.tails.push(TailRead { load, bucket });
         }
     }
@@ -201,14 +192,10 @@ impl Owner {
             return;
         }
         recovery.read(rows);
-        if let Step::Read(bucket) = recovery.next() {
+        if let Some(bucket) = recovery.next() {
             return fx.tails.push(TailRead { bucket, ..read });
         }
-        let epoch = match &mut self.fence {
-            Fence::Sole => Some(0),
-            Fence::Among(ownership) => ownership.stamp(now),
-        };
-        let Some(epoch) = epoch else {
+        let Some(epoch) = self.fence.stamp(now) else {
             return self.drop_chats(&HashSet::from([chat]), fx);
         };
         if recovery.cut(chat, epoch) {
@@ -227,8 +214,7 @@ impl Owner {
             return self.write(now, id, rows, Commit::Recovery(id), fx);
         }
         let Some(done) = recovery.take() else { return };
-        let (record, rows, epoch) = done.into_parts();
-        let chat = Chat::recovered(record, &rows, epoch);
+        let chat = Chat::recovered(done.done());
         if chat.head > Seq::ZERO {
             fx.publications.push(self.outbox.publish(id, chat.head, chat.settled, chat.ids.clone(), Payload::Marker));
         }

@@ -10,7 +10,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::marking::block_of;
 use super::{Owner, Slot, unavailable};
-use crate::core::chat::{Answer, Pending};
+use crate::core::chat::{Answer, Author, Pending, Place};
 use crate::core::ownership::rules::{self, Rule};
 use crate::core::sends::{Known, Sent};
 use crate::core::{Accepted, Command, Effects, Found, Lookup, Now, Origin, Outcome, Payload, Send};
@@ -61,7 +61,8 @@ impl Owner {
     fn accept(&mut self, now: Now, id: ChatId, origin: Origin, send: Send, key: &SendKey, fx: &mut Effects) {
         let body_hash = body_hash(&send);
         let Some(chat) = self.hot(id) else { return };
-        let (seq, created_at_ms, count) = chat.take_seq(now.wall_ms, true);
+        let place = chat.take_place(now.wall_ms, true);
+        let Place { seq, created_at_ms, .. } = place;
         let accepted = Accepted { chat: id, seq, message_id: send.message_id, created_at_ms, duplicate: false };
         let sent = Sent { seq, message_id: send.message_id, created_at_ms, body_hash };
         chat.sends.insert(key.clone(), sent, chat.head);
@@ -70,17 +71,9 @@ impl Owner {
             chat.dirty_blocks.insert(block_of(slot));
             self.dirty.insert(id);
         }
-        let event = Event {
-            chat_id: id.0,
-            seq: seq.0,
-            message_id: Bytes::copy_from_slice(&send.message_id.0),
-            sender_id: send.user.0,
-            device: send.device,
-            client_id: send.client_id,
-            created_at_ms,
-            count,
-            body: Some(event::Body::Content(send.content)),
-        };
+        let Send { user, device, message_id, client_id, content } = send;
+        let author = Author { user, device, client_id, message_id };
+        let event = place.event(id, author, event::Body::Content(content));
         fx.rows.push(Row::Send { chat: id, key: key.clone(), sent });
         self.append(now, id, &event, (origin, Answer::Accepted(accepted)), fx);
     }
@@ -159,8 +152,7 @@ impl Owner {
             let at = waiting.iter().position(|(_, command)| key_of(command).as_ref() == Some(&lookup.key));
             if let Some((origin, command)) = at.and_then(|at| waiting.remove(at)) {
                 self.waiting -= 1;
-                self.refusals.refused(lookup.chat, origin, &command);
-                fx.replies.push((origin, unavailable(&command)));
+                self.refuse(lookup.chat, origin, &command, unavailable(&command), fx);
             }
             chats.insert(lookup.chat);
         }

@@ -172,36 +172,30 @@ impl Observed {
 
     /// Those that have not been renewed for so long that their leases are over, and are not marked as dead yet.
     pub(crate) fn expired(&self, now: Now) -> Vec<&LeaseRow> {
-        let over = |since: u64| now.mono_ms >= since + OBSERVED_MS;
-        let mut rows: Vec<&LeaseRow> = self
-            .rows
-            .values()
-            .filter(|(row, since)| over(*since) && row.standing != Standing::Dead)
-            .map(|(row, _)| row)
-            .collect();
-        rows.sort_unstable_by_key(|row| row.incarnation);
-        rows
+        self.select(|row, since| row.standing != Standing::Dead && is_over(now, since))
     }
 
     /// Those whose shards may be moved: marked as dead.
     pub(crate) fn movable(&self, now: Now) -> Vec<&LeaseRow> {
-        if !rules::holds(Rule::DeadBeforeMove) {
-            let dead = self.rows.values().filter(|(row, _)| row.standing == Standing::Dead).map(|(row, _)| row);
-            return dead.chain(self.expired(now)).collect();
-        }
-        self.rows.values().map(|(row, _)| row).filter(|row| row.standing == Standing::Dead).collect()
+        let unmarked = |since| !rules::holds(Rule::DeadBeforeMove) && is_over(now, since);
+        self.select(|row, since| row.standing == Standing::Dead || unmarked(since))
     }
 
-    /// Those that can be given shards, by incarnation.
+    /// Those that can be given shards.
     pub(crate) fn serving(&self, now: Now) -> Vec<&LeaseRow> {
-        let held = |since: u64| now.mono_ms < since + OBSERVED_MS;
-        let mut rows: Vec<&LeaseRow> = self
-            .rows
-            .values()
-            .filter(|(row, since)| held(*since) && row.standing == Standing::Serving)
-            .map(|(row, _)| row)
-            .collect();
+        self.select(|row, since| row.standing == Standing::Serving && !is_over(now, since))
+    }
+
+    /// By incarnation. The predicate is given since when a row has stood there unchanged.
+    fn select(&self, keep: impl Fn(&LeaseRow, u64) -> bool) -> Vec<&LeaseRow> {
+        let kept = self.rows.values().filter(|(row, since)| keep(row, *since));
+        let mut rows: Vec<&LeaseRow> = kept.map(|(row, _)| row).collect();
         rows.sort_unstable_by_key(|row| row.incarnation);
         rows
     }
+}
+
+/// Whether a lease whose row has stood unchanged since then is over.
+fn is_over(now: Now, since_ms: u64) -> bool {
+    now.mono_ms >= since_ms + OBSERVED_MS
 }

@@ -70,11 +70,12 @@ impl Judge {
         if rows.last().map_or(Seq::ZERO, |row| row.seq) < head {
             return self.blame(format!("chat {chat} ends before {head}"));
         }
-        let acked = self.acked.clone();
-        for ((sender, _, n), seq) in acked.iter().filter(|((_, of, _), _)| *of == chat) {
-            if at.get(&(*sender as u64 + 1, *n)) != Some(seq) {
-                self.blame(format!("chat {chat}: {sender}'s {n}, acked at {seq}, is not there"));
-            }
+        let missing = self
+            .acked
+            .iter()
+            .find(|((sender, of, n), seq)| *of == chat && at.get(&(*sender as u64 + 1, *n)) != Some(seq));
+        if let Some(((sender, _, n), seq)) = missing {
+            self.blame(format!("chat {chat}: {sender}'s {n}, acked at {seq}, is not there"));
         }
     }
 }

@@ -1,28 +1,28 @@
 //! The world of one schedule: nodes, replicas, registers, senders, and the faults that befall them, in virtual time.
 
+mod senders;
+mod store;
+
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use confab_ids::{ChatId, MessageId, Seq, UserId};
+use confab_ids::{ChatId, Seq, UserId};
 use confab_proto::fanout::v1::{Publication, publication};
-use confab_proto::message::v1::{ChatKind, Content, Role};
+use confab_proto::message::v1::{ChatKind, Role};
 
 use super::chance::Chance;
 use super::judge::Judge;
 use super::register::Register;
 use super::replicas::{self, Mutation, Replica};
-use super::sender::{Sender, Stream};
+use super::sender::Sender;
 use crate::core::marks::Marks;
 use crate::core::owner::{Answered, Limits, Owner};
-use crate::core::ownership::lease::{Incarnation, LeaseRow, Standing, Swapped};
+use crate::core::ownership::lease::{Incarnation, LeaseRow};
 use crate::core::ownership::map::ShardMap;
-use crate::core::ownership::rules::{self, Rule};
 use crate::core::ownership::{Ask, Ownership};
 use crate::core::recovery::{LogRow, TAIL};
-use crate::core::sends::hash;
-use crate::core::{Command, Effects, Found, Load, Lookup, Now, Origin, Outcome, Send, TailRead};
-use crate::error::SendError;
+use crate::core::{Command, Effects, Found, Load, Lookup, Now, Origin, Outcome, TailRead};
 use crate::store::{ChatRecord, MemberRow, Meta, Opening, Row};
 
 const LIMITS: Limits = Limits { hot_chats: 10, in_flight: 10_000 };
@@ -283,22 +283,6 @@ impl World {
         }
     }
 
-    fn quorum(&mut self) -> Vec<usize> {
-        let without = usize::try_from(self.chance.below(3)).unwrap_or(0);
-        if rules::holds(Rule::QuorumReads) { (0..3).filter(|at| *at != without).collect() } else { vec![without] }
-    }
-
-    fn find(&mut self, lookup: Lookup) -> (Lookup, Found) {
-        let which = self.quorum();
-        let of = (lookup.chat, &lookup.buckets[..], &lookup.key);
-        let sends = replicas::read_sends(&mut self.replicas, &which, of, self.now_ms);
-        let sent = sends.get(&lookup.key).cloned().unwrap_or_default();
-        let of_sender = Some(sends.keys().map(hash).collect());
-        (lookup, Found { sent, of_sender })
-    }
-
-    // Nodes.
-
     fn start(&mut self, node: usize) {
         self.incarnations += 1;
         let incarnation = Incarnation(self.incarnations);
@@ -444,230 +428,6 @@ impl World {
         }
         let next = self.now_ms + self.chance.between(500, 6_000);
         self.at(next, Happening::Fault);
-    }
-
-    // The store.
-
-    fn try_write(&mut self, number: u64) {
-        let Some(write) = self.writes.get(&number) else { return };
-        let node = &self.nodes[write.node];
-        // A process that stands still sends nothing.
-        let stands = node.frozen;
-        let open: Vec<(usize, usize, Arc<Mutation>)> = write
-            .mutations
-            .iter()
-            .enumerate()
-            .flat_map(|(at, mutation)| (0..3).map(move |replica| (at, replica, mutation.clone())))
-            .filter(|(at, replica, _)| !write.acks[*at][*replica])
-            .collect();
-        for (at, replica, mutation) in open {
-            let lost = !self.resting && self.chance.one_in(15);
-            if !stands && !lost {
-                self.soon(Happening::Apply { replica, mutation, of: (number, at) });
-            }
-        }
-        self.at(self.now_ms + TRY_MS, Happening::Try { write: number });
-    }
-
-    fn applied(&mut self, (number, at): (u64, usize), replica: usize) {
-        let Some(write) = self.writes.get_mut(&number) else { return };
-        write.acks[at][replica] = true;
-        if write.acks.iter().all(|acks| acks.iter().filter(|ack| **ack).count() >= 2)
-            && let Some(write) = self.writes.remove(&number)
-        {
-            let (node, life) = (write.node, write.life);
-            // What the third replica lacks is on its way, or comes by repair.
-            self.soon(Happening::Input { node, life, input: Input::Committed(write.number) });
-        }
-    }
-
-    fn asked(&mut self, node: usize, life: u64, of: Incarnation, ask: Ask) {
-        let unknown = !self.resting && self.chance.one_in(10);
-        let answered = match ask {
-            Ask::Renew(row) => {
-                Answered::Renewed(self.swap_lease(row.incarnation, unknown, move |before| match before {
-                    None => (row.counter == 1).then(|| row.clone()),
-                    Some(before) => {
-                        (before.standing != Standing::Dead && before.counter < row.counter).then(|| row.clone())
-                    }
-                }))
-            }
-            Ask::Observe { .. } if unknown => Answered::Unobserved,
-            Ask::Observe { known } => {
-                let leases = self.leases.values().filter_map(|register| register.value().cloned()).collect();
-                let map = self.map.value().filter(|map| map.version > known).cloned();
-                Answered::Observed { leases, map }
-            }
-            Ask::MarkDead { incarnation, counter } => {
-                self.swap_lease(incarnation, unknown, move |before| {
-                    let before = before.filter(|before| before.counter == counter)?;
-                    Some(LeaseRow { standing: Standing::Dead, ..before.clone() })
-                });
-                Answered::MarkedDead
-            }
-            Ask::SwapMap(map) => {
-                let change = move |before: Option<&Arc<ShardMap>>| {
-                    (before.map_or(0, |before| before.version) + 1 == map.version).then(|| map.clone())
-                };
-                Answered::Swapped(match self.map.swap(&mut self.chance, unknown, Box::new(change)) {
-                    Ok(Swapped::Refused(map)) => Swapped::Refused(map.unwrap_or_default()),
-                    Ok(Swapped::Applied) => Swapped::Applied,
-                    Ok(Swapped::Unknown) => Swapped::Unknown,
-                    Err(number) => {
-                        self.soon(Happening::SettleMap(number));
-                        Swapped::Unknown
-                    }
-                })
-            }
-        };
-        self.soon(Happening::Input { node, life, input: Input::Answered(of, answered) });
-    }
-
-    fn swap_lease(
-        &mut self,
-        incarnation: Incarnation,
-        unknown: bool,
-        change: impl Fn(Option<&LeaseRow>) -> Option<LeaseRow> + 'static,
-    ) -> Swapped<Option<LeaseRow>> {
-        let register = self.leases.entry(incarnation).or_default();
-        match register.swap(&mut self.chance, unknown, Box::new(change)) {
-            Ok(outcome) => outcome,
-            Err(number) => {
-                self.soon(Happening::SettleLease(incarnation, number));
-                Swapped::Unknown
-            }
-        }
-    }
-
-    // Senders.
-
-    /// A sender says something new, sends again what is due, and finds what it has waited for too long.
-    fn say(&mut self, sender: usize) {
-        if !self.resting {
-            let burst = if self.chance.one_in(4) { self.chance.below(8) } else { 1 };
-            for _ in 0..burst {
-                let chat = CHATS[usize::try_from(self.chance.below(3)).unwrap_or(0)];
-                let queue = self.senders[sender].queues.entry(chat).or_default();
-                queue.next += 1;
-                let n = queue.next;
-                queue.unacked.push_back(n);
-                if queue.again_ms.is_none() {
-                    self.send(sender, chat, n);
-                }
-            }
-        }
-        for chat in CHATS {
-            let now_ms = self.now_ms;
-            let Some(queue) = self.senders[sender].queues.get_mut(&chat) else { continue };
-            if queue.overdue(now_ms) {
-                queue.again(now_ms);
-            }
-            if queue.again_ms.is_some_and(|at| at <= now_ms) {
-                queue.again_ms = None;
-                let unacked: Vec<u64> = queue.unacked.iter().copied().collect();
-                for n in unacked {
-                    self.send(sender, chat, n);
-                }
-            }
-        }
-        let next = self.now_ms + self.chance.between(50, 900);
-        self.at(next, Happening::Say { sender });
-    }
-
-    fn send(&mut self, sender: usize, chat: ChatId, n: u64) {
-        let addr = self.senders[sender].owner(chat);
-        let node = addr.and_then(|addr| self.nodes.iter().position(|node| *node.addr == *addr));
-        let Some(queue) = self.senders[sender].queues.get_mut(&chat) else { return };
-        if queue.again_ms.is_some() {
-            return;
-        }
-        let Some(node) = node else { return queue.again(self.now_ms + 200) };
-        queue.sent_ms = self.now_ms;
-        let generation = queue.generation;
-        if self.nodes[node].owner.is_none() {
-            return queue.again(self.now_ms + 200);
-        }
-        let life = self.nodes[node].life;
-        let stream = self.senders[sender].streams.get(&node).copied();
-        if let Some(old) = stream.filter(|stream| stream.life != life) {
-            // Whoever opens a stream knows that the one before is broken, and what was on it.
-            return self.broken(sender, node, old.life);
-        }
-        let delay = if self.resting { 1 } else { self.chance.delay() };
-        let mut stream = stream.unwrap_or_else(|| {
-            self.next_stream += 1;
-            Stream { number: self.next_stream, life, busy_until_ms: 0 }
-        });
-        stream.busy_until_ms = stream.busy_until_ms.max(self.now_ms + delay);
-        self.senders[sender].streams.insert(node, stream);
-        self.next_call += 1;
-        let call = self.next_call;
-        self.calls.insert(call, Call { sender, chat, n, generation });
-        let user = UserId(sender as u64 + 1);
-        let message_id = MessageId(u128::from(call).to_be_bytes());
-        let content = Content { text: format!("{sender}/{n}"), ..Content::default() };
-        let command = Command::Send(Send { user, device: "d".into(), message_id, client_id: n.to_string(), content });
-        let origin = Origin::Stream { stream: stream.number, session: sender as u64, call, generation };
-        let input = Input::Command { origin, chat, command };
-        self.at(stream.busy_until_ms, Happening::Input { node, life, input });
-    }
-
-    fn replied(&mut self, call: u64, outcome: Outcome) {
-        let Some(Call { sender, chat, n, generation }) = self.calls.remove(&call) else {
-            self.judge.fault.get_or_insert(format!("call {call} is answered twice"));
-            return;
-        };
-        let now_ms = self.now_ms;
-        let Some(queue) = self.senders[sender].queues.get_mut(&chat) else { return };
-        match outcome {
-            Outcome::Accepted(accepted) => {
-                // Now and then the client doesn't hear of its ack, and sends again.
-                if !queue.unacked.is_empty() || !self.chance.one_in(10) || queue.again_ms.is_some() || self.resting {
-                    queue.unacked.retain(|unacked| *unacked != n);
-                    self.judge.acked((sender, chat, n), accepted.seq);
-                } else {
-                    queue.again(now_ms + 300);
-                    self.judge.acked((sender, chat, n), accepted.seq);
-                }
-            }
-            Outcome::SendRefused(SendError::NotOwner | SendError::Unavailable) => {
-                if generation == queue.generation {
-                    let backoff = self.chance.between(50, 300);
-                    queue.again(now_ms + backoff);
-                }
-            }
-            other => drop(self.judge.fault.get_or_insert(format!("{other:?}"))),
-        }
-    }
-
-    fn learned(&mut self, sender: usize, map: Arc<ShardMap>) {
-        let now_ms = self.now_ms;
-        let this = &mut self.senders[sender];
-        if map.version <= this.map.version {
-            return;
-        }
-        let before: Vec<_> = CHATS.iter().map(|chat| this.owner(*chat)).collect();
-        this.map = map;
-        for (chat, before) in CHATS.iter().zip(before) {
-            let moved = this.owner(*chat) != before;
-            if let Some(queue) = this.queues.get_mut(chat)
-                && moved
-                && !queue.unacked.is_empty()
-            {
-                queue.again(now_ms);
-            }
-        }
-    }
-
-    fn broken(&mut self, sender: usize, node: usize, life: u64) {
-        let now_ms = self.now_ms;
-        let this = &mut self.senders[sender];
-        if this.streams.get(&node).is_some_and(|stream| stream.life == life) {
-            this.streams.remove(&node);
-            for queue in this.queues.values_mut().filter(|queue| !queue.unacked.is_empty()) {
-                queue.again(now_ms);
-            }
-        }
     }
 }
 

@@ -1,0 +1,142 @@
+//! What the senders of the world do, and what they hear.
+
+use std::sync::Arc;
+
+use confab_ids::{ChatId, MessageId, UserId};
+use confab_proto::message::v1::Content;
+
+use super::super::sender::Stream;
+use super::{CHATS, Call, Happening, Input, World};
+use crate::core::ownership::map::ShardMap;
+use crate::core::{Command, Origin, Outcome, Send};
+use crate::error::SendError;
+
+impl World {
+    /// A sender says something new, sends again what is due, and finds what it has waited for too long.
+    pub(super) fn say(&mut self, sender: usize) {
+        if !self.resting {
+            let burst = if self.chance.one_in(4) { self.chance.below(8) } else { 1 };
+            for _ in 0..burst {
+                let chat = CHATS[usize::try_from(self.chance.below(3)).unwrap_or(0)];
+                let queue = self.senders[sender].queues.entry(chat).or_default();
+                queue.next += 1;
+                let n = queue.next;
+                queue.unacked.push_back(n);
+                if queue.again_ms.is_none() {
+                    self.send(sender, chat, n);
+                }
+            }
+        }
+        for chat in CHATS {
+            let now_ms = self.now_ms;
+            let Some(queue) = self.senders[sender].queues.get_mut(&chat) else { continue };
+            if queue.overdue(now_ms) {
+                queue.again(now_ms);
+            }
+            if queue.again_ms.is_some_and(|at| at <= now_ms) {
+                queue.again_ms = None;
+                let unacked: Vec<u64> = queue.unacked.iter().copied().collect();
+                for n in unacked {
+                    self.send(sender, chat, n);
+                }
+            }
+        }
+        let next = self.now_ms + self.chance.between(50, 900);
+        self.at(next, Happening::Say { sender });
+    }
+
+    fn send(&mut self, sender: usize, chat: ChatId, n: u64) {
+        let addr = self.senders[sender].owner(chat);
+        let node = addr.and_then(|addr| self.nodes.iter().position(|node| *node.addr == *addr));
+        let Some(queue) = self.senders[sender].queues.get_mut(&chat) else { return };
+        if queue.again_ms.is_some() {
+            return;
+        }
+        let Some(node) = node else { return queue.again(self.now_ms + 200) };
+        queue.sent_ms = self.now_ms;
+        let generation = queue.generation;
+        if self.nodes[node].owner.is_none() {
+            return queue.again(self.now_ms + 200);
+        }
+        let life = self.nodes[node].life;
+        let stream = self.senders[sender].streams.get(&node).copied();
+        if let Some(old) = stream.filter(|stream| stream.life != life) {
+            // Whoever opens a stream knows that the one before is broken, and what was on it.
+            return self.broken(sender, node, old.life);
+        }
+        let delay = if self.resting { 1 } else { self.chance.delay() };
+        let mut stream = stream.unwrap_or_else(|| {
+            self.next_stream += 1;
+            Stream { number: self.next_stream, life, busy_until_ms: 0 }
+        });
+        stream.busy_until_ms = stream.busy_until_ms.max(self.now_ms + delay);
+        self.senders[sender].streams.insert(node, stream);
+        self.next_call += 1;
+        let call = self.next_call;
+        self.calls.insert(call, Call { sender, chat, n, generation });
+        let user = UserId(sender as u64 + 1);
+        let message_id = MessageId(u128::from(call).to_be_bytes());
+        let content = Content { text: format!("{sender}/{n}"), ..Content::default() };
+        let command = Command::Send(Send { user, device: "d".into(), message_id, client_id: n.to_string(), content });
+        let origin = Origin::Stream { stream: stream.number, session: sender as u64, call, generation };
+        let input = Input::Command { origin, chat, command };
+        self.at(stream.busy_until_ms, Happening::Input { node, life, input });
+    }
+
+    pub(super) fn replied(&mut self, call: u64, outcome: Outcome) {
+        let Some(Call { sender, chat, n, generation }) = self.calls.remove(&call) else {
+            self.judge.fault.get_or_insert(format!("call {call} is answered twice"));
+            return;
+        };
+        let now_ms = self.now_ms;
+        let Some(queue) = self.senders[sender].queues.get_mut(&chat) else { return };
+        match outcome {
+            Outcome::Accepted(accepted) => {
+                self.judge.acked((sender, chat, n), accepted.seq);
+                // Now and then an ack is lost on its way, and its message is sent again.
+                if self.resting || !self.chance.one_in(10) {
+                    queue.unacked.retain(|unacked| *unacked != n);
+                } else {
+                    queue.again(now_ms + 300);
+                }
+            }
+            Outcome::SendRefused(SendError::NotOwner | SendError::Unavailable) => {
+                if generation == queue.generation {
+                    let backoff = self.chance.between(50, 300);
+                    queue.again(now_ms + backoff);
+                }
+            }
+            other => drop(self.judge.fault.get_or_insert(format!("{other:?}"))),
+        }
+    }
+
+    pub(super) fn learned(&mut self, sender: usize, map: Arc<ShardMap>) {
+        let now_ms = self.now_ms;
+        let this = &mut self.senders[sender];
+        if map.version <= this.map.version {
+            return;
+        }
+        let before: Vec<_> = CHATS.iter().map(|chat| this.owner(*chat)).collect();
+        this.map = map;
+        for (chat, before) in CHATS.iter().zip(before) {
+            let moved = this.owner(*chat) != before;
+            if let Some(queue) = this.queues.get_mut(chat)
+                && moved
+                && !queue.unacked.is_empty()
+            {
+                queue.again(now_ms);
+            }
+        }
+    }
+
+    pub(super) fn broken(&mut self, sender: usize, node: usize, life: u64) {
+        let now_ms = self.now_ms;
+        let this = &mut self.senders[sender];
+        if this.streams.get(&node).is_some_and(|stream| stream.life == life) {
+            this.streams.remove(&node);
+            for queue in this.queues.values_mut().filter(|queue| !queue.unacked.is_empty()) {
+                queue.again(now_ms);
+            }
+        }
+    }
+}
