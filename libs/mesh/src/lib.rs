@@ -53,6 +53,7 @@ mod local;
 mod method;
 mod metrics;
 mod pool;
+mod retry;
 mod server;
 mod trace;
 

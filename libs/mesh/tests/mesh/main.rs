@@ -7,5 +7,6 @@ mod identity;
 mod kit;
 mod metrics;
 mod network;
+mod retries;
 mod statuses;
 mod streams;
