@@ -49,12 +49,14 @@ mod call;
 mod client;
 mod identity;
 mod in_flight;
+mod limit;
 mod local;
 mod method;
 mod metrics;
 mod pool;
 mod retry;
 mod server;
+mod shed;
 mod trace;
 
 pub use client::{ClientConfig, client};

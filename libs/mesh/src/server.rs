@@ -7,7 +7,7 @@ use tower::{Service, ServiceBuilder, ServiceExt};
 
 use crate::{
     Drain, Peer, admission::AdmissionLayer, call::ResponseBody, deadline::server::DeadlineLayer,
-    drain::gate::DrainGate, in_flight::InFlight, metrics::MetricsLayer, trace::extract::ExtractLayer,
+    drain::gate::DrainGate, in_flight::InFlight, limit::LimitGate, metrics::MetricsLayer, trace::extract::ExtractLayer,
 };
 
 /// What a server's stack needs to know. Start from [`ServerConfig::new`].
@@ -16,8 +16,11 @@ pub struct ServerConfig {
     /// Our role: `message-svc`, `presence-svc`, … Labels metrics, and is named in refusals.
     pub service: &'static str,
     /// Calls that may be under way at once, streams counted until their response body ends. Default: 10,000.
-    /// At the bound a call is refused at once with `Unavailable`; nothing queues.
+    /// At the bound a call is refused at once with `Unavailable` and a `RetryInfo`; nothing queues.
     pub in_flight_max: usize,
+    /// Below [`in_flight_max`](Self::in_flight_max) unary calls have a limit of their own, which falls when they become slow
+    /// and rises when they are not; at it they are refused in the same way. It never falls below this. Default: 16.
+    pub limit_min: usize,
     /// The deadline of a call that names none. Default: 10 s. Not for [`streaming`](Self::streaming) methods.
     pub deadline_default: Duration,
     /// A longer `grpc-timeout` is cut to this. Default: 60 s. Not for [`streaming`](Self::streaming) methods.
@@ -37,6 +40,7 @@ impl ServerConfig {
         Self {
             service,
             in_flight_max: 10_000,
+            limit_min: 16,
             deadline_default: Duration::from_secs(10),
             deadline_max: Duration::from_secs(60),
             streaming: &[],
@@ -78,6 +82,7 @@ where
         // Above the bound: a draining server says so, however full it is.
         .layer(AdmissionLayer(DrainGate::new(cfg.service, cfg.drain.clone())))
         .layer(AdmissionLayer(InFlight::new(cfg.service, cfg.in_flight_max)))
+        .layer(AdmissionLayer(LimitGate::new(&cfg)))
         // Last, for nothing above waits: a call that is late has ended, and gives its permit back.
         .layer(DeadlineLayer::new(&cfg))
         .service(inner.map_err(|never| match never {}));

@@ -5,6 +5,7 @@ mod deadlines;
 mod draining;
 mod identity;
 mod kit;
+mod load;
 mod metrics;
 mod network;
 mod retries;
