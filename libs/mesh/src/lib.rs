@@ -45,6 +45,7 @@ pub mod drain;
 pub mod rendezvous;
 
 mod admission;
+mod breaker;
 mod call;
 mod client;
 mod identity;
