@@ -42,13 +42,13 @@
 
 pub mod deadline;
 pub mod drain;
+pub mod identity;
 pub mod rendezvous;
 
 mod admission;
 mod breaker;
 mod call;
 mod client;
-mod identity;
 mod in_flight;
 mod limit;
 mod local;
@@ -58,11 +58,12 @@ mod pool;
 mod retry;
 mod server;
 mod shed;
+mod throttle;
 mod trace;
 
 pub use client::{ClientConfig, client};
 pub use drain::Drain;
-pub use identity::Identity;
+pub use identity::{Identity, PeerAddress, PeerCertificates};
 pub use local::local;
 pub use pool::{Member, Members, Pool};
 pub use server::{ServerConfig, server};

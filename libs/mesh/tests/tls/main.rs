@@ -1,0 +1,8 @@
+//! Who may talk to whom: handshakes, reloading, and what the server's stack makes of certificates and tokens.
+//!
+//! A process of its own, for its one log is looked at.
+
+mod authority;
+mod handshakes;
+mod log;
+mod reload;
