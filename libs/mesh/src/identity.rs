@@ -2,6 +2,7 @@
 
 pub(crate) mod name;
 pub mod tls;
+pub mod tokens;
 
 use std::{fmt, net::SocketAddr, sync::Arc};
 

@@ -5,8 +5,9 @@ use std::{collections::HashMap, time::Duration};
 use tokio::time::Instant;
 
 const EVERY: Duration = Duration::from_secs(1);
-/// Peers that are told apart; while there are more within a second, the further ones are taken for one.
-const PEERS_MAX: usize = 1_024;
+/// Peers that are told apart; while there are more within a second, the further ones are taken for one. So this is also
+/// what somebody who changes names can write per second.
+const PEERS_MAX: usize = 64;
 const OTHERS: &str = "";
 
 #[derive(Debug, Default)]

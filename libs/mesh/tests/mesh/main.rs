@@ -9,6 +9,7 @@ mod kit;
 mod load;
 mod metrics;
 mod network;
+mod policy;
 mod retries;
 mod statuses;
 mod streams;
