@@ -46,6 +46,11 @@ async fn shake_with(
     tokio::join!(accepting, connecting)
 }
 
+/// A client that shows `own`, if any; for a server at [`localhost`].
+pub(crate) fn showing(authority: &Authority, own: Option<&Issued>) -> Arc<ClientConfig> {
+    plain(authority, own, TLS13)
+}
+
 /// A client that checks nothing but the server's host, and shows `own`, if any.
 fn plain(
     authority: &Authority,
@@ -68,7 +73,7 @@ fn plain(
     })
 }
 
-fn localhost() -> ServerName<'static> {
+pub(crate) fn localhost() -> ServerName<'static> {
     ServerName::try_from("localhost").expect("a host")
 }
 
@@ -125,7 +130,7 @@ async fn a_client_whose_certificate_is_no_good_is_named_in_the_log_and_told_no_r
     for (own, claims, reason) in cases {
         for client_auth in [ClientAuth::Optional, ClientAuth::Required] {
             let server = messages.server_config(client_auth);
-            let (seen, heard) = shake_with(plain(&ours, Some(&own), TLS13), localhost(), server).await;
+            let (seen, heard) = shake_with(showing(&ours, Some(&own)), localhost(), server).await;
             seen.expect_err("refused");
             let words = heard.expect_err("refused").to_string();
             assert!(words.contains("AccessDenied"), "{claims}, {reason}: {words}");
@@ -143,11 +148,11 @@ async fn without_a_certificate_a_client_comes_in_only_where_that_is_optional() {
     let ours = Authority::new("ours");
     let (_messages, messages) = ours.credentials("message-svc/m1");
     let server = messages.server_config(ClientAuth::Required);
-    let (seen, heard) = shake_with(plain(&ours, None, TLS13), localhost(), server).await;
+    let (seen, heard) = shake_with(showing(&ours, None), localhost(), server).await;
     assert!(seen.is_err() && heard.is_err());
 
     let server = messages.server_config(ClientAuth::Optional);
-    let (seen, heard) = shake_with(plain(&ours, None, TLS13), localhost(), server).await;
+    let (seen, heard) = shake_with(showing(&ours, None), localhost(), server).await;
     heard.expect("let in");
     assert!(seen.expect("let in").identity().is_err());
 }

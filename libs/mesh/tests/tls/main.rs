@@ -5,4 +5,10 @@
 mod authority;
 mod handshakes;
 mod log;
+mod loopback;
+mod refusals;
 mod reload;
+
+#[expect(dead_code, reason = "the other tests' part of it")]
+#[path = "../mesh/kit.rs"]
+mod kit;
