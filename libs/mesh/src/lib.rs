@@ -42,7 +42,9 @@
 
 pub mod deadline;
 pub mod drain;
+pub mod health;
 pub mod identity;
+pub mod reflection;
 pub mod rendezvous;
 
 mod admission;
