@@ -42,24 +42,34 @@
 
 pub mod deadline;
 pub mod drain;
+pub mod health;
+pub mod identity;
+pub mod reflection;
 pub mod rendezvous;
 
 mod admission;
+mod breaker;
 mod call;
 mod client;
-mod identity;
+mod guard;
 mod in_flight;
+mod limit;
 mod local;
 mod method;
 mod metrics;
+mod policy;
 mod pool;
+mod retry;
 mod server;
+mod shed;
+mod throttle;
 mod trace;
 
 pub use client::{ClientConfig, client};
 pub use drain::Drain;
-pub use identity::Identity;
+pub use identity::{Identity, PeerAddress, PeerCertificates};
 pub use local::local;
+pub use policy::Policy;
 pub use pool::{Member, Members, Pool};
 pub use server::{ServerConfig, server};
 
