@@ -41,26 +41,36 @@
 //! on the server's side.
 
 pub mod deadline;
+pub mod discovery;
 pub mod drain;
 pub mod rendezvous;
+pub mod unsent;
 
 mod admission;
 mod call;
 mod client;
+mod connect;
 mod identity;
 mod in_flight;
+mod listen;
 mod local;
 mod method;
 mod metrics;
 mod pool;
+mod route;
 mod server;
 mod trace;
+mod window;
 
 pub use client::{ClientConfig, client};
+pub use connect::{ClientTls, ConnectConfig, HealthCheck};
+pub use discovery::{Discovery, Endpoint, Source};
 pub use drain::Drain;
 pub use identity::Identity;
+pub use listen::{ClientCertificates, ListenConfig, ServerTls, serve};
 pub use local::local;
 pub use pool::{Member, Members, Pool};
+pub use route::route;
 pub use server::{ServerConfig, server};
 
 /// A way to call a service, in process or over a network. Both ends are erased to this.

@@ -1,10 +1,13 @@
 //! The instances of one service.
 
+mod discovered;
+
 use std::sync::Arc;
 
+use discovered::Discovered;
 use tokio::sync::watch;
 
-use crate::Peer;
+use crate::{ConnectConfig, Discovery, Peer};
 
 /// The instances of one service, as discovery lists them and connections find them; follows both as they change.
 ///
@@ -44,6 +47,22 @@ impl Pool {
     #[must_use]
     pub fn new(members: watch::Receiver<Members>) -> Self {
         Self { members, _fixed: None }
+    }
+
+    /// The instances that `discovery` tells, each connected to; listed at once, and up as soon as there is a connection.
+    ///
+    /// One that leaves discovery is no longer listed; its streams end by themselves, or after
+    /// [`leave_timeout`](ConnectConfig::leave_timeout). One that is down stays listed. All ends with the last clone of
+    /// the pool, and of its watches.
+    ///
+    /// # Panics
+    /// Outside of a Tokio runtime.
+    #[must_use]
+    pub fn discover(discovery: Discovery, cfg: ConnectConfig) -> Self {
+        let mut discovered = Discovered::new(discovery, cfg);
+        let (sender, members) = watch::channel(discovered.members());
+        tokio::spawn(discovered.run(sender));
+        Self::new(members)
     }
 
     /// All instances now, by ascending id.

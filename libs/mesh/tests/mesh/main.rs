@@ -1,11 +1,16 @@
 //! The stacks as services use them: a small tonic server, called through both.
 
 mod admission;
+mod certificates;
+mod connecting;
 mod deadlines;
 mod draining;
 mod identity;
 mod kit;
+mod loopback;
 mod metrics;
 mod network;
+mod proxy;
+mod serving;
 mod statuses;
 mod streams;

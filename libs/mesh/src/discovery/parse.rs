@@ -1,0 +1,104 @@
+//! Sources as strings.
+
+use std::{fmt, str::FromStr};
+
+use http::uri::Authority;
+
+use super::{Endpoint, Source};
+
+/// What is wrong with a source's text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParseSourceError {
+    text: String,
+    wrong: String,
+    example: &'static str,
+}
+
+impl fmt::Display for ParseSourceError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "discovery source {:?}: {}; for example {}", self.text, self.wrong, self.example)
+    }
+}
+
+impl std::error::Error for ParseSourceError {}
+
+const STATIC: &str = "static:10.0.0.1:7000,10.0.0.2:7000";
+
+impl FromStr for Source {
+    type Err = ParseSourceError;
+
+    fn from_str(text: &str) -> Result<Self, ParseSourceError> {
+        let error = |example, wrong| ParseSourceError { text: text.to_owned(), wrong, example };
+        let Some((kind, rest)) = text.split_once(':') else {
+            return Err(error(STATIC, "it does not begin with its kind and a colon".to_owned()));
+        };
+        match kind {
+            "static" => fixed(rest).map_err(|wrong| error(STATIC, wrong)),
+            _ => Err(error(STATIC, format!("no kind {kind:?}: there is static"))),
+        }
+    }
+}
+
+fn fixed(rest: &str) -> Result<Source, String> {
+    if rest.is_empty() {
+        return Err("no endpoint is named".to_owned());
+    }
+    rest.split(',').map(|address| endpoint(address.trim())).collect::<Result<_, _>>().map(Source::Static)
+}
+
+fn endpoint(address: &str) -> Result<Endpoint, String> {
+    let (host, port) = host_and_port(address)?;
+    Ok(Endpoint { address: format!("{host}:{port}").into() })
+}
+
+fn host_and_port(address: &str) -> Result<(&str, u16), String> {
+    let authority = address.parse::<Authority>().ok().filter(|authority| !authority.as_str().contains('@'));
+    if authority.is_none_or(|authority| authority.host().is_empty()) {
+        return Err(format!("{address:?} is not host:port"));
+    }
+    let (host, port) = address.rsplit_once(':').ok_or_else(|| format!("{address:?} has no port"))?;
+    match port.parse() {
+        Ok(port) if port > 0 => Ok((host, port)),
+        _ => Err(format!("{port:?} is no port (1 to 65535) in {address:?}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Endpoint, Source};
+
+    fn fixed(addresses: &[&str]) -> Source {
+        Source::Static(addresses.iter().map(|&address| Endpoint { address: address.into() }).collect())
+    }
+
+    #[test]
+    fn sources_are_read() {
+        for (text, source) in [
+            ("static:a:1", fixed(&["a:1"])),
+            ("static:10.0.0.1:7000, [::1]:7001", fixed(&["10.0.0.1:7000", "[::1]:7001"])),
+        ] {
+            assert_eq!(text.parse(), Ok(source), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_and_an_example_shown() {
+        for (text, wrong) in [
+            ("", "it does not begin with its kind and a colon"),
+            ("10.0.0.1", "it does not begin with its kind and a colon"),
+            ("etcd:a:1", "no kind \"etcd\""),
+            ("static:", "no endpoint is named"),
+            ("static:a:1,", "\"\" is not host:port"),
+            ("static:a", "\"a\" has no port"),
+            ("static:a:0", "\"0\" is no port (1 to 65535) in \"a:0\""),
+            ("static:a:70000", "\"70000\" is no port"),
+            ("static:::1:7000", "is not host:port"),
+            ("static:http://a:1", "is not host:port"),
+            ("static:u@a:1", "is not host:port"),
+        ] {
+            let error = text.parse::<Source>().expect_err(text).to_string();
+            assert!(error.contains(wrong) && error.contains(&format!("{text:?}")), "{error}");
+            assert!(error.contains("; for example "), "{error}");
+        }
+    }
+}
