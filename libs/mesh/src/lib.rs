@@ -47,6 +47,7 @@ pub mod rendezvous;
 pub mod unsent;
 
 mod admission;
+mod balance;
 mod call;
 mod client;
 mod connect;
@@ -62,6 +63,7 @@ mod server;
 mod trace;
 mod window;
 
+pub use balance::{BalanceConfig, balanced};
 pub use client::{ClientConfig, client};
 pub use connect::{ClientTls, ConnectConfig, HealthCheck};
 pub use discovery::{Discovery, Endpoint, Source};

@@ -1,6 +1,7 @@
 //! The stacks as services use them: a small tonic server, called through both.
 
 mod admission;
+mod balancing;
 mod certificates;
 mod connecting;
 mod deadlines;
