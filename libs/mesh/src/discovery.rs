@@ -3,14 +3,21 @@
 //! | source | says so |
 //! |---|---|
 //! | `static:10.0.0.1:7000,10.0.0.2:7000` | the operator, for good |
+//! | `dns:message-svc.confab.svc.cluster.local:7000` | DNS: all addresses of a name, as a headless service has them |
+//! | `gossip:` | the instances themselves: see [`Gossip`] |
+//!
+//! Whatever a source cannot find out changes nothing: what it said last stays.
 
+mod dns;
+mod gossip;
 mod parse;
 mod snapshots;
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::sync::{Notify, watch};
 
+pub use gossip::{Gossip, GossipConfig, GossipError};
 pub use parse::ParseSourceError;
 pub(crate) use snapshots::Snapshots;
 
@@ -26,14 +33,56 @@ pub struct Endpoint {
 pub enum Source {
     /// These, for good.
     Static(Vec<Endpoint>),
+    /// All addresses (A and AAAA) of a name, asked for again and again.
+    Dns {
+        /// The name; search domains are those of the system.
+        name: String,
+        /// The instances' port.
+        port: u16,
+    },
+    /// The processes that announce the service to each other.
+    Gossip,
+}
+
+/// What sources need besides their own text. Start from [`DiscoveryConfig::default`].
+#[derive(Clone, Debug)]
+pub struct DiscoveryConfig {
+    /// Between two questions to DNS. Default: 5 s. After [`Discovery::look_again`] and until the first answer it is at
+    /// most 1 s.
+    pub dns_interval: Duration,
+    /// Whom to ask. Default: none, which is those that the system asks.
+    pub dns_servers: Vec<SocketAddr>,
+    /// This process's part in the gossip. Default: none.
+    pub gossip: Option<Gossip>,
+}
+
+impl Default for DiscoveryConfig {
+    fn default() -> Self {
+        Self { dns_interval: Duration::from_secs(5), dns_servers: Vec::new(), gossip: None }
+    }
+}
+
+/// Why a source cannot even begin.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Neither a name nor an address to send questions to.
+    #[error("no DNS resolver: {0}")]
+    Resolver(String),
+    /// `gossip:` without [`DiscoveryConfig::gossip`].
+    #[error("gossip: this process takes no part in a gossip; configure its listen address and seeds")]
+    NoGossip,
 }
 
 impl Source {
-    /// Begins to find instances.
-    #[must_use]
-    pub fn start(self) -> Discovery {
+    /// Begins to find instances of `service` (`message-svc`, …).
+    ///
+    /// # Errors
+    /// See [`StartError`]. That nobody answers yet is no error.
+    pub fn start(self, service: &str, cfg: &DiscoveryConfig) -> Result<Discovery, StartError> {
         match self {
-            Self::Static(endpoints) => Discovery::fixed(endpoints),
+            Self::Static(endpoints) => Ok(Discovery::fixed(endpoints)),
+            Self::Dns { name, port } => dns::start(name, port, cfg),
+            Self::Gossip => Ok(cfg.gossip.as_ref().ok_or(StartError::NoGossip)?.discover(service)),
         }
     }
 }

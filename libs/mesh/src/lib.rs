@@ -66,7 +66,7 @@ mod window;
 pub use balance::{BalanceConfig, balanced};
 pub use client::{ClientConfig, client};
 pub use connect::{ClientTls, ConnectConfig, HealthCheck};
-pub use discovery::{Discovery, Endpoint, Source};
+pub use discovery::{Discovery, DiscoveryConfig, Endpoint, Source};
 pub use drain::Drain;
 pub use identity::Identity;
 pub use listen::{ClientCertificates, ListenConfig, ServerTls, serve};

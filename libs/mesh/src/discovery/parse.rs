@@ -23,6 +23,8 @@ impl fmt::Display for ParseSourceError {
 impl std::error::Error for ParseSourceError {}
 
 const STATIC: &str = "static:10.0.0.1:7000,10.0.0.2:7000";
+const DNS: &str = "dns:message-svc.confab.svc.cluster.local:7000";
+const GOSSIP: &str = "gossip:";
 
 impl FromStr for Source {
     type Err = ParseSourceError;
@@ -34,7 +36,10 @@ impl FromStr for Source {
         };
         match kind {
             "static" => fixed(rest).map_err(|wrong| error(STATIC, wrong)),
-            _ => Err(error(STATIC, format!("no kind {kind:?}: there is static"))),
+            "dns" => dns(rest).map_err(|wrong| error(DNS, wrong)),
+            "gossip" if rest.is_empty() => Ok(Self::Gossip),
+            "gossip" => Err(error(GOSSIP, format!("nothing follows the colon, but {rest:?} does"))),
+            _ => Err(error(STATIC, format!("no kind {kind:?}: there are static, dns and gossip"))),
         }
     }
 }
@@ -44,6 +49,11 @@ fn fixed(rest: &str) -> Result<Source, String> {
         return Err("no endpoint is named".to_owned());
     }
     rest.split(',').map(|address| endpoint(address.trim())).collect::<Result<_, _>>().map(Source::Static)
+}
+
+fn dns(rest: &str) -> Result<Source, String> {
+    let (name, port) = host_and_port(rest)?;
+    Ok(Source::Dns { name: name.to_owned(), port })
 }
 
 fn endpoint(address: &str) -> Result<Endpoint, String> {
@@ -76,6 +86,8 @@ mod tests {
         for (text, source) in [
             ("static:a:1", fixed(&["a:1"])),
             ("static:10.0.0.1:7000, [::1]:7001", fixed(&["10.0.0.1:7000", "[::1]:7001"])),
+            ("dns:fanout.confab:7000", Source::Dns { name: "fanout.confab".to_owned(), port: 7000 }),
+            ("gossip:", Source::Gossip),
         ] {
             assert_eq!(text.parse(), Ok(source), "{text}");
         }
@@ -95,6 +107,9 @@ mod tests {
             ("static:::1:7000", "is not host:port"),
             ("static:http://a:1", "is not host:port"),
             ("static:u@a:1", "is not host:port"),
+            ("dns:", "\"\" is not host:port"),
+            ("dns:fanout", "\"fanout\" has no port"),
+            ("gossip:7000", "nothing follows the colon, but \"7000\" does"),
         ] {
             let error = text.parse::<Source>().expect_err(text).to_string();
             assert!(error.contains(wrong) && error.contains(&format!("{text:?}")), "{error}");

@@ -17,6 +17,11 @@ impl Snapshots {
         (Self(sender), receiver)
     }
 
+    /// Until nobody follows any more.
+    pub(super) async fn unwatched(&self) {
+        self.0.closed().await;
+    }
+
     /// Whoever follows sees them, unless they are what was there already.
     pub(super) fn publish(&self, mut endpoints: Vec<Endpoint>) {
         endpoints.sort_unstable();

@@ -4,7 +4,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use confab_mesh::{
-    ClientConfig, ConnectConfig, ListenConfig, Member, Members, Peer, Pool, Source, client,
+    ClientConfig, ConnectConfig, DiscoveryConfig, ListenConfig, Member, Members, Peer, Pool, Source, client,
     drain::{self, Drainer},
     serve,
 };
@@ -43,7 +43,7 @@ impl Loopback {
 pub(crate) fn pool_of(addresses: &[SocketAddr], cfg: ConnectConfig) -> Pool {
     let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
     let source: Source = format!("static:{}", addresses.join(",")).parse().expect("a source");
-    Pool::discover(source.start(), cfg)
+    Pool::discover(source.start(cfg.target, &DiscoveryConfig::default()).expect("it begins"), cfg)
 }
 
 pub(crate) fn quick() -> ConnectConfig {

@@ -5,6 +5,7 @@ mod balancing;
 mod certificates;
 mod connecting;
 mod deadlines;
+mod discovery;
 mod draining;
 mod identity;
 mod kit;
