@@ -5,11 +5,14 @@
 //! | `static:10.0.0.1:7000,10.0.0.2:7000` | the operator, for good |
 //! | `dns:message-svc.confab.svc.cluster.local:7000` | DNS: all addresses of a name, as a headless service has them |
 //! | `gossip:` | the instances themselves: see [`Gossip`] |
+//! | `k8s:confab/message-svc:7000`, `k8s:confab/message-svc:grpc` | Kubernetes: a service's EndpointSlices, with the port's number or name |
 //!
 //! Whatever a source cannot find out changes nothing: what it said last stays.
 
 mod dns;
 mod gossip;
+#[cfg(feature = "kube")]
+mod kube;
 mod parse;
 mod snapshots;
 
@@ -42,6 +45,25 @@ pub enum Source {
     },
     /// The processes that announce the service to each other.
     Gossip,
+    /// The EndpointSlices of a Kubernetes service: what is ready and not terminating. Needs the right to list and watch
+    /// `endpointslices` (`discovery.k8s.io`) in the namespace.
+    Kube {
+        /// The service's namespace.
+        namespace: String,
+        /// The service's name.
+        service: String,
+        /// The instances' port.
+        port: KubePort,
+    },
+}
+
+/// How a port is told among those of an EndpointSlice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KubePort {
+    /// The instances' port itself, whatever the service's is.
+    Number(u16),
+    /// Its name in the service.
+    Name(String),
 }
 
 /// What sources need besides their own text. Start from [`DiscoveryConfig::default`].
@@ -54,11 +76,14 @@ pub struct DiscoveryConfig {
     pub dns_servers: Vec<SocketAddr>,
     /// This process's part in the gossip. Default: none.
     pub gossip: Option<Gossip>,
+    /// The URL of a Kubernetes API server that asks for no credentials, such as `kubectl proxy`. Default: none, which is
+    /// the kubeconfig's, or else the cluster's that this process runs in.
+    pub kube_api: Option<http::Uri>,
 }
 
 impl Default for DiscoveryConfig {
     fn default() -> Self {
-        Self { dns_interval: Duration::from_secs(5), dns_servers: Vec::new(), gossip: None }
+        Self { dns_interval: Duration::from_secs(5), dns_servers: Vec::new(), gossip: None, kube_api: None }
     }
 }
 
@@ -71,6 +96,12 @@ pub enum StartError {
     /// `gossip:` without [`DiscoveryConfig::gossip`].
     #[error("gossip: this process takes no part in a gossip; configure its listen address and seeds")]
     NoGossip,
+    /// Neither a kubeconfig nor a cluster around this process.
+    #[error("no Kubernetes API server: {0}")]
+    Kube(String),
+    /// `k8s:` in a program that was built without it.
+    #[error("this program was built without k8s: discovery (confab-mesh's cargo feature kube)")]
+    NoKube,
 }
 
 impl Source {
@@ -78,11 +109,15 @@ impl Source {
     ///
     /// # Errors
     /// See [`StartError`]. That nobody answers yet is no error.
-    pub fn start(self, service: &str, cfg: &DiscoveryConfig) -> Result<Discovery, StartError> {
+    pub async fn start(self, service: &str, cfg: &DiscoveryConfig) -> Result<Discovery, StartError> {
         match self {
             Self::Static(endpoints) => Ok(Discovery::fixed(endpoints)),
             Self::Dns { name, port } => dns::start(name, port, cfg),
             Self::Gossip => Ok(cfg.gossip.as_ref().ok_or(StartError::NoGossip)?.discover(service)),
+            #[cfg(feature = "kube")]
+            Self::Kube { namespace, service, port } => kube::start(&namespace, &service, port, cfg).await,
+            #[cfg(not(feature = "kube"))]
+            Self::Kube { .. } => Err(StartError::NoKube),
         }
     }
 }

@@ -213,7 +213,7 @@ async fn one_of_three_servers_is_killed_and_only_what_it_had_in_hand_fails() {
         counts.push(calls);
     }
     let addresses: Vec<_> = servers.iter().map(|server| server.address).collect();
-    let pool = pool_of(&addresses, quick());
+    let pool = pool_of(&addresses, quick()).await;
     when(&pool, |members| members.iter().all(|member| member.up)).await;
     let peer = caller(balanced(pool, BalanceConfig::new("test-svc")));
 

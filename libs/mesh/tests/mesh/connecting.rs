@@ -41,7 +41,7 @@ async fn nowhere() -> SocketAddr {
 #[tokio::test]
 async fn without_a_connection_a_call_fails_at_once_names_whom_and_gives_the_request_back() {
     let address = nowhere().await;
-    let pool = pool_of(&[address], quick());
+    let pool = pool_of(&[address], quick()).await;
     let member = pool.members()[0].clone();
     assert!(!member.up);
     assert_eq!(*member.id, address.to_string());
@@ -59,7 +59,7 @@ async fn without_a_connection_a_call_fails_at_once_names_whom_and_gives_the_requ
 async fn an_instance_that_dies_is_down_and_up_again_when_it_is_back() {
     let loopback = Loopback::start(says_hello(), ListenConfig::default()).await;
     let address = loopback.address;
-    let pool = pool_of(&[address], quick());
+    let pool = pool_of(&[address], quick()).await;
     let peer = only(&pool).await;
     assert_eq!(say(&peer, empty()).await.expect("an answer").into_inner(), "hello");
 
@@ -80,7 +80,7 @@ async fn who_accepts_connections_and_says_nothing_is_not_up() {
     let mut cfg = quick();
     cfg.connections = 1;
     cfg.connect_timeout = Duration::from_millis(100);
-    let pool = pool_of(&[address], cfg);
+    let pool = pool_of(&[address], cfg).await;
     for _ in 0..3 {
         let (mut tcp, _) = promptly(listener.accept()).await.expect("it tries again");
         assert!(!pool.members()[0].up);
@@ -101,7 +101,7 @@ async fn an_instance_that_hangs_is_down_after_the_keepalive_and_its_calls_end() 
     cfg.connections = 1;
     cfg.keepalive_interval = Duration::from_millis(100);
     cfg.keepalive_timeout = Duration::from_millis(100);
-    let pool = pool_of(&[proxy.address], cfg);
+    let pool = pool_of(&[proxy.address], cfg).await;
     let peer = only(&pool).await;
     let call = tokio::spawn(async move { say(&peer, empty()).await });
     let uncut = Instant::now();
@@ -121,7 +121,7 @@ async fn an_instance_that_hangs_is_down_after_the_keepalive_and_its_calls_end() 
 async fn streams_are_spread_over_the_connections() {
     let loopback = Loopback::start(holds(), ListenConfig::default()).await;
     let proxy = Proxy::start(loopback.address).await;
-    let pool = pool_of(&[proxy.address], quick());
+    let pool = pool_of(&[proxy.address], quick()).await;
     let peer = only(&pool).await;
     // Until both connections were there when the streams began.
     promptly(async {
@@ -156,7 +156,7 @@ async fn the_calls_to_an_instance_are_bounded() {
     let loopback = Loopback::start(holds(), ListenConfig::default()).await;
     let mut cfg = quick();
     cfg.in_flight_max = 10;
-    let pool = pool_of(&[loopback.address], cfg);
+    let pool = pool_of(&[loopback.address], cfg).await;
     let peer = only(&pool).await;
     let mut streams = Vec::new();
     for _ in 0..10 {
@@ -187,7 +187,7 @@ async fn an_instance_is_up_only_if_it_says_that_it_serves() {
             answer.is_ok() && says.load(Ordering::SeqCst)
         })
     }));
-    let pool = pool_of(&[loopback.address], cfg);
+    let pool = pool_of(&[loopback.address], cfg).await;
     for _ in 0..3 {
         promptly(questions.recv()).await.expect("it is asked");
         assert!(!pool.members()[0].up);
@@ -203,7 +203,7 @@ async fn with_the_pool_its_connections_end_and_its_streams_in_time() {
     let loopback = Loopback::start(holds(), ListenConfig::default()).await;
     let mut cfg = quick();
     cfg.leave_timeout = Duration::from_millis(500);
-    let pool = pool_of(&[loopback.address], cfg);
+    let pool = pool_of(&[loopback.address], cfg).await;
     let peer = only(&pool).await;
     let (sender, receiver) = mpsc::channel(1);
     let mut stream = converse(&peer, Request::new(ReceiverStream::new(receiver))).await.expect("a head");

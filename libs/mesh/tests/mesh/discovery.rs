@@ -2,6 +2,8 @@
 
 mod dns;
 mod gossip;
+#[cfg(feature = "kube")]
+mod kube;
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,7 +15,7 @@ use crate::loopback::promptly;
 /// What a source asks, in the suite's hand.
 trait Driver {
     /// Begins to discover what was [set](Driver::set).
-    fn start(&self) -> Discovery;
+    async fn start(&self) -> Discovery;
     /// These instances are there from now on.
     async fn set(&mut self, addresses: &[&str]);
     /// The source cannot be asked any more: returns once it was asked in vain. Whether it can be broken at all.
@@ -22,7 +24,7 @@ trait Driver {
 
 async fn suite(mut driver: impl Driver) {
     driver.set(&["10.0.0.2:7000", "10.0.0.1:7000"]).await;
-    let discovery = driver.start();
+    let discovery = driver.start().await;
     let mut endpoints = discovery.endpoints();
     expect(&mut endpoints, &["10.0.0.1:7000", "10.0.0.2:7000"]).await;
 
@@ -59,10 +61,18 @@ async fn expect<A: AsRef<str>>(endpoints: &mut watch::Receiver<Arc<[Endpoint]>>,
 #[tokio::test]
 async fn what_is_static_is_there_at_once_and_for_good() {
     let source: Source = "static:b:1,a:1,b:1".parse().expect("a source");
-    let discovery = source.start("test-svc", &DiscoveryConfig::default()).expect("it begins");
+    let discovery = source.start("test-svc", &DiscoveryConfig::default()).await.expect("it begins");
     let mut endpoints = discovery.endpoints();
     expect(&mut endpoints, &["a:1", "b:1"]).await;
     discovery.look_again();
     endpoints.mark_unchanged();
     promptly(endpoints.changed()).await.expect_err("nothing will ever change");
+}
+
+#[cfg(not(feature = "kube"))]
+#[tokio::test]
+async fn what_was_left_out_of_the_build_is_said_to_be() {
+    let source: Source = "k8s:confab/message-svc:7000".parse().expect("a source");
+    let error = source.start("message-svc", &DiscoveryConfig::default()).await.expect_err("not here").to_string();
+    assert!(error.contains("cargo feature kube"), "{error}");
 }

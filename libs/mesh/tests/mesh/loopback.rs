@@ -40,10 +40,10 @@ impl Loopback {
 }
 
 /// A pool of the instances at `addresses`.
-pub(crate) fn pool_of(addresses: &[SocketAddr], cfg: ConnectConfig) -> Pool {
+pub(crate) async fn pool_of(addresses: &[SocketAddr], cfg: ConnectConfig) -> Pool {
     let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
     let source: Source = format!("static:{}", addresses.join(",")).parse().expect("a source");
-    Pool::discover(source.start(cfg.target, &DiscoveryConfig::default()).expect("it begins"), cfg)
+    Pool::discover(source.start(cfg.target, &DiscoveryConfig::default()).await.expect("it begins"), cfg)
 }
 
 pub(crate) fn quick() -> ConnectConfig {

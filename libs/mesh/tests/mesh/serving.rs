@@ -52,7 +52,7 @@ async fn carries(sender: &mpsc::Sender<String>, stream: &mut tonic::Streaming<St
 async fn services_are_told_apart_by_their_names() {
     let routed = route([("confab.test.v1.Test", says("test")), ("confab.test.v1.Other", says("other"))]);
     let loopback = Loopback::start(routed, ListenConfig::default()).await;
-    let pool = pool_of(&[loopback.address], quick());
+    let pool = pool_of(&[loopback.address], quick()).await;
     let peer = only(&pool).await;
 
     assert_eq!(say(&peer, empty()).await.expect("an answer").into_inner(), "test");
@@ -67,7 +67,7 @@ async fn services_are_told_apart_by_their_names() {
 #[tokio::test]
 async fn a_drain_ends_with_the_last_call_that_was_under_way() {
     let loopback = Loopback::start(echo(), ListenConfig::default()).await;
-    let pool = pool_of(&[loopback.address], quick());
+    let pool = pool_of(&[loopback.address], quick()).await;
     let peer = only(&pool).await;
     let (sender, mut stream) = open_stream(&peer).await;
 
@@ -90,7 +90,7 @@ async fn an_old_connection_takes_no_new_calls_and_keeps_its_streams() {
     let loopback = Loopback::start(echo(), cfg).await;
     let mut cfg = quick();
     cfg.connections = 1;
-    let pool = pool_of(&[loopback.address], cfg);
+    let pool = pool_of(&[loopback.address], cfg).await;
     let peer = only(&pool).await;
     let (sender, mut stream) = open_stream(&peer).await;
     crate::loopback::when(&pool, |members| !members[0].up).await;
@@ -112,7 +112,7 @@ async fn a_connection_too_many_is_closed_at_once_and_there_is_room_again_when_on
     assert!(matches!(read, Ok(0) | Err(_)), "not closed: {read:?}");
 
     drop(first);
-    let pool = pool_of(&[loopback.address], quick());
+    let pool = pool_of(&[loopback.address], quick()).await;
     only(&pool).await;
 }
 
@@ -127,7 +127,7 @@ async fn a_client_that_does_not_begin_holds_up_nobody_and_is_closed() {
 
         let mut cfg = quick();
         cfg.tls = tls.then(|| certificates.client(None));
-        let pool = pool_of(&[loopback.address], cfg);
+        let pool = pool_of(&[loopback.address], cfg).await;
         let peer = only(&pool).await;
         open_stream(&peer).await;
         let read = promptly(silent.read(&mut [0; 1])).await;
@@ -154,7 +154,7 @@ async fn a_stream_that_nobody_reads_stalls_no_other_call() {
     let loopback = Loopback::start(routed, ListenConfig::default()).await;
     let mut cfg = quick();
     cfg.connections = 1;
-    let pool = pool_of(&[loopback.address], cfg);
+    let pool = pool_of(&[loopback.address], cfg).await;
     let peer = only(&pool).await;
     let mut streams = Vec::new();
     for _ in 0..200 {
@@ -185,7 +185,7 @@ async fn with_tls_the_clients_certificate_reaches_the_service_and_new_ones_need_
         *current.lock().expect("not poisoned") = shown.map(|own| Arc::new(own.pair()));
         let mut cfg = quick();
         cfg.tls = Some(certificates.client(Some(Arc::clone(&current))));
-        let pool = pool_of(&[loopback.address], cfg);
+        let pool = pool_of(&[loopback.address], cfg).await;
         let peer = only(&pool).await;
         let answer = say(&peer, empty()).await.expect("an answer").into_inner();
         assert_eq!(answer, expected.to_string());
@@ -194,7 +194,7 @@ async fn with_tls_the_clients_certificate_reaches_the_service_and_new_ones_need_
     // A server whose certificate is another's is not connected to.
     let mut cfg = quick();
     cfg.tls = Some(Certificates::make().client(None));
-    let pool = pool_of(&[loopback.address], cfg);
+    let pool = pool_of(&[loopback.address], cfg).await;
     let refusal = say(&pool.members()[0].peer, empty()).await.expect_err("no connection");
     assert_eq!(refusal.code(), Code::Unavailable);
 }
@@ -205,7 +205,7 @@ async fn when_serving_is_dropped_its_connections_end() {
     let address = listener.local_addr().expect("bound");
     let (_drainer, drain): (Drainer, _) = drain::channel();
     let serving = tokio::spawn(async move { serve(listener, echo(), ListenConfig::default(), &drain).await });
-    let pool = pool_of(&[address], quick());
+    let pool = pool_of(&[address], quick()).await;
     let peer = only(&pool).await;
     let (_sender, mut stream) = open_stream(&peer).await;
     serving.abort();

@@ -47,10 +47,10 @@ impl Dns {
         Self { server, says, asked }
     }
 
-    fn discover(&self, interval: Duration) -> Discovery {
+    async fn discover(&self, interval: Duration) -> Discovery {
         let source: Source = "dns:message-svc.confab.test:7000".parse().expect("a source");
         let cfg = DiscoveryConfig { dns_servers: vec![self.server], dns_interval: interval, ..Default::default() };
-        source.start("message-svc", &cfg).expect("it begins")
+        source.start("message-svc", &cfg).await.expect("it begins")
     }
 
     fn say(&self, addresses: &[IpAddr], code: u8) {
@@ -91,8 +91,8 @@ fn answer(question: &[u8], addresses: &[IpAddr], code: u8) -> Vec<u8> {
 }
 
 impl Driver for Dns {
-    fn start(&self) -> Discovery {
-        self.discover(Duration::from_secs(1))
+    async fn start(&self) -> Discovery {
+        self.discover(Duration::from_secs(1)).await
     }
 
     async fn set(&mut self, addresses: &[&str]) {
@@ -118,7 +118,7 @@ async fn an_endpoint_that_fails_makes_it_ask_soon_but_not_often() {
     let dns = Dns::start().await;
     let ip = |last| IpAddr::from([10, 0, 0, last]);
     dns.say(&[ip(1)], NO_ERROR);
-    let discovery = dns.discover(Duration::from_secs(3_600));
+    let discovery = dns.discover(Duration::from_secs(3_600)).await;
     let mut endpoints = discovery.endpoints();
     expect(&mut endpoints, &["10.0.0.1:7000"]).await;
 
@@ -137,7 +137,7 @@ async fn an_endpoint_that_fails_makes_it_ask_soon_but_not_often() {
 async fn it_ends_when_nobody_follows() {
     let dns = Dns::start().await;
     dns.say(&[], SERVFAIL);
-    let discovery = dns.discover(Duration::from_secs(1));
+    let discovery = dns.discover(Duration::from_secs(1)).await;
     dns.asked_more(1).await;
     let weak = {
         let endpoints = discovery.endpoints();

@@ -22,10 +22,10 @@ async fn node(seeds: &[SocketAddr]) -> (Gossip, SocketAddr) {
     (Gossip::start(cfg).await.expect("the port is free"), listen)
 }
 
-fn discover(gossip: &Gossip, service: &str) -> Discovery {
+async fn discover(gossip: &Gossip, service: &str) -> Discovery {
     let source: Source = "gossip:".parse().expect("a source");
     let cfg = DiscoveryConfig { gossip: Some(gossip.clone()), ..DiscoveryConfig::default() };
-    source.start(service, &cfg).expect("it begins")
+    source.start(service, &cfg).await.expect("it begins")
 }
 
 /// One that looks, and one for each instance.
@@ -36,8 +36,8 @@ struct Cluster {
 }
 
 impl Driver for Cluster {
-    fn start(&self) -> Discovery {
-        discover(&self.looks, "message-svc")
+    async fn start(&self) -> Discovery {
+        discover(&self.looks, "message-svc").await
     }
 
     async fn set(&mut self, addresses: &[&str]) {
@@ -76,9 +76,9 @@ async fn each_service_has_its_own_and_who_dies_without_a_word_is_gone_in_time() 
     third.announce("message-svc", "10.0.0.3:7000").await;
     third.announce("fanout-svc", "10.0.0.3:7001").await;
 
-    let messages = discover(&first, "message-svc");
+    let messages = discover(&first, "message-svc").await;
     expect(&mut messages.endpoints(), &["10.0.0.1:7000", "10.0.0.2:7000", "10.0.0.3:7000"]).await;
-    let fanout = discover(&second, "fanout-svc");
+    let fanout = discover(&second, "fanout-svc").await;
     expect(&mut fanout.endpoints(), &["10.0.0.3:7001"]).await;
 
     drop(third);
@@ -92,6 +92,6 @@ async fn a_taken_port_and_a_missing_part_are_said_to_be() {
     let error = Gossip::start(GossipConfig::new(taken)).await.expect_err("taken").to_string();
     assert!(error.contains(&format!("no gossip on {taken}")), "{error}");
     let source: Source = "gossip:".parse().expect("a source");
-    let error = source.start("message-svc", &DiscoveryConfig::default()).expect_err("no part").to_string();
+    let error = source.start("message-svc", &DiscoveryConfig::default()).await.expect_err("no part").to_string();
     assert!(error.contains("configure its listen address and seeds"), "{error}");
 }
