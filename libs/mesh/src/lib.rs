@@ -36,9 +36,24 @@
 //! # }
 //! ```
 //!
-//! Discovery over a network is not here yet. It attaches at [`Peer`]: a balancer over discovered endpoints is one more
-//! peer, given to [`client`] in the place of [`local`]; its transport will set [`Identity`] from the peer's certificate
-//! on the server's side.
+//! Over a network, [`serve`] hosts a server's stack, or several told apart by [`route`]; on the other side
+//! [`Pool::discover`] finds and connects to the instances that a [`Source`] tells of, and the peer given to [`client`] in
+//! the place of [`local`] is [`balanced`] over them, or the one that a key belongs to ([`Pool::keyed`]). The transport
+//! puts the client's certificates into the server's requests ([`ClientCertificates`]).
+//!
+//! ```no_run
+//! # use confab_mesh::{BalanceConfig, ClientConfig, ConnectConfig, DiscoveryConfig, ListenConfig, Peer, Pool, Source};
+//! # async fn wire(messages: Peer, drain: &confab_mesh::Drain) -> Result<Peer, Box<dyn std::error::Error>> {
+//! let listener = tokio::net::TcpListener::bind("0.0.0.0:7000").await?;
+//! confab_mesh::serve(listener, messages, ListenConfig::default(), drain).await;
+//!
+//! let source: Source = "dns:message-svc.confab.svc.cluster.local:7000".parse()?;
+//! let discovery = source.start("message-svc", &DiscoveryConfig::default()).await?;
+//! let pool = Pool::discover(discovery, ConnectConfig::new("message-svc"));
+//! let balancing = BalanceConfig::new("message-svc").streaming(&["Converse"]);
+//! let messages = confab_mesh::client(ClientConfig::new("edge", "message-svc"), confab_mesh::balanced(pool, balancing));
+//! # Ok(messages) }
+//! ```
 
 pub mod deadline;
 pub mod discovery;

@@ -53,7 +53,7 @@ impl Pool {
     ///
     /// One that leaves discovery is no longer listed; its streams end by themselves, or after
     /// [`leave_timeout`](ConnectConfig::leave_timeout). One that is down stays listed. All ends with the last clone of
-    /// the pool, and of its watches.
+    /// the pool, and of its watches: a [`Member::peer`] that is kept for longer answers `Unavailable`.
     ///
     /// # Panics
     /// Outside of a Tokio runtime.

@@ -7,12 +7,17 @@ use std::{
     time::Duration,
 };
 
+use ::kube::{
+    Api,
+    api::{DeleteParams, Patch, PatchParams, PostParams},
+};
 use bytes::Bytes;
 use confab_mesh::{Discovery, DiscoveryConfig, Source};
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
 use hyper::{body::Frame, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
+use k8s_openapi::api::{core::v1::Namespace, discovery::v1::EndpointSlice};
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::mpsc};
 use tokio_stream::{StreamExt, wrappers::UnboundedReceiverStream};
@@ -218,4 +223,56 @@ async fn a_port_of_another_name_is_no_instances() {
     })
     .await;
     expect::<&str>(&mut discovery.endpoints(), &[]).await;
+}
+
+/// The real one, with slices that no controller looks after.
+struct RealApi(Api<EndpointSlice>);
+
+impl RealApi {
+    async fn start() -> Self {
+        let client = ::kube::Client::try_default().await.expect("KUBECONFIG as `tests/services/kube up` prints it");
+        let namespaces = Api::<Namespace>::all(client.clone());
+        let namespace = serde_json::from_value(json!({"metadata": {"name": "confab"}})).expect("a namespace");
+        match namespaces.create(&PostParams::default(), &namespace).await {
+            Err(::kube::Error::Api(status)) if !status.is_already_exists() => panic!("{status}"),
+            _ => Self(Api::namespaced(client, "confab")),
+        }
+    }
+
+    async fn put(&self, name: &str, kind: &str, addresses: &[SocketAddr]) {
+        if addresses.is_empty() {
+            // There may be none.
+            let _ = self.0.delete(name, &DeleteParams::default()).await;
+            return;
+        }
+        let mut slice = slice(name, kind, addresses);
+        let metadata = slice["metadata"].as_object_mut().expect("an object");
+        metadata.remove("generation");
+        let force = PatchParams::apply("confab-test").force();
+        self.0.patch(name, &force, &Patch::Apply(slice)).await.expect("the server takes it");
+    }
+}
+
+impl Driver for RealApi {
+    async fn start(&self) -> Discovery {
+        let source: Source = "k8s:confab/message-svc:grpc".parse().expect("a source");
+        source.start("message-svc", &DiscoveryConfig::default()).await.expect("it begins")
+    }
+
+    async fn set(&mut self, addresses: &[&str]) {
+        let addresses: Vec<SocketAddr> = addresses.iter().map(|address| address.parse().expect("an address")).collect();
+        let (four, six): (Vec<SocketAddr>, Vec<SocketAddr>) = addresses.into_iter().partition(SocketAddr::is_ipv4);
+        self.put("message-svc-4abcd", "IPv4", &four).await;
+        self.put("message-svc-6abcd", "IPv6", &six).await;
+    }
+
+    async fn fail(&mut self) -> bool {
+        false
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs the API server: tests/services/kube up"]
+async fn the_suite_with_a_real_api_server() {
+    suite(RealApi::start().await).await;
 }
