@@ -134,7 +134,7 @@ impl Core {
                 entry.record.success(now);
             }
             Outcome::Late => entry.latency.observe(took, now, decay),
-            Outcome::GivenUp => entry.latency.at_least(took, now, decay),
+            Outcome::GivenUp => entry.latency.at_least(took, self.cfg.latency_default, now, decay),
             Outcome::Over => {}
             Outcome::Failed => {
                 entry.latency.observe(took.max(self.cfg.failure_latency), now, decay);

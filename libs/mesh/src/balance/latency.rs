@@ -35,8 +35,9 @@ impl Latency {
     }
 
     /// A call that nobody waits for any more had taken so long: how long it would have is not known, only that it is more.
-    pub(super) fn at_least(&mut self, took: Duration, now: Instant, decay: Duration) {
-        if self.now(now, decay).is_some_and(|known| took.as_secs_f64() > known) {
+    /// Of one of which nothing is known, `expected` is.
+    pub(super) fn at_least(&mut self, took: Duration, expected: Duration, now: Instant, decay: Duration) {
+        if took.as_secs_f64() > self.now(now, decay).unwrap_or(expected.as_secs_f64()) {
             self.observe(took, now, decay);
         }
     }
@@ -87,12 +88,15 @@ mod tests {
     fn a_call_that_was_given_up_counts_only_as_more() {
         let start = Instant::now();
         let mut latency = Latency::default();
-        latency.at_least(ms(1), start, DECAY);
-        assert_eq!(latency.now(start, DECAY), None, "one that was given up at once says nothing");
+        latency.at_least(ms(50), ms(50), start, DECAY);
+        assert_eq!(latency.now(start, DECAY), None, "one that was given up early says nothing");
+        let mut hangs = latency;
+        hangs.at_least(ms(500), ms(50), start, DECAY);
+        assert_eq!(hangs.now(start, DECAY), Some(0.500));
         latency.observe(ms(10), start, DECAY);
-        latency.at_least(ms(1), start, DECAY);
+        latency.at_least(ms(1), ms(50), start, DECAY);
         assert_eq!(latency.now(start, DECAY), Some(0.010));
-        latency.at_least(ms(70), start, DECAY);
+        latency.at_least(ms(70), ms(50), start, DECAY);
         assert_eq!(latency.now(start, DECAY), Some(0.070));
     }
 }

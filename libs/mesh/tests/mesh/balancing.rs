@@ -162,21 +162,16 @@ async fn one_that_fails_at_once_is_not_taken_for_a_fast_one() {
 
 #[tokio::test(start_paused = true)]
 async fn an_instance_that_hangs_gets_few_calls_though_it_answers_none() {
-    let hangs = Arc::<AtomicUsize>::default();
-    let counted = Arc::clone(&hangs);
-    let hanging = server(
-        ServerConfig::new("test-svc"),
-        unary(move |_| {
-            counted.fetch_add(1, Ordering::Relaxed);
-            std::future::pending()
-        }),
-    );
+    // Not even that it is late.
+    let hanging = Peer::new(tower::service_fn(|_| std::future::pending()));
     let pool = pool(&[hanging, takes(5 * MS).0, takes(5 * MS).0]);
     let cfg = ClientConfig::new("edge", "test-svc").timeout(500 * MS);
     let peer = client(cfg, balanced(pool, BalanceConfig::new("test-svc")));
-    let (_, failed) = calls(&peer, 3_000, 8).await;
+    // Six seconds: twelve times as long as it takes to give a call up.
+    let (_, failed) = calls(&peer, 10_000, 8).await;
     assert!(failed.iter().all(|status| status.code() == Code::DeadlineExceeded), "{failed:?}");
-    assert!(failed.len() <= 5, "{} calls were lost to it", failed.len());
+    // Of the first eight, about a third: nobody knows anything yet.
+    assert!((1..=4).contains(&failed.len()), "{} calls were lost to it", failed.len());
 }
 
 #[tokio::test(start_paused = true)]
