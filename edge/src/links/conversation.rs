@@ -29,7 +29,7 @@ pub(crate) struct Conversation(mpsc::Sender<Command>);
 impl Conversation {
     /// Hands a command over; where there is no room, what to wait for.
     pub(crate) fn send(&self, session: u64, call: u64, action: Action) -> Option<BoxFuture<'_, ()>> {
-        match self.0.try_send(Command { session, call, action: Some(action) }) {
+        match self.0.try_send(Command { session, call, generation: 0, action: Some(action) }) {
             Err(TrySendError::Full(command)) => Some(Box::pin(async move {
                 // Without the link the process is ending, and so is the connection.
                 drop(self.0.send(command).await);
