@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::certs::parse_role;
 use crate::config::Flags;
 use crate::token::{parse_device, parse_ttl, parse_user};
 
@@ -57,6 +58,15 @@ Examples:
   confab default-config > confab.toml
   confab serve --config confab.toml";
 
+const CERTS_EXAMPLES: &str = "\
+Examples:
+  confab certs --out certs
+  confab certs --out certs --role edge --days 7
+  confab certs --out certs --host localhost --host 127.0.0.1
+
+For trying out a cluster. Each role gets a certificate that says which role it is, signed by an authority (ca.crt) that is made
+the first time and then used again; it is never written over. A running server takes its new files by itself.";
+
 /// A chat backend: one program, no database to install, and an acked message is never lost.
 #[derive(Debug, Parser)]
 #[command(name = "confab", version, after_help = EXAMPLES, propagate_version = false, disable_help_subcommand = true)]
@@ -76,6 +86,9 @@ pub(crate) enum Command {
     /// Chat in this terminal
     #[command(after_help = CHAT_EXAMPLES)]
     Chat(ChatArgs),
+    /// Make certificates by which the services of a cluster know each other, for trying it out
+    #[command(after_help = CERTS_EXAMPLES)]
+    Certs(CertsArgs),
     /// Say everything that is wrong with the configuration, and start nothing
     #[command(after_help = CHECK_EXAMPLES)]
     CheckConfig(ServeArgs),
@@ -141,6 +154,22 @@ pub(crate) struct ChatArgs {
     pub(crate) url: String,
     #[command(flatten)]
     pub(crate) place: PlaceArgs,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct CertsArgs {
+    /// Where to write them; the folder is made if it isn't there
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// Whose certificate; can be repeated [default: edge, message-svc, fanout-svc and presence-svc]
+    #[arg(long, value_name = "NAME", value_parser = parse_role)]
+    pub(crate) role: Vec<String>,
+    /// A host's name or address that they hold, too; can be repeated. The services don't look at it
+    #[arg(long, value_name = "HOST")]
+    pub(crate) host: Vec<String>,
+    /// How many days they hold
+    #[arg(long, value_name = "N", default_value = "90", value_parser = clap::value_parser!(u32).range(1..=3650))]
+    pub(crate) days: u32,
 }
 
 impl ServeArgs {

@@ -1,6 +1,7 @@
 //! Confab, the program: the server with all its services, and what a person needs around it.
 
 mod banner;
+mod certs;
 mod chat;
 mod cli;
 mod config;
@@ -19,7 +20,7 @@ use std::time::SystemTime;
 use anyhow::Context as _;
 use clap::Parser as _;
 
-use cli::{ChatArgs, Cli, Command, TokenArgs};
+use cli::{CertsArgs, ChatArgs, Cli, Command, TokenArgs};
 use config::{Config, DEFAULT_TOML, Flags};
 use data_folder::DataFolder;
 
@@ -45,6 +46,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         }
         Command::Token(args) => print_token(args),
         Command::Chat(args) => start_chat(args),
+        Command::Certs(args) => make_certs(args),
         Command::CheckConfig(args) => check_config(&args.flags()),
         Command::DefaultConfig => Ok(io::stdout().write_all(DEFAULT_TOML.as_bytes())?),
     }
@@ -71,6 +73,12 @@ fn start_chat(args: ChatArgs) -> anyhow::Result<()> {
     let secret = secret::load(&folder, cfg.token.secret_file.as_deref())?.secret;
     let options = chat::Options { user: args.user, chat: args.chat, url: args.url, secret, data: cfg.data };
     runtime(tokio::runtime::Builder::new_current_thread(), chat::chat(options))
+}
+
+fn make_certs(args: CertsArgs) -> anyhow::Result<()> {
+    let roles = if args.role.is_empty() { certs::ROLES.map(str::to_owned).to_vec() } else { args.role };
+    let written = certs::issue(&certs::Request { folder: args.out, roles, hosts: args.host, days: args.days })?;
+    Ok(write!(io::stdout(), "{}", certs::table(&written))?)
 }
 
 fn check_config(flags: &Flags) -> anyhow::Result<()> {

@@ -121,6 +121,7 @@ Commands:
   serve           Run the server: every service in one process, on embedded storage
   token           Print a token that lets a client in as a user
   chat            Chat in this terminal
+  certs           Make certificates by which the services of a cluster know each other, for trying it out
   check-config    Say everything that is wrong with the configuration, and start nothing
   default-config  Print every setting with its default and what it means
 
@@ -137,4 +138,28 @@ Users 1 and 2 have chat 1 in a fresh data folder.
 "
     );
     assert_eq!(says(&confab(dir.path(), &["--version"])), format!("confab {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn certs_says_what_it_wrote() {
+    let dir = temporary();
+    let output = confab(dir.path(), &["certs", "--out", "certs", "--role", "edge", "--days", "7"]);
+    let table = says(&output);
+    let lines: Vec<&str> = table.lines().collect();
+    assert_eq!(lines.len(), 4, "{table}");
+    for (line, (path, what)) in lines.iter().zip([
+        ("certs/ca.crt  ", "the authority: every role trusts it"),
+        ("certs/ca.key  ", "its key: keep it off the servers"),
+        ("certs/edge.crt", "the certificate of edge, until 2"),
+        ("certs/edge.key", "its key"),
+    ]) {
+        assert!(line.starts_with(&format!("{path}  {what}")), "{line}");
+        assert!(dir.path().join(path.trim_end()).exists(), "{path}");
+    }
+    let output = confab(dir.path(), &["certs", "--out", "certs", "--role", "edge"]);
+    let again = says(&output);
+    assert_eq!(again.lines().count(), 2, "the authority stays: {again}");
+    assert!(
+        complains(&confab(dir.path(), &["certs", "--out", "certs", "--role", "Edge"])).contains("1 to 63 of a-z 0-9 -")
+    );
 }

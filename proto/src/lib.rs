@@ -3,6 +3,9 @@
 
 #![allow(clippy::all, missing_docs, unreachable_pub)]
 
+/// All protocols as one encoded `google.protobuf.FileDescriptorSet`, imports included, comments not: for reflection.
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!("gen/descriptors.bin");
+
 pub mod client {
     pub mod v1 {
         include!("gen/confab.client.v1.rs");

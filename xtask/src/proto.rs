@@ -13,6 +13,9 @@ const FILES: [&str; 5] = [
     "confab/presence/v1/presence.proto",
 ];
 
+/// What reflection answers from.
+const DESCRIPTORS: &str = "descriptors.bin";
+
 /// Writes `proto/src/gen/` anew.
 pub(crate) fn regenerate() -> anyhow::Result<()> {
     generate(&crate::root().join("proto/src/gen"))
@@ -31,7 +34,14 @@ fn generate(out: &Path) -> anyhow::Result<()> {
         .out_dir(out)
         .compile_fds(descriptors)
         .context("generating from the descriptors")?;
-    Ok(())
+    fs::write(out.join(DESCRIPTORS), encoded_descriptors(&source)?).context("writing the descriptors")
+}
+
+/// Without comments, which would be most of it.
+fn encoded_descriptors(source: &Path) -> anyhow::Result<Vec<u8>> {
+    let mut compiler = protox::Compiler::new([source])?;
+    compiler.include_source_info(false).include_imports(true).open_files(FILES)?;
+    Ok(compiler.encode_file_descriptor_set())
 }
 
 #[cfg(test)]
@@ -39,13 +49,13 @@ mod tests {
     use super::*;
     use std::collections::BTreeMap;
 
-    fn files_of(dir: &Path) -> BTreeMap<String, String> {
+    fn files_of(dir: &Path) -> BTreeMap<String, Vec<u8>> {
         fs::read_dir(dir)
             .expect("a folder of generated code")
             .map(|entry| entry.expect("an entry").path())
             .map(|path| {
                 let name = path.file_name().expect("a name").to_string_lossy().into_owned();
-                (name, fs::read_to_string(path).expect("text"))
+                (name, fs::read(path).expect("a file"))
             })
             .collect()
     }

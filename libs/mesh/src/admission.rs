@@ -1,6 +1,7 @@
 //! The layer that lets a call in or refuses it at once, and knows when it has ended. Nothing waits here.
 //!
-//! Two gates stand in a server's stack: [`drain`](crate::drain) and [`in_flight`](crate::in_flight).
+//! Three gates stand in a server's stack: [`drain`](crate::drain), [`in_flight`](crate::in_flight) and
+//! [`limit`](crate::limit).
 
 use std::{
     future::{Ready, ready},
@@ -12,16 +13,19 @@ use http::{Request, Response};
 use tonic::{Code, Status};
 use tower::{Layer, Service};
 
-use crate::call::{CallBody, CallFuture, Ending};
+pub(crate) use crate::call::Ending;
+use crate::call::{CallBody, CallFuture};
 
 /// Who is let in.
 pub(crate) trait Gate: Clone {
     /// Held until the call's very end: the last of its body.
-    type Pass: Unpin + Send + 'static;
+    type Pass: Ending;
 
+    /// `path` is the request's.
+    ///
     /// # Errors
     /// The refusal, as the caller gets it.
-    fn admit(&self) -> Result<Self::Pass, Status>;
+    fn admit(&self, path: &str) -> Result<Self::Pass, Status>;
 }
 
 #[derive(Clone)]
@@ -42,36 +46,36 @@ pub(crate) struct Admission<G, S> {
     inner: S,
 }
 
-type Refused<B, P> = Ready<Result<Response<CallBody<B, Admitted<P>>>, Status>>;
+type Refused<B, P> = Ready<Result<Response<CallBody<B, P>>, Status>>;
 
 impl<G, S, R, B> Service<Request<R>> for Admission<G, S>
 where
     G: Gate,
     S: Service<Request<R>, Response = Response<B>, Error = Status>,
 {
-    type Response = Response<CallBody<B, Admitted<G::Pass>>>;
+    type Response = Response<CallBody<B, G::Pass>>;
     type Error = Status;
-    type Future = Either<CallFuture<S::Future, Admitted<G::Pass>>, Refused<B, G::Pass>>;
+    type Future = Either<CallFuture<S::Future, G::Pass>, Refused<B, G::Pass>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Status>> {
         self.inner.poll_ready(cx)
     }
 
     fn call(&mut self, request: Request<R>) -> Self::Future {
-        match self.gate.admit() {
+        match self.gate.admit(request.uri().path()) {
             Ok(pass) => {
                 let call = self.inner.call(request);
-                Either::Left(CallFuture::new(call, Admitted(pass)))
+                Either::Left(CallFuture::new(call, pass))
             }
             Err(refusal) => Either::Right(ready(Err(refusal))),
         }
     }
 }
 
-/// A pass, given back when the call ends.
-pub(crate) struct Admitted<P>(P);
+/// A pass that is nothing but held, and given back when the call ends.
+pub(crate) struct Held<P>(pub(crate) P);
 
-impl<P: Unpin + Send + 'static> Ending for Admitted<P> {
+impl<P: Unpin + Send + 'static> Ending for Held<P> {
     fn end(self, _code: Code) {
         drop(self.0);
     }

@@ -54,18 +54,25 @@ where
         let result = ready!(this.inner.poll(cx));
         let mut ending = Once(this.ending.0.take());
         Poll::Ready(match result {
-            Ok(response) => {
-                if let Some(code) = code_in(response.headers()) {
-                    ending.end(code);
-                }
-                Ok(response.map(|inner| CallBody { inner, ending }))
-            }
+            Ok(response) => Ok(with_head(response, ending)),
             Err(status) => {
                 ending.end(status.code());
                 Err(status)
             }
         })
     }
+}
+
+/// Ends `ending` with what is left of a call whose head is there.
+pub(crate) fn answered<B, E: Ending>(response: Response<B>, ending: E) -> Response<CallBody<B, E>> {
+    with_head(response, Once(Some(ending)))
+}
+
+fn with_head<B, E: Ending>(response: Response<B>, mut ending: Once<E>) -> Response<CallBody<B, E>> {
+    if let Some(code) = code_in(response.headers()) {
+        ending.end(code);
+    }
+    response.map(|inner| CallBody { inner, ending })
 }
 
 /// The body of a call that has an [`Ending`].

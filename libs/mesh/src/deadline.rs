@@ -13,10 +13,10 @@
 
 pub(crate) mod client;
 pub(crate) mod server;
+pub(crate) mod wire;
 
 mod scope;
 mod timed;
-mod wire;
 
 use std::time::Duration;
 

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::Status;
 
-use crate::admission::Gate;
+use crate::{
+    admission::{Gate, Held},
+    shed,
+};
 
 /// Shared by all clones of a server's stack: the bound is the server's, not a connection's.
 #[derive(Clone)]
@@ -24,11 +27,11 @@ impl InFlight {
 }
 
 impl Gate for InFlight {
-    type Pass = OwnedSemaphorePermit;
+    type Pass = Held<OwnedSemaphorePermit>;
 
-    fn admit(&self) -> Result<OwnedSemaphorePermit, Status> {
-        Arc::clone(&self.permits).try_acquire_owned().map_err(|_| {
-            Status::unavailable(format!(
+    fn admit(&self, _path: &str) -> Result<Self::Pass, Status> {
+        Arc::clone(&self.permits).try_acquire_owned().map(Held).map_err(|_| {
+            shed::refusal(format!(
                 "{} sheds load: {} calls are in flight, which is its bound (in_flight_max)",
                 self.service, self.max
             ))

@@ -36,31 +36,68 @@
 //! # }
 //! ```
 //!
-//! Discovery over a network is not here yet. It attaches at [`Peer`]: a balancer over discovered endpoints is one more
-//! peer, given to [`client`] in the place of [`local`]; its transport will set [`Identity`] from the peer's certificate
-//! on the server's side.
+//! Over a network, [`serve`] hosts a server's stack, or several told apart by [`route`]; on the other side
+//! [`Pool::discover`] finds and connects to the instances that a [`Source`] tells of, and the peer given to [`client`] in
+//! the place of [`local`] is [`balanced`] over them, or the one that a key belongs to ([`Pool::keyed`]). The transport
+//! puts the client's certificates into the server's requests ([`PeerCertificates`]).
+//!
+//! ```no_run
+//! # use confab_mesh::{BalanceConfig, ClientConfig, ConnectConfig, DiscoveryConfig, ListenConfig, Peer, Pool, Source};
+//! # async fn wire(messages: Peer, drain: &confab_mesh::Drain) -> Result<Peer, Box<dyn std::error::Error>> {
+//! let listener = tokio::net::TcpListener::bind("0.0.0.0:7000").await?;
+//! confab_mesh::serve(listener, messages, ListenConfig::default(), drain).await;
+//!
+//! let source: Source = "dns:message-svc.confab.svc.cluster.local:7000".parse()?;
+//! let discovery = source.start("message-svc", &DiscoveryConfig::default()).await?;
+//! let pool = Pool::discover(discovery, ConnectConfig::new("message-svc"));
+//! let balancing = BalanceConfig::new("message-svc").streaming(&["Converse"]);
+//! let messages = confab_mesh::client(ClientConfig::new("edge", "message-svc"), confab_mesh::balanced(pool, balancing));
+//! # Ok(messages) }
+//! ```
 
 pub mod deadline;
+pub mod discovery;
 pub mod drain;
+pub mod health;
+pub mod identity;
+pub mod reflection;
 pub mod rendezvous;
+pub mod unsent;
 
 mod admission;
+mod balance;
+mod breaker;
 mod call;
 mod client;
-mod identity;
+mod connect;
+mod guard;
 mod in_flight;
+mod limit;
+mod listen;
 mod local;
 mod method;
 mod metrics;
+mod policy;
 mod pool;
+mod retry;
+mod route;
 mod server;
+mod shed;
+mod throttle;
 mod trace;
+mod window;
 
+pub use balance::{BalanceConfig, balanced};
 pub use client::{ClientConfig, client};
+pub use connect::{ClientTls, ConnectConfig, HealthCheck};
+pub use discovery::{Discovery, DiscoveryConfig, Endpoint, Source};
 pub use drain::Drain;
-pub use identity::Identity;
+pub use identity::{Identity, PeerAddress, PeerCertificates};
+pub use listen::{ListenConfig, ServerTls, serve};
 pub use local::local;
+pub use policy::Policy;
 pub use pool::{Member, Members, Pool};
+pub use route::route;
 pub use server::{ServerConfig, server};
 
 /// A way to call a service, in process or over a network. Both ends are erased to this.

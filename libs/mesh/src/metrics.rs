@@ -124,10 +124,11 @@ impl Measured {
 
     fn attributes(&self, code: Code) -> Vec<KeyValue> {
         let method = Method::of_path(self.uri.path());
-        // A path that no service knows is a stranger's word: it must not become a time series of its own. (What is
-        // refused before a service has seen it is bounded by the SDK's limit of 2,000 sets per instrument.)
+        // A path that no service knows, or whose caller is not known, is a stranger's word: it must not become a time
+        // series of its own. (What else is refused before a service has seen it is bounded by the SDK's limit of 2,000
+        // sets per instrument.)
         let (service, name) = match code {
-            Code::Unimplemented => ("_OTHER", "_OTHER"),
+            Code::Unimplemented | Code::Unauthenticated => ("_OTHER", "_OTHER"),
             _ => (method.service, method.name),
         };
         let mut attributes = self.instruments.ends.clone();

@@ -24,7 +24,7 @@ const UNITS: [(char, u128); 6] = [
 ///
 /// # Errors
 /// `InvalidArgument` if it is malformed, or there are several.
-pub(super) fn read(headers: &HeaderMap) -> Result<Option<Duration>, Status> {
+pub(crate) fn read(headers: &HeaderMap) -> Result<Option<Duration>, Status> {
     let mut values = headers.get_all(NAME).iter();
     let Some(value) = values.next() else {
         return Ok(None);
@@ -40,7 +40,7 @@ pub(super) fn read(headers: &HeaderMap) -> Result<Option<Duration>, Status> {
 }
 
 /// Replaces what timeout `headers` had.
-pub(super) fn write(headers: &mut HeaderMap, timeout: Duration) {
+pub(crate) fn write(headers: &mut HeaderMap, timeout: Duration) {
     let value = HeaderValue::try_from(format(timeout));
     // Digits and a letter are always a header value.
     headers.insert(NAME, value.unwrap_or(HeaderValue::from_static("0n")));

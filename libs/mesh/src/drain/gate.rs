@@ -3,7 +3,10 @@
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tonic::Status;
 
-use crate::{Drain, admission::Gate};
+use crate::{
+    Drain,
+    admission::{Gate, Held},
+};
 
 #[derive(Clone)]
 pub(crate) struct DrainGate {
@@ -19,11 +22,11 @@ impl DrainGate {
 
 impl Gate for DrainGate {
     /// The drain waits for it.
-    type Pass = Option<TaskTrackerToken>;
+    type Pass = Held<Option<TaskTrackerToken>>;
 
-    fn admit(&self) -> Result<Self::Pass, Status> {
+    fn admit(&self, _path: &str) -> Result<Self::Pass, Status> {
         let Some(drain) = &self.drain else {
-            return Ok(None);
+            return Ok(Held(None));
         };
         // The token first: a call that sees no drain here is then seen by the drain's wait.
         let token = drain.tasks.token();
@@ -31,6 +34,6 @@ impl Gate for DrainGate {
             let message = format!("{} is draining: call another instance", self.service);
             return Err(Status::unavailable(message));
         }
-        Ok(Some(token))
+        Ok(Held(Some(token)))
     }
 }
