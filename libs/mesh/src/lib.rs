@@ -43,10 +43,12 @@
 pub mod deadline;
 pub mod drain;
 pub mod rendezvous;
+pub mod views;
 
 mod admission;
 mod call;
 mod client;
+mod each;
 mod identity;
 mod in_flight;
 mod local;
@@ -58,6 +60,7 @@ mod trace;
 
 pub use client::{ClientConfig, client};
 pub use drain::Drain;
+pub use each::each;
 pub use identity::Identity;
 pub use local::local;
 pub use pool::{Member, Members, Pool};
