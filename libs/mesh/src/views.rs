@@ -95,15 +95,21 @@ impl Views {
         self.all = names.into_iter().map(listed).collect();
     }
 
+    /// The homes of every key, where there are so few instances that all keys have the same.
+    #[must_use]
+    pub fn homes_of_all(&self) -> Option<Homes> {
+        let mut homes = Homes::default();
+        (0..self.all.len().min(2)).for_each(|at| homes.add(at));
+        (self.all.len() <= 2).then_some(homes)
+    }
+
     /// The homes of `key`; none, where no instance is listed. Costs a hash per instance and no allocation.
     #[must_use]
     pub fn homes(&self, key: u64) -> Homes {
-        let mut homes = Homes::default();
-        if self.all.len() <= 2 {
-            // All of them, whatever their order.
-            (0..self.all.len()).for_each(|at| homes.add(at));
+        if let Some(homes) = self.homes_of_all() {
             return homes;
         }
+        let mut homes = Homes::default();
         let (mut now, mut before) = (Best::default(), Best::default());
         for (at, listed) in self.all.iter().enumerate() {
             let score = score(key, &listed.name);

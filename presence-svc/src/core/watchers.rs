@@ -73,6 +73,6 @@ mod tests {
         let told = watchers.tell(Presence { user_id: 1, ..Presence::default() });
         assert_eq!(told.iter().map(|(watcher, _)| *watcher).collect::<Vec<_>>(), [8]);
         watchers.end(8);
-        assert!(watchers.watchers.is_empty() && watchers.watched.get(&8).is_none());
+        assert!(watchers.watchers.is_empty() && !watchers.watched.contains_key(&8));
     }
 }
