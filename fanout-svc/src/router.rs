@@ -116,14 +116,14 @@ impl Task {
             let mut fx = Effects::default();
             tokio::select! {
                 input = publishers.recv(), if room => match input {
-                    Some(input) => self.from_publisher(input, &mut fx),
+                    Some(input) => self.hear_publisher(input, &mut fx),
                     None => return,
                 },
                 input = edges.recv() => match input {
-                    Some(input) => self.from_edge(input, &mut fx),
+                    Some(input) => self.hear_edge(input, &mut fx),
                     None => return,
                 },
-                Some(event) = presence.recv() => self.from_presence(event, &mut fx),
+                Some(event) = presence.recv() => self.hear_presence(event, &mut fx),
                 Ok(()) = listed.changed() => {
                     let names = names(&listed.borrow_and_update());
                     self.router.presences_listed(self.now_ms(), names);
@@ -138,7 +138,7 @@ impl Task {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    fn from_publisher(&mut self, input: FromPublisher, fx: &mut Effects) {
+    fn hear_publisher(&mut self, input: FromPublisher, fx: &mut Effects) {
         match input {
             FromPublisher::Opened { publisher, answers } => drop(self.publishers.insert(publisher, answers)),
             FromPublisher::Published { publisher, batch } => {
@@ -150,7 +150,7 @@ impl Task {
         }
     }
 
-    fn from_edge(&mut self, input: FromEdge, fx: &mut Effects) {
+    fn hear_edge(&mut self, input: FromEdge, fx: &mut Effects) {
         let now_ms = self.now_ms();
         match input {
             FromEdge::Attached { name, attachment, deliveries } => {
@@ -166,7 +166,7 @@ impl Task {
         }
     }
 
-    fn from_presence(&mut self, event: FromPresence, fx: &mut Effects) {
+    fn hear_presence(&mut self, event: FromPresence, fx: &mut Effects) {
         let now_ms = self.now_ms();
         match event {
             FromPresence::Connected(presence, asked) => {
@@ -215,7 +215,7 @@ impl Task {
         while !deliveries.is_empty() {
             let rest = deliveries.split_off(deliveries.len().min(DELIVERIES_PER_FRAME));
             let frame = SubscribeResponse { deliveries };
-            if !self.edges.get(&attachment).is_some_and(|edge| edge.try_send(Ok(frame)).is_ok()) {
+            if self.edges.get(&attachment).is_none_or(|edge| edge.try_send(Ok(frame)).is_err()) {
                 tracing::warn!(attachment, "an edge that doesn't read is cut");
                 self.edges.remove(&attachment);
                 return self.router.detach(self.now_ms(), attachment);

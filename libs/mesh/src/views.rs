@@ -131,6 +131,12 @@ impl Views {
         homes.at.into_iter().take(usize::from(homes.len)).filter_map(|at| Some(&self.all.get(at as usize)?.name))
     }
 
+    /// Whether an instance is listed now, or was before.
+    #[must_use]
+    pub fn knows(&self, name: &str) -> bool {
+        self.all.iter().any(|listed| *listed.name == *name)
+    }
+
     /// The one instance to follow `key` at: the best of those listed now and before, for by then everybody has told it what
     /// they know; without such a one the best of those listed now.
     #[must_use]
