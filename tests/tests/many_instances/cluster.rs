@@ -37,7 +37,8 @@ pub(crate) enum Passes {
 struct Way {
     from: &'static str,
     to: &'static str,
-    passes: watch::Sender<Passes>,
+    /// How often it was shut, too: a stream that was open then is broken, however short that was.
+    passes: watch::Sender<(Passes, u32)>,
 }
 
 /// An instance that can be replaced by a fresh one.
@@ -102,8 +103,14 @@ impl Cluster {
     /// Sets all ways between these two; `*` is anybody.
     pub(crate) fn set(&self, from: &str, to: &str, passes: Passes) {
         let is = |name: &str, wanted: &str| wanted == "*" || name == wanted;
-        let ways = self.ways.iter().filter(|way| is(way.from, from) && is(way.to, to));
-        assert!(ways.map(|way| way.passes.send_replace(passes)).count() > 0, "no way from {from} to {to}");
+        let ways: Vec<&Way> = self.ways.iter().filter(|way| is(way.from, from) && is(way.to, to)).collect();
+        assert!(!ways.is_empty(), "no way from {from} to {to}");
+        for way in ways {
+            way.passes.send_modify(|(is, shut)| {
+                *is = passes;
+                *shut += u32::from(passes == Passes::Nothing);
+            });
+        }
     }
 
     /// The presence instance dies, and a fresh one that knows nobody takes its place.
@@ -142,31 +149,32 @@ fn presence(warm_up_seconds: u64, drain: &Drain) -> Peer {
 
 /// A peer that calls what the instance is by then, if the way lets it.
 fn way(ways: &mut Vec<Way>, from: &'static str, to: &'static str, instance: &Instance) -> Peer {
-    let (passes, passing) = watch::channel(Passes::All);
+    let (passes, passing) = watch::channel((Passes::All, 0));
     ways.push(Way { from, to, passes });
     let instance = instance.clone();
     let switched = tower::service_fn(move |request: ::http::Request<Body>| {
         let peer = local(Identity::new(from), instance.0.lock().unwrap().clone());
         let passing = passing.clone();
         async move {
-            if *passing.borrow() == Passes::Nothing {
+            let (passes, shut) = *passing.borrow();
+            if passes == Passes::Nothing {
                 return Err(tonic::Status::unavailable("the way is shut"));
             }
             let response = peer.oneshot(request).await?;
-            Ok(response.map(|body| switched_body(body, passing)))
+            Ok(response.map(|body| switched_body(body, passing, shut)))
         }
     });
     Peer::new(switched)
 }
 
-fn switched_body(body: Body, passing: watch::Receiver<Passes>) -> Body {
-    let mut shut = passing.clone();
-    let shut = async move { shut.wait_for(|passes| *passes == Passes::Nothing).await.is_ok() };
+fn switched_body(body: Body, passing: watch::Receiver<(Passes, u32)>, shut_before: u32) -> Body {
+    let mut shutting = passing.clone();
+    let shut = async move { shutting.wait_for(|(_, shut)| *shut != shut_before).await.is_ok() };
     let frames = BodyStream::new(body).then(move |frame| {
         let mut passing = passing.clone();
         async move {
             // The test is over when there is no sender.
-            let _over = passing.wait_for(|passes| *passes != Passes::Frozen).await;
+            let _over = passing.wait_for(|(passes, _)| *passes != Passes::Frozen).await;
             frame
         }
     });

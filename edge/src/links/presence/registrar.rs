@@ -2,6 +2,9 @@
 //! there are enough instances. A session counts as registered when all of them that have a stream have said so; the others are
 //! told all that belongs to them when they have one again.
 
+#[cfg(test)]
+mod model_test;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
