@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use confab_mesh::drain::Drainer;
-use confab_mesh::{ClientConfig, Drain, Identity, Peer, client, local};
+use confab_mesh::{ClientConfig, Drain, Identity, Peer, Pool, client, local};
 use confab_message_svc::{Durability, Storage};
 use confab_proto::message::v1::message_service_client::MessageServiceClient;
 use confab_proto::message::v1::{ChatKind, CreateChatRequest};
@@ -44,10 +44,14 @@ pub(crate) async fn start(
     let (messages_drainer, messages_drain) = confab_mesh::drain::channel();
     let as_role = |role: &'static str, peer: &Peer| local(Identity::new(role), peer.clone());
 
-    let presence_cfg = confab_presence_svc::Config { grace_seconds: cfg.presence.grace.as_secs() };
+    // The one instance of each that there is.
+    let alone = |role: &'static str, peer: &Peer| Pool::fixed([("local", as_role(role, peer))]);
+
+    // No edge has been here before this process.
+    let presence_cfg = confab_presence_svc::Config { grace_seconds: cfg.presence.grace.as_secs(), warm_up_seconds: 0 };
     let presence = confab_presence_svc::build(&presence_cfg, &others_drain);
     let fanout = confab_fanout_svc::build(confab_fanout_svc::Deps {
-        presence: as_role("fanout-svc", &presence),
+        presence: alone("fanout-svc", &presence),
         drain: others_drain,
     });
     let buffered = std::env::var(UNSAFE).is_ok_and(|mode| mode == "buffered");
@@ -60,7 +64,7 @@ pub(crate) async fn start(
         in_flight_max: cfg.message.in_flight_max,
     };
     let storage = Storage::Embedded { folder: cfg.data.join("messages"), durability };
-    let deps = confab_message_svc::Deps { fanout: as_role("message-svc", &fanout), drain: messages_drain };
+    let deps = confab_message_svc::Deps { fanout: alone("message-svc", &fanout), drain: messages_drain };
     let messages = confab_message_svc::build(messages_cfg, storage, deps)
         .await
         .with_context(|| format!("the data folder {}", cfg.data.display()))?;
@@ -69,8 +73,8 @@ pub(crate) async fn start(
 
     let deps = confab_edge::Deps {
         messages: as_role("edge", &messages.peer),
-        fanout: as_role("edge", &fanout),
-        presence: as_role("edge", &presence),
+        fanout: alone("edge", &fanout),
+        presence: alone("edge", &presence),
         token_secret: secret.as_bytes().to_vec(),
         page: Some(page(secret, listener.local_addr()?.ip().is_loopback() && cfg.behind_proxy.is_empty())),
         ready: Arc::new(move || health.is_healthy()),

@@ -23,10 +23,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
-use confab_mesh::{ClientConfig, Drain, Peer, client};
-use confab_proto::fanout::v1::fanout_service_client::FanoutServiceClient;
+use confab_mesh::{ClientConfig, Drain, Peer, Pool, client};
 use confab_proto::message::v1::message_service_client::MessageServiceClient;
-use confab_proto::presence::v1::presence_service_client::PresenceServiceClient;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
@@ -43,8 +41,8 @@ use crate::registry::Registry;
 /// Whom the edge calls, and what it serves.
 pub struct Deps {
     pub messages: Peer,
-    pub fanout: Peer,
-    pub presence: Peer,
+    pub fanout: Pool,
+    pub presence: Pool,
     /// HS256.
     pub token_secret: Vec<u8>,
     pub page: Option<Page>,
@@ -65,28 +63,24 @@ pub async fn serve(cfg: Config, front: Front, deps: Deps, drain: Drain) {
     let (link_drainer, links) = confab_mesh::drain::channel();
     let to_messages = ClientConfig::new("edge", "message-svc").streaming(&["Converse"]);
     let messages = MessageServiceClient::new(client(to_messages, deps.messages));
-    let to_fanout = ClientConfig::new("edge", "fanout-svc").streaming(&["Subscribe"]);
-    let fanout = FanoutServiceClient::new(client(to_fanout, deps.fanout));
-    let to_presence = ClientConfig::new("edge", "presence-svc").streaming(&["Track", "Watch"]);
-    let presence = PresenceServiceClient::new(client(to_presence, deps.presence));
 
-    let (attached, mut is_attached) = watch::channel(false);
-    links::deliveries::start(fanout, registry.clone(), edge_id.clone(), attached, &links);
+    let (attached, mut is_attached) = watch::channel(0);
+    links::deliveries::start(deps.fanout, registry.clone(), edge_id.clone(), attached, &links);
     let shared = Arc::new(Shared {
         verifier: Verifier::new(&deps.token_secret),
         conversation: links::conversation::start(messages.clone(), registry.clone(), &links),
-        presences: links::presence::start(presence, registry.clone(), edge_id, &links),
+        presences: links::presence::start(deps.presence, registry.clone(), edge_id, &links),
         messages,
         registry,
         sessions: AtomicU64::new(0),
         started: Instant::now(),
         cfg: cfg.clone(),
     });
-    // Nobody is served before deliveries come.
-    drop(is_attached.wait_for(|attached| *attached).await);
+    // Nobody is served before deliveries can come.
+    drop(is_attached.wait_for(|attached| *attached > 0).await);
     let ready: Ready = {
         let drain = drain.clone();
-        Arc::new(move || *is_attached.borrow() && !drain.is_started() && (deps.ready)())
+        Arc::new(move || *is_attached.borrow() > 0 && !drain.is_started() && (deps.ready)())
     };
     let router = http::router(App { shared: shared.clone(), page: deps.page, ready });
     tokio::select! {

@@ -1,4 +1,5 @@
-//! The edge's streams to the services: one of each, for all connections.
+//! The edge's streams to the services: for all connections one of each to message-svc, and one to each instance of fanout and
+//! presence.
 
 pub(crate) mod conversation;
 pub(crate) mod deliveries;
@@ -8,3 +9,22 @@ use std::time::Duration;
 
 /// How long a stream that broke waits before it is opened again.
 pub(crate) const RETRY: Duration = Duration::from_millis(50);
+
+/// The longest wait, while an instance can't be reached.
+const RETRY_MAX: Duration = Duration::from_secs(1);
+
+/// Waits longer each time. A fresh one begins with [`RETRY`].
+struct Backoff(Duration);
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self(RETRY)
+    }
+}
+
+impl Backoff {
+    async fn wait(&mut self) {
+        tokio::time::sleep(self.0).await;
+        self.0 = (self.0 * 2).min(RETRY_MAX);
+    }
+}

@@ -171,9 +171,7 @@ impl Mailbox {
                 (behind.first, behind.settled) = (event.seq(), event.settled);
             }
             if inbox.behind.len() > BEHIND_MAX {
-                inbox.behind.clear();
-                drop(inbox);
-                return self.close(Close::TooSlow);
+                return self.close_behind(inbox);
             }
         } else {
             inbox.events += 1;
@@ -182,6 +180,26 @@ impl Mailbox {
         }
         drop(inbox);
         self.wake.notify_one();
+    }
+
+    /// Events of a chat up to `head`, nobody knows which, did not reach this edge.
+    pub(crate) fn push_behind(&self, chat: ChatId, head: Seq) {
+        let mut inbox = self.inbox();
+        let behind = inbox.behind.entry(chat).or_insert(Behind::up_to(head));
+        behind.head = behind.head.max(head);
+        // What is said to have settled before the first may be what is missing.
+        behind.settled = Seq::ZERO;
+        if inbox.behind.len() > BEHIND_MAX {
+            return self.close_behind(inbox);
+        }
+        drop(inbox);
+        self.wake.notify_one();
+    }
+
+    fn close_behind(&self, mut inbox: MutexGuard<'_, Inbox>) {
+        inbox.behind.clear();
+        drop(inbox);
+        self.close(Close::TooSlow);
     }
 
     pub(crate) fn push_passing(&self, subject: Subject, text: Utf8Bytes) {
@@ -240,6 +258,26 @@ mod tests {
         assert!(behind(7, 3, 5) && behind(8, 9, 9));
         mailbox.push_event(&event(7, 6));
         assert!(matches!(mailbox.take().front(), Some(Item::Event(_))));
+    }
+
+    #[test]
+    fn a_marker_takes_back_what_was_said_to_have_settled() {
+        let mailbox = Mailbox::new(1, UserId(1), "d", 0, 1 << 20);
+        mailbox.push_behind(ChatId(8), Seq(4));
+        let event = Event { chat_id: 7, seq: 5, ..Event::default() };
+        let event = EventFrame::decode(&event.encode_to_vec(), Seq(4)).expect("an event");
+        mailbox.push_event(&Arc::new(event));
+        mailbox.push_behind(ChatId(7), Seq(3));
+        let behind: HashMap<_, _> = mailbox
+            .take()
+            .into_iter()
+            .filter_map(|item| match item {
+                Item::Behind(chat, behind) => Some((chat, behind)),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(behind[&ChatId(7)], Behind { first: Seq(5), settled: Seq::ZERO, head: Seq(5) });
+        assert_eq!(behind[&ChatId(8)], Behind { first: Seq(4), settled: Seq::ZERO, head: Seq(4) });
     }
 
     #[test]

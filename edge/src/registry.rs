@@ -11,6 +11,9 @@ use crate::mailbox::Mailbox;
 /// Connections of one device; the next one closes the oldest.
 const PER_DEVICE_MAX: usize = 8;
 
+/// How soon a connection that is sent away comes again, milliseconds: at the earliest, and over how long they are spread.
+const AWAY_MS: (u64, u64) = (500, 10_000);
+
 #[derive(Default)]
 pub(crate) struct Connections {
     by_session: HashMap<u64, Arc<Mailbox>>,
@@ -26,7 +29,7 @@ impl Connections {
         self.by_session.get(&session)
     }
 
-    pub(crate) fn all(&self) -> impl Iterator<Item = &Arc<Mailbox>> {
+    pub(crate) fn all(&self) -> impl ExactSizeIterator<Item = &Arc<Mailbox>> {
         self.by_session.values()
     }
 
@@ -58,9 +61,10 @@ impl Registry {
         of_device.take(beyond).for_each(|oldest| oldest.close(Close::TooManyConnections));
     }
 
-    /// Tells every connection to come again: something was published that could not reach it.
-    pub(crate) fn send_all_away(&self) {
-        self.read().all().for_each(|mailbox| mailbox.send_away(1_000));
+    /// Tells some connections to come again, spread over a while: something was published that could not reach them.
+    pub(crate) fn send_away<'a>(sessions: impl ExactSizeIterator<Item = &'a Arc<Mailbox>>) {
+        let count = sessions.len().max(1) as u64;
+        sessions.zip(0..).for_each(|(mailbox, at)| mailbox.send_away(AWAY_MS.0 + AWAY_MS.1 * at / count));
     }
 
     pub(crate) fn remove(&self, mailbox: &Mailbox) {

@@ -1,13 +1,23 @@
 //! Who has to get what, pure and synchronous: publications wait for the whereabouts of their recipients, become one
-//! delivery per edge, and settle when every edge has said that it has it.
+//! delivery per edge, and settle when every edge has said that it has it, or is gone.
 //!
-//! An edge whose stream is missing or breaks settles at once what was meant for it: when it attaches again, it catches all
-//! of its sessions up from the log. So nothing has to be kept for it here.
+//! [`lookups`] finds the edges, [`queue`] keeps what an edge has not acknowledged.
 
-use std::collections::{HashMap, VecDeque};
+pub(crate) mod lookups;
+#[cfg(test)]
+mod model_test;
+pub(crate) mod queue;
 
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use confab_mesh::rendezvous;
+use confab_mesh::views::Names;
 use confab_proto::fanout::v1::{Delivery, Publication, delivery, publication};
-use confab_proto::presence::v1::{LocateRequest, Location, UserSet};
+use confab_proto::presence::v1::LocateResponse;
+
+use self::lookups::{Found, Lookups, Questions, Results, Subject};
+use self::queue::Queue;
 
 /// A publisher's stream.
 pub(crate) type Publisher = u64;
@@ -15,145 +25,232 @@ pub(crate) type Publisher = u64;
 /// An edge's stream.
 pub(crate) type Attachment = u64;
 
-/// What a publisher is told: these of its publications have settled.
-pub(crate) type Settled = Vec<(Publisher, u64)>;
+/// A publication: whose, and its id there.
+pub(crate) type Ticket = (Publisher, u64);
 
-/// Deliveries that an edge may leave unacknowledged. Beyond it its stream is cut, so that a frozen edge holds up nobody.
-pub(crate) const UNACKED_MAX: usize = 65_536;
+/// How often presence is asked whether an edge lives that something is kept for and that has no stream, milliseconds.
+const CHECK_MS: u64 = 1_000;
+
+/// What an input led to.
+#[derive(Debug, Default)]
+pub(crate) struct Effects {
+    /// For presence, each instance's in this order.
+    pub questions: Questions,
+    pub deliveries: Vec<(Attachment, Vec<Delivery>)>,
+    pub settled: Vec<Ticket>,
+    /// Edges' streams to end: they acknowledge nothing, or a newer one has begun.
+    pub cut: Vec<Attachment>,
+    /// Presence's streams to end: they don't answer.
+    pub late: Vec<Arc<str>>,
+    /// Publications whose recipients could not all be found out, and that count as settled all the same.
+    pub lost: Vec<Ticket>,
+    /// Publications that count as settled while an edge has but a marker of them to come.
+    pub overdue: usize,
+}
 
 #[derive(Debug)]
-struct Edge {
-    attachment: Attachment,
-    last_id: u64,
-    /// Sent and not acknowledged: delivery id, publication.
-    unacked: VecDeque<(u64, (Publisher, u64))>,
-}
-
-/// What comes of one located batch.
-#[derive(Debug, Default)]
-pub(crate) struct Routed {
-    pub deliveries: Vec<(Attachment, Vec<Delivery>)>,
-    pub settled: Settled,
-    /// Streams to cut: their edges are too far behind.
-    pub cut: Vec<Attachment>,
-}
-
-#[derive(Debug, Default)]
 pub(crate) struct Router {
-    edges: HashMap<String, Edge>,
-    /// Batches whose recipients are being located, in the order of the questions.
-    locating: VecDeque<(Publisher, Vec<Publication>)>,
-    /// How many edges still have to acknowledge a publication.
-    open: HashMap<(Publisher, u64), u32>,
+    lookups: Lookups,
+    edges: HashMap<Arc<str>, Queue>,
+    attached: HashMap<Attachment, Arc<str>>,
+    /// How many edges still have to acknowledge a publication; one more while they are looked for.
+    open: HashMap<Ticket, u32>,
 }
 
 impl Router {
-    /// Takes a batch; the question about it has to be asked before the next one's.
-    pub(crate) fn publish(&mut self, publisher: Publisher, batch: Vec<Publication>) -> LocateRequest {
-        let question = question(&batch);
-        self.locating.push_back((publisher, batch));
-        question
+    /// With presence's instances as they are listed.
+    pub(crate) fn new(presences: Names) -> Self {
+        Self { lookups: Lookups::new(presences), edges: HashMap::new(), attached: HashMap::new(), open: HashMap::new() }
     }
 
-    /// The questions that were not answered, for a new stream to presence.
-    pub(crate) fn unanswered(&self) -> Vec<LocateRequest> {
-        self.locating.iter().map(|(_, batch)| question(batch)).collect()
-    }
-
-    /// Batches that wait for an answer.
+    /// Publications whose recipients are being looked for.
     pub(crate) fn waiting(&self) -> usize {
-        self.locating.len()
+        self.lookups.len()
     }
 
-    /// The answer to the oldest question.
-    pub(crate) fn located(&mut self, locations: Vec<Location>) -> Routed {
-        let mut routed = Routed::default();
-        let Some((publisher, batch)) = self.locating.pop_front() else { return routed };
-        for (publication, location) in batch.into_iter().zip(locations) {
-            self.route(publisher, publication, location, &mut routed);
+    pub(crate) fn publish(&mut self, now_ms: u64, publisher: Publisher, batch: Vec<Publication>, fx: &mut Effects) {
+        let mut results = Results::default();
+        for mut publication in batch {
+            let ticket = (publisher, publication.id);
+            let users = std::mem::take(&mut publication.user_ids);
+            self.open.insert(ticket, 1);
+            let subject = Subject { ticket, publication, gone_from: None };
+            self.lookups.begin(now_ms, subject, users, &mut results);
         }
-        let full = |edge: &Edge| (edge.unacked.len() > UNACKED_MAX).then_some(edge.attachment);
-        routed.cut = self.edges.values().filter_map(full).collect();
-        for attachment in routed.cut.clone() {
-            routed.settled.extend(self.detach(attachment));
-        }
-        routed
+        self.take(now_ms, results, fx);
     }
 
-    fn route(&mut self, publisher: Publisher, publication: Publication, location: Location, routed: &mut Routed) {
-        let ticket = (publisher, publication.id);
-        let mut edges = 0;
-        for users in location.edges {
-            let Some(edge) = self.edges.get_mut(&users.edge_id) else { continue };
-            edges += 1;
-            edge.last_id += 1;
-            edge.unacked.push_back((edge.last_id, ticket));
-            let delivery = Delivery {
-                id: edge.last_id,
-                chat_id: publication.chat_id,
-                seq: publication.seq,
-                settled: publication.settled,
-                user_ids: users.user_ids,
-                payload: publication.payload.clone().map(payload),
-            };
-            match routed.deliveries.iter_mut().find(|(attachment, _)| *attachment == edge.attachment) {
-                Some((_, deliveries)) => deliveries.push(delivery),
-                None => routed.deliveries.push((edge.attachment, vec![delivery])),
+    pub(crate) fn presences_listed(&mut self, now_ms: u64, presences: Names) {
+        self.lookups.listed(now_ms, presences);
+    }
+
+    pub(crate) fn presence_connected(&mut self, presence: Arc<str>) {
+        self.lookups.connected(presence);
+    }
+
+    pub(crate) fn presence_lost(&mut self, now_ms: u64, presence: &str, fx: &mut Effects) {
+        let mut results = Results::default();
+        self.lookups.lost(now_ms, presence, &mut results);
+        self.take(now_ms, results, fx);
+    }
+
+    pub(crate) fn located(&mut self, now_ms: u64, presence: &str, answer: LocateResponse, fx: &mut Effects) {
+        let mut results = Results::default();
+        self.lookups.answered(now_ms, presence, answer, &mut results);
+        self.take(now_ms, results, fx);
+    }
+
+    fn take(&mut self, now_ms: u64, mut results: Results, fx: &mut Effects) {
+        self.lookups.ask(&mut results);
+        fx.questions.append(&mut results.questions);
+        for found in results.found {
+            self.route(now_ms, found, fx);
+        }
+        for edge in results.dead {
+            if self.edges.get(edge.as_str()).is_some_and(|queue| queue.attachment.is_none()) {
+                let queue = self.edges.remove(edge.as_str()).unwrap_or_default();
+                queue.into_tickets().for_each(|ticket| self.settle(ticket, fx));
             }
         }
-        if edges == 0 {
-            routed.settled.push(ticket);
-        } else {
-            self.open.insert(ticket, edges);
+    }
+
+    fn route(&mut self, now_ms: u64, found: Found, fx: &mut Effects) {
+        let Found { subject, edges, is_last, given_up } = found;
+        for users in edges {
+            if subject.gone_from.as_deref() == Some(users.edge_id.as_str()) {
+                continue;
+            }
+            let delivery = Delivery {
+                id: 0,
+                chat_id: subject.publication.chat_id,
+                seq: subject.publication.seq,
+                settled: subject.publication.settled,
+                user_ids: users.user_ids,
+                payload: subject.publication.payload.clone().map(payload),
+            };
+            self.deliver(now_ms, &users.edge_id, &subject, delivery, fx);
+        }
+        if is_last {
+            if given_up {
+                fx.lost.push(subject.ticket);
+            }
+            self.settle(subject.ticket, fx);
         }
     }
 
-    /// An edge's stream begins; an older one of the same edge is over.
-    pub(crate) fn attach(&mut self, name: &str, attachment: Attachment) -> Settled {
-        let edge = Edge { attachment, last_id: 0, unacked: VecDeque::new() };
-        let older = self.edges.insert(name.to_owned(), edge);
-        older.map(|edge| self.settle_all(edge)).unwrap_or_default()
+    fn deliver(&mut self, now_ms: u64, edge: &str, subject: &Subject, delivery: Delivery, fx: &mut Effects) {
+        if let Some(open) = self.open.get_mut(&subject.ticket) {
+            *open += 1;
+        }
+        if !self.edges.contains_key(edge) {
+            self.edges.insert(edge.into(), Queue::new(now_ms));
+        }
+        let Some(queue) = self.edges.get_mut(edge) else { return };
+        let sent = queue.push(now_ms, subject.ticket, subject.gone_from.is_none(), delivery);
+        if let Some((attachment, delivery)) = sent {
+            match fx.deliveries.iter_mut().find(|(to, _)| *to == attachment) {
+                Some((_, deliveries)) => deliveries.push(delivery),
+                None => fx.deliveries.push((attachment, vec![delivery])),
+            }
+        }
     }
 
-    /// An edge's stream has ended.
-    pub(crate) fn detach(&mut self, attachment: Attachment) -> Settled {
-        let Some(name) =
-            self.edges.iter().find(|(_, edge)| edge.attachment == attachment).map(|(name, _)| name.clone())
-        else {
-            return Settled::new();
-        };
-        self.edges.remove(&name).map(|edge| self.settle_all(edge)).unwrap_or_default()
+    fn settle(&mut self, ticket: Ticket, fx: &mut Effects) {
+        let Some(open) = self.open.get_mut(&ticket) else { return };
+        *open -= 1;
+        if *open == 0 {
+            self.open.remove(&ticket);
+            fx.settled.push(ticket);
+        }
     }
 
-    fn settle_all(&mut self, edge: Edge) -> Settled {
-        edge.unacked.into_iter().filter_map(|(_, ticket)| self.settle(ticket)).collect()
+    /// An edge's stream begins: what the edge has not acknowledged goes out on it, in order.
+    pub(crate) fn attach(&mut self, edge: &str, attachment: Attachment, fx: &mut Effects) {
+        let name: Arc<str> = edge.into();
+        let queue = self.edges.entry(name.clone()).or_default();
+        let older = queue.attachment.replace(attachment);
+        let unacked = queue.unacked();
+        if !unacked.is_empty() {
+            fx.deliveries.push((attachment, unacked));
+        }
+        self.attached.insert(attachment, name);
+        if let Some(older) = older {
+            self.attached.remove(&older);
+            fx.cut.push(older);
+        }
+    }
+
+    /// An edge's stream has ended: what it has not acknowledged is kept for a while.
+    pub(crate) fn detach(&mut self, now_ms: u64, attachment: Attachment) {
+        let Some(name) = self.attached.remove(&attachment) else { return };
+        let Some(queue) = self.edges.get_mut(&name) else { return };
+        queue.attachment = None;
+        queue.asked_ms = now_ms;
+        if queue.is_empty() {
+            self.edges.remove(&name);
+        }
+    }
+
+    fn queue(&mut self, attachment: Attachment) -> Option<(&Arc<str>, &mut Queue)> {
+        let name = self.attached.get(&attachment)?;
+        Some((name, self.edges.get_mut(name)?))
     }
 
     /// An edge has handed all deliveries up to `id` to their sessions.
-    pub(crate) fn delivered(&mut self, attachment: Attachment, id: u64) -> Settled {
-        let mut settled = Settled::new();
-        let Some(edge) = self.edges.values_mut().find(|edge| edge.attachment == attachment) else { return settled };
+    pub(crate) fn delivered(&mut self, attachment: Attachment, id: u64, fx: &mut Effects) {
+        let Some((_, queue)) = self.queue(attachment) else { return };
+        queue.acked(id).into_iter().for_each(|ticket| self.settle(ticket, fx));
+    }
+
+    /// Some recipients of a delivery have no session at the edge: they are looked for once more.
+    pub(crate) fn gone(&mut self, now_ms: u64, attachment: Attachment, id: u64, users: Vec<u64>, fx: &mut Effects) {
+        let Some((name, queue)) = self.queue(attachment) else { return };
+        let name = name.clone();
+        let Some((ticket, delivery)) = queue.first_try(id) else { return };
+        let publication = Publication {
+            id: ticket.1,
+            chat_id: delivery.chat_id,
+            seq: delivery.seq,
+            settled: delivery.settled,
+            user_ids: Vec::new(),
+            payload: delivery.payload.clone().map(payload_again),
+        };
+        let users: Vec<u64> = users.into_iter().filter(|user| delivery.user_ids.contains(user)).collect();
+        if let Some(open) = self.open.get_mut(&ticket) {
+            *open += 1;
+            let mut results = Results::default();
+            let subject = Subject { ticket, publication, gone_from: Some(name) };
+            self.lookups.begin(now_ms, subject, users, &mut results);
+            self.take(now_ms, results, fx);
+        }
+    }
+
+    /// Does what is due by now.
+    pub(crate) fn tick(&mut self, now_ms: u64, fx: &mut Effects) {
+        let mut results = Results::default();
+        fx.late = self.lookups.tick(now_ms, &mut results);
         let mut tickets = Vec::new();
-        while let Some((_, ticket)) = edge.unacked.pop_front_if(|(unacked, _)| *unacked <= id) {
-            tickets.push(ticket);
+        for (name, queue) in &mut self.edges {
+            if let Some(attachment) = queue.attachment.filter(|_| queue.is_stuck(now_ms)) {
+                queue.attachment = None;
+                self.attached.remove(&attachment);
+                fx.cut.push(attachment);
+            }
+            if queue.attachment.is_none() {
+                tickets.extend(queue.condense(now_ms));
+                if queue.asked_ms + CHECK_MS <= now_ms {
+                    queue.asked_ms = now_ms;
+                    self.lookups.check(now_ms, name, rendezvous::score(0, name));
+                }
+            }
+            let overdue = queue.overdue(now_ms);
+            fx.overdue += overdue.len();
+            tickets.extend(overdue);
         }
-        settled.extend(tickets.into_iter().filter_map(|ticket| self.settle(ticket)));
-        settled
+        self.edges.retain(|_, queue| queue.attachment.is_some() || !queue.is_empty());
+        tickets.into_iter().for_each(|ticket| self.settle(ticket, fx));
+        self.take(now_ms, results, fx);
     }
-
-    fn settle(&mut self, ticket: (Publisher, u64)) -> Option<(Publisher, u64)> {
-        let edges = self.open.get_mut(&ticket)?;
-        *edges -= 1;
-        if *edges > 0 {
-            return None;
-        }
-        self.open.remove(&ticket);
-        Some(ticket)
-    }
-}
-
-fn question(batch: &[Publication]) -> LocateRequest {
-    LocateRequest { sets: batch.iter().map(|publication| UserSet { user_ids: publication.user_ids.clone() }).collect() }
 }
 
 fn payload(payload: publication::Payload) -> delivery::Payload {
@@ -163,10 +260,23 @@ fn payload(payload: publication::Payload) -> delivery::Payload {
     }
 }
 
+fn payload_again(payload: delivery::Payload) -> publication::Payload {
+    match payload {
+        delivery::Payload::Event(event) => publication::Payload::Event(event),
+        delivery::Payload::Receipt(receipt) => publication::Payload::Receipt(receipt),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use confab_proto::presence::v1::EdgeUsers;
+    use confab_proto::presence::v1::{EdgeUsers, Location};
+
+    fn router() -> Router {
+        let mut router = Router::new([Arc::from("p")].into());
+        router.presence_connected("p".into());
+        router
+    }
 
     fn publication(id: u64) -> Publication {
         Publication { id, chat_id: 1, seq: id, user_ids: vec![1, 2], ..Publication::default() }
@@ -177,49 +287,116 @@ mod tests {
         Location { edges: edges.iter().map(users).collect() }
     }
 
+    fn publish(router: &mut Router, now_ms: u64, ids: impl IntoIterator<Item = u64>) -> Effects {
+        let mut fx = Effects::default();
+        router.publish(now_ms, 5, ids.into_iter().map(publication).collect(), &mut fx);
+        fx
+    }
+
+    fn located(router: &mut Router, now_ms: u64, locations: Vec<Location>) -> Effects {
+        let mut fx = Effects::default();
+        router.located(now_ms, "p", LocateResponse { locations, ..LocateResponse::default() }, &mut fx);
+        fx
+    }
+
+    fn attach(router: &mut Router, edge: &str, attachment: Attachment) -> Vec<(u64, u64)> {
+        let mut fx = Effects::default();
+        router.attach(edge, attachment, &mut fx);
+        fx.deliveries.into_iter().flat_map(|(_, all)| all).map(|delivery| (delivery.id, delivery.seq)).collect()
+    }
+
+    fn delivered(router: &mut Router, attachment: Attachment, id: u64) -> Vec<Ticket> {
+        let mut fx = Effects::default();
+        router.delivered(attachment, id, &mut fx);
+        fx.settled
+    }
+
+    fn tick(router: &mut Router, now_ms: u64) -> Effects {
+        let mut fx = Effects::default();
+        router.tick(now_ms, &mut fx);
+        fx
+    }
+
     #[test]
     fn a_publication_settles_when_the_last_of_its_edges_has_it() {
-        let mut router = Router::default();
-        router.attach("a", 10);
-        router.attach("b", 11);
-        let question = router.publish(5, vec![publication(1), publication(2)]);
-        assert_eq!(question.sets.len(), 2);
-        let routed = router.located(vec![on(&[("a", &[1]), ("b", &[2])]), on(&[("b", &[1, 2])])]);
-        assert!(routed.settled.is_empty());
+        let mut router = router();
+        attach(&mut router, "a", 10);
+        attach(&mut router, "b", 11);
+        let fx = publish(&mut router, 0, [1, 2]);
+        assert_eq!(fx.questions[0].1.sets.len(), 2);
+        let fx = located(&mut router, 0, vec![on(&[("a", &[1]), ("b", &[2])]), on(&[("b", &[1, 2])])]);
+        assert!(fx.settled.is_empty());
         let shape: Vec<_> =
-            routed.deliveries.iter().map(|(edge, all)| (*edge, all.iter().map(|d| d.seq).collect())).collect();
+            fx.deliveries.iter().map(|(edge, all)| (*edge, all.iter().map(|d| d.seq).collect())).collect();
         assert_eq!(shape, [(10, vec![1]), (11, vec![1, 2])]);
-        assert!(router.delivered(10, 1).is_empty());
-        assert_eq!(router.delivered(11, 2), [(5, 1), (5, 2)]);
+        assert!(delivered(&mut router, 10, 1).is_empty());
+        assert_eq!(delivered(&mut router, 11, 2), [(5, 1), (5, 2)]);
         assert!(router.open.is_empty());
     }
 
     #[test]
-    fn nobody_there_and_a_lost_edge_both_settle() {
-        let mut router = Router::default();
-        router.attach("a", 10);
-        for id in 1..=3 {
-            router.publish(5, vec![publication(id)]);
-        }
-        assert_eq!(router.waiting(), 3);
-        assert_eq!(router.located(vec![on(&[])]).settled, [(5, 1)]);
-        assert_eq!(router.located(vec![on(&[("gone", &[1])])]).settled, [(5, 2)]);
-        assert!(router.located(vec![on(&[("a", &[1])])]).settled.is_empty());
-        assert_eq!(router.attach("a", 12), [(5, 3)]);
-        assert!(router.detach(10).is_empty());
+    fn nobody_there_settles_and_an_edge_without_a_stream_does_not_until_it_has_it() {
+        let mut router = router();
+        publish(&mut router, 0, 1..=3);
+        let fx = located(&mut router, 0, vec![on(&[]), on(&[("a", &[1])]), on(&[("a", &[1])])]);
+        assert_eq!((fx.settled, fx.deliveries.len()), (vec![(5, 1)], 0));
+        assert_eq!(attach(&mut router, "a", 10), [(1, 2), (2, 3)]);
+        assert_eq!(delivered(&mut router, 10, 1), [(5, 2)]);
+        router.detach(20, 10);
+        assert_eq!(attach(&mut router, "a", 11), [(2, 3)]);
+        assert!(delivered(&mut router, 10, 2).is_empty());
+        assert_eq!(delivered(&mut router, 11, 2), [(5, 3)]);
     }
 
     #[test]
-    fn an_edge_that_acknowledges_nothing_is_cut_at_the_bound() {
-        let mut router = Router::default();
-        router.attach("a", 10);
-        let batch = |ids: std::ops::Range<u64>| ids.map(publication).collect::<Vec<_>>();
-        let everywhere = |count: usize| vec![on(&[("a", &[1])]); count];
-        router.publish(5, batch(0..UNACKED_MAX as u64));
-        assert!(router.located(everywhere(UNACKED_MAX)).cut.is_empty());
-        router.publish(5, batch(0..1));
-        let routed = router.located(everywhere(1));
-        assert_eq!(routed.cut, [10]);
-        assert_eq!(routed.settled.len(), UNACKED_MAX);
+    fn what_is_kept_for_an_edge_settles_when_presence_knows_the_edge_no_longer() {
+        let mut router = router();
+        publish(&mut router, 0, [1]);
+        located(&mut router, 0, vec![on(&[("a", &[1])])]);
+        assert!(tick(&mut router, CHECK_MS - 1).questions.is_empty());
+        assert_eq!(tick(&mut router, CHECK_MS).questions[0].1.edge_ids, ["a"]);
+        let mut fx = Effects::default();
+        let lives = LocateResponse { live_edge_ids: vec!["a".into()], ..LocateResponse::default() };
+        router.located(CHECK_MS, "p", lives, &mut fx);
+        assert!(fx.settled.is_empty());
+        tick(&mut router, 2 * CHECK_MS);
+        assert_eq!(located(&mut router, 2 * CHECK_MS, Vec::new()).settled, [(5, 1)]);
+        assert!(router.edges.is_empty());
+    }
+
+    #[test]
+    fn an_edge_that_acknowledges_nothing_is_cut_and_gets_markers() {
+        for (count, at) in [(1, queue::KEPT_MS), (queue::KEPT_MAX as u64 + 1, 0)] {
+            let mut router = router();
+            attach(&mut router, "a", 10);
+            publish(&mut router, 0, 1..=count);
+            for _ in 0..count.div_ceil(64) {
+                located(&mut router, 0, vec![on(&[("a", &[1])]); 64]);
+            }
+            let fx = tick(&mut router, at);
+            assert_eq!((fx.cut, fx.settled.len()), (vec![10], 0));
+            assert_eq!(attach(&mut router, "a", 11), [(count, count)]);
+            assert_eq!(delivered(&mut router, 11, count).len() as u64, count);
+        }
+    }
+
+    #[test]
+    fn who_is_gone_is_looked_for_once_more() {
+        let mut router = router();
+        attach(&mut router, "a", 10);
+        attach(&mut router, "b", 11);
+        publish(&mut router, 0, [1]);
+        located(&mut router, 0, vec![on(&[("a", &[1, 2])])]);
+        let mut fx = Effects::default();
+        router.gone(0, 10, 1, vec![2, 99], &mut fx);
+        assert_eq!(fx.questions[0].1.sets[0].user_ids, [2]);
+        assert!(delivered(&mut router, 10, 1).is_empty());
+        let fx = located(&mut router, 0, vec![on(&[("a", &[2]), ("b", &[2])])]);
+        let (to, deliveries) = &fx.deliveries[0];
+        assert_eq!((*to, &deliveries[0].user_ids), (11, &vec![2]));
+        let mut again = Effects::default();
+        router.gone(0, 11, 1, vec![2], &mut again);
+        assert!(again.questions.is_empty());
+        assert_eq!(delivered(&mut router, 11, 1), [(5, 1)]);
     }
 }

@@ -5,14 +5,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use confab_proto::fanout::v1::fanout_service_server::FanoutService;
 use confab_proto::fanout::v1::{
-    PublishRequest, PublishResponse, SubscribeRequest, SubscribeResponse, subscribe_request::Kind,
+    Gone, PublishRequest, PublishResponse, SubscribeRequest, SubscribeResponse, subscribe_request::Kind,
 };
 use futures_util::Stream;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::router::Input;
+use crate::router::{FromEdge, FromPublisher, Inputs};
 
 /// Frames that a publisher or an edge may leave unread before it is cut.
 const FRAMES_MAX: usize = 4_096;
@@ -21,12 +21,12 @@ const FRAMES_MAX: usize = 4_096;
 const RECIPIENTS_MAX: usize = 1_000;
 
 pub(crate) struct Service {
-    router: mpsc::Sender<Input>,
+    router: Inputs,
     streams: AtomicU64,
 }
 
 impl Service {
-    pub(crate) fn new(router: mpsc::Sender<Input>) -> Self {
+    pub(crate) fn new(router: Inputs) -> Self {
         Self { router, streams: AtomicU64::new(1) }
     }
 }
@@ -47,8 +47,8 @@ impl FanoutService for Service {
         // Weak: when the router lets the stream go, it ends.
         let refusals = answers.downgrade();
         // Without a router the process ends: nobody is left to tell.
-        drop(self.router.send(Input::Publisher { publisher, answers }).await);
-        let router = self.router.clone();
+        let router = self.router.publishers.clone();
+        drop(router.send(FromPublisher::Opened { publisher, answers }).await);
         let mut requests = request.into_inner();
         tokio::spawn(async move {
             while let Ok(Some(request)) = requests.message().await {
@@ -60,11 +60,11 @@ impl FanoutService for Service {
                     }
                     break;
                 }
-                if router.send(Input::Published { publisher, batch }).await.is_err() {
+                if router.send(FromPublisher::Published { publisher, batch }).await.is_err() {
                     return;
                 }
             }
-            drop(router.send(Input::PublisherGone { publisher }).await);
+            drop(router.send(FromPublisher::Gone { publisher }).await);
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(queue))))
     }
@@ -80,18 +80,21 @@ impl FanoutService for Service {
             _ => return Err(Status::invalid_argument("attach: is required first, with an edge_id")),
         };
         let (deliveries, queue) = mpsc::channel(FRAMES_MAX);
-        let router = self.router.clone();
+        let router = self.router.edges.clone();
         // Before the answer: an edge that has it gets all deliveries from now on.
-        drop(router.send(Input::Attached { name, attachment, deliveries }).await);
+        drop(router.send(FromEdge::Attached { name, attachment, deliveries }).await);
         tokio::spawn(async move {
             while let Ok(Some(request)) = requests.message().await {
-                if let Some(Kind::Delivered(id)) = request.kind
-                    && router.send(Input::Delivered { attachment, id }).await.is_err()
-                {
+                let input = match request.kind {
+                    Some(Kind::Delivered(id)) => FromEdge::Delivered { attachment, id },
+                    Some(Kind::Gone(Gone { id, user_ids })) => FromEdge::Gone { attachment, id, users: user_ids },
+                    Some(Kind::Attach(_)) | None => continue,
+                };
+                if router.send(input).await.is_err() {
                     return;
                 }
             }
-            drop(router.send(Input::Detached { attachment }).await);
+            drop(router.send(FromEdge::Detached { attachment }).await);
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(queue))))
     }

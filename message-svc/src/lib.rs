@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! service.rs     the RPCs               convert.rs   all validation        error.rs   all refusals
-//! reads.rs       pages, sync, lists     owner.rs     the task around core  publisher.rs  the stream to fanout
+//! reads.rs       pages, sync, lists     owner.rs     the task around core  publisher.rs  the streams to fanout
 //! core/          the rules, pure        store.rs     the seam to storage   store/embedded.rs  this machine's disk
 //! ```
 
@@ -22,8 +22,7 @@ mod store;
 
 use std::path::PathBuf;
 
-use confab_mesh::{ClientConfig, Drain, Peer, ServerConfig};
-use confab_proto::fanout::v1::fanout_service_client::FanoutServiceClient;
+use confab_mesh::{Drain, Peer, Pool, ServerConfig};
 use confab_proto::message::v1::message_service_server::MessageServiceServer;
 use tokio::sync::mpsc;
 
@@ -48,7 +47,7 @@ pub enum Storage {
 
 /// Whom this service calls, and when it stops.
 pub struct Deps {
-    pub fanout: Peer,
+    pub fanout: Pool,
     /// Begun once no caller needs this service any more.
     pub drain: Drain,
 }
@@ -90,10 +89,8 @@ pub async fn build(cfg: Config, storage: Storage, deps: Deps) -> Result<MessageS
         .map_err(|panicked| OpenError::Damaged(panicked.to_string()))??;
     let last_chat = store.last_chat().await.map_err(|error| OpenError::Damaged(error.to_string()))?;
 
-    let to_fanout = ClientConfig::new("message-svc", "fanout-svc").streaming(&["Publish"]);
-    let fanout = FanoutServiceClient::new(confab_mesh::client(to_fanout, deps.fanout));
     let (events, from_fanout) = mpsc::channel(FANOUT_EVENTS_MAX);
-    tokio::spawn(publisher::run(fanout, events, deps.drain.clone()));
+    tokio::spawn(publisher::run(deps.fanout, events, deps.drain.clone()));
 
     let limits = Limits { hot_chats: cfg.hot_chats_max, in_flight: cfg.in_flight_max };
     let owner = owner::start(Owner::sole(limits, last_chat + 1), store.clone(), from_fanout, &deps.drain);

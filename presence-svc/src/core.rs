@@ -1,27 +1,41 @@
-//! Who is where, pure and synchronous: sessions by user, the grace after the last one closes, and who watches.
+//! Who is where, pure and synchronous: edges and their sessions, the grace after a user's last one closes, and who watches.
+//!
+//! An edge is known by its incarnation, and lives as long as it is heard of: its streams come and go. A new stream tells all of
+//! its sessions again; what an older stream says no longer counts.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+#[cfg(test)]
+mod model_test;
+mod watchers;
+
+use std::collections::{BTreeSet, HashMap};
 
 use confab_ids::UserId;
-use confab_proto::presence::v1::{EdgeUsers, Location, Presence, PresenceStatus};
+use confab_proto::presence::v1::{EdgeUsers, LocateRequest, LocateResponse, Location, Presence, PresenceStatus};
+
+use self::watchers::Watchers;
+pub(crate) use self::watchers::{Told, Watcher};
 
 /// The time of an input.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Now {
     /// Unix time, milliseconds.
     pub wall_ms: i64,
-    /// Milliseconds on a clock that never steps back.
+    /// Milliseconds on a clock that never steps back, since the service's start.
     pub mono_ms: u64,
 }
 
+/// An edge that is not heard of for so long is gone, milliseconds: three of its heartbeats.
+pub(crate) const EDGE_LIFE_MS: u64 = 15_000;
+
 /// An edge's incarnation, as a small number.
-pub(crate) type Edge = u32;
+type Edge = u32;
 
-/// A watching stream.
-pub(crate) type Watcher = u64;
-
-/// What watchers have to be told.
-pub(crate) type Told = Vec<(Watcher, Presence)>;
+/// A stream of an edge, as what it says is told apart from what its earlier streams said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stream {
+    edge: Edge,
+    number: u64,
+}
 
 #[derive(Debug, Default)]
 struct User {
@@ -38,64 +52,96 @@ impl User {
     }
 }
 
+#[derive(Debug)]
+struct EdgeState {
+    name: String,
+    heard: Now,
+    /// Its newest stream; 0: none yet.
+    stream: u64,
+    /// By which stream each was told last.
+    sessions: HashMap<(UserId, u64), u64>,
+}
+
+/// How long users count as online, and how long the service doesn't know everything, milliseconds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Times {
+    pub grace_ms: u64,
+    pub warm_up_ms: u64,
+}
+
 /// The state of one presence service. Grows with the sessions tracked and the users watched, and with
 /// [`LAST_SEEN_MAX`] users who were here.
 #[derive(Debug)]
 pub(crate) struct Roster {
-    grace_ms: u64,
+    times: Times,
+    is_warm: bool,
     users: HashMap<UserId, User>,
-    edges: HashMap<Edge, HashSet<(UserId, u64)>>,
-    names: HashMap<Edge, String>,
+    edges: HashMap<Edge, EdgeState>,
+    names: HashMap<String, Edge>,
     next_edge: Edge,
+    next_stream: u64,
     leaving: BTreeSet<(u64, UserId)>,
-    watchers: HashMap<UserId, Vec<Watcher>>,
-    watched: HashMap<Watcher, HashSet<UserId>>,
+    watchers: Watchers,
     /// Offline users whose last seen is still known, oldest first.
     seen: BTreeSet<(i64, UserId)>,
 }
 
-/// Offline users whose last seen is remembered; beyond it the oldest is forgotten, and is `UNSPECIFIED` to who asks.
+/// Offline users whose last seen is remembered; beyond it the oldest is forgotten, and is offline since an unknown time.
 const LAST_SEEN_MAX: usize = 1_000_000;
 
 impl Roster {
-    pub(crate) fn new(grace_ms: u64) -> Self {
+    pub(crate) fn new(times: Times) -> Self {
         Self {
-            grace_ms,
+            times,
+            is_warm: times.warm_up_ms == 0,
             users: HashMap::new(),
             edges: HashMap::new(),
             names: HashMap::new(),
             next_edge: 0,
+            next_stream: 0,
             leaving: BTreeSet::new(),
-            watchers: HashMap::new(),
-            watched: HashMap::new(),
+            watchers: Watchers::default(),
             seen: BTreeSet::new(),
         }
     }
 
-    /// A tracking stream of an edge begins.
-    pub(crate) fn attach(&mut self, name: &str) -> Edge {
-        self.next_edge += 1;
-        self.names.insert(self.next_edge, name.to_owned());
-        self.edges.insert(self.next_edge, HashSet::new());
-        self.next_edge
-    }
-
-    /// An edge's stream has ended: its sessions are gone, with the same grace as if each had closed.
-    pub(crate) fn detach(&mut self, now: Now, edge: Edge) {
-        for (user, session) in self.edges.remove(&edge).unwrap_or_default() {
-            self.remove(now, edge, user, session);
+    /// A tracking stream of an edge begins. An older one of the same incarnation is over.
+    pub(crate) fn attach(&mut self, now: Now, name: &str) -> Stream {
+        let edge = self.names.get(name).copied().unwrap_or_else(|| {
+            self.next_edge += 1;
+            self.names.insert(name.to_owned(), self.next_edge);
+            let state = EdgeState { name: name.to_owned(), heard: now, stream: 0, sessions: HashMap::new() };
+            self.edges.insert(self.next_edge, state);
+            self.next_edge
+        });
+        self.next_stream += 1;
+        if let Some(state) = self.edges.get_mut(&edge) {
+            state.stream = self.next_stream;
+            state.heard = now;
         }
-        self.names.remove(&edge);
+        Stream { edge, number: self.next_stream }
     }
 
-    pub(crate) fn open(&mut self, edge: Edge, session: u64, user: UserId) -> Told {
-        let Some(sessions) = self.edges.get_mut(&edge) else { return Told::new() };
-        if !sessions.insert((user, session)) {
+    /// Something has come by a stream. `false`: it is over, for a newer one has begun or its edge is gone.
+    pub(crate) fn heard(&mut self, now: Now, stream: Stream) -> bool {
+        let state = self.current(stream);
+        let is_current = state.is_some();
+        state.into_iter().for_each(|state| state.heard = now);
+        is_current
+    }
+
+    fn current(&mut self, stream: Stream) -> Option<&mut EdgeState> {
+        self.edges.get_mut(&stream.edge).filter(|state| state.stream == stream.number)
+    }
+
+    pub(crate) fn open(&mut self, stream: Stream, session: u64, user: UserId) -> Told {
+        let Some(state) = self.current(stream) else { return Told::new() };
+        if state.sessions.insert((user, session), stream.number).is_some() {
             return Told::new();
         }
         let state = self.users.entry(user).or_default();
         let was_online = state.is_online();
-        state.sessions.push((edge, session));
+        state.sessions.push((stream.edge, session));
         if let Some(at) = state.offline_at.take() {
             self.leaving.remove(&(at, user));
         }
@@ -104,36 +150,77 @@ impl Roster {
     }
 
     /// By the session's own name, so that a late close harms no newer session.
-    pub(crate) fn close(&mut self, now: Now, edge: Edge, session: u64, user: UserId) {
-        let known = self.edges.get_mut(&edge).is_some_and(|sessions| sessions.remove(&(user, session)));
+    pub(crate) fn close(&mut self, now: Now, stream: Stream, session: u64, user: UserId) {
+        let known = self.current(stream).is_some_and(|state| state.sessions.remove(&(user, session)).is_some());
         if known {
-            self.remove(now, edge, user, session);
+            self.begin_grace(now, stream.edge, session, user);
         }
     }
 
-    fn remove(&mut self, now: Now, edge: Edge, user: UserId, session: u64) {
-        let Some(state) = self.users.get_mut(&user) else { return };
-        state.sessions.retain(|known| *known != (edge, session));
-        if state.sessions.is_empty() {
+    /// The session goes on, and is tracked elsewhere from now on. Nobody is told anything.
+    pub(crate) fn moved(&mut self, stream: Stream, session: u64, user: UserId) {
+        let known = self.current(stream).is_some_and(|state| state.sessions.remove(&(user, session)).is_some());
+        if known && self.remove(stream.edge, session, user) {
+            self.users.remove(&user);
+        }
+    }
+
+    /// All of the edge's sessions have been told on this stream: the others closed while there was none.
+    pub(crate) fn snapshot_done(&mut self, now: Now, stream: Stream) {
+        let Some(state) = self.current(stream) else { return };
+        let older = state.sessions.extract_if(|_, told_by| *told_by != stream.number);
+        let older: Vec<_> = older.map(|(session, _)| session).collect();
+        for (user, session) in older {
+            self.begin_grace(now, stream.edge, session, user);
+        }
+    }
+
+    /// The edge says goodbye.
+    pub(crate) fn leave(&mut self, now: Now, stream: Stream) {
+        if self.current(stream).is_some() {
+            for (user, session) in self.forget_edge(stream.edge) {
+                self.begin_grace(now, stream.edge, session, user);
+            }
+        }
+    }
+
+    fn forget_edge(&mut self, edge: Edge) -> Vec<(UserId, u64)> {
+        let Some(state) = self.edges.remove(&edge) else { return Vec::new() };
+        self.names.remove(&state.name);
+        state.sessions.into_keys().collect()
+    }
+
+    fn begin_grace(&mut self, now: Now, edge: Edge, session: u64, user: UserId) {
+        if self.remove(edge, session, user)
+            && let Some(state) = self.users.get_mut(&user)
+        {
             state.last_seen_ms = now.wall_ms;
-            let at = now.mono_ms + self.grace_ms;
+            let at = now.mono_ms + self.times.grace_ms;
             state.offline_at = Some(at);
             self.leaving.insert((at, user));
         }
     }
 
-    /// Ends the graces that are over.
+    /// Says whether it was the user's last one.
+    fn remove(&mut self, edge: Edge, session: u64, user: UserId) -> bool {
+        let Some(state) = self.users.get_mut(&user) else { return false };
+        state.sessions.retain(|known| *known != (edge, session));
+        state.sessions.is_empty()
+    }
+
+    /// Ends the graces and the edges whose time is over, and the service's own ignorance.
     pub(crate) fn tick(&mut self, now: Now) -> Told {
-        let mut told = Told::new();
+        let mut told = self.expire(now);
         while let Some((at, user)) = self.leaving.first().copied()
             && at <= now.mono_ms
         {
             self.leaving.pop_first();
-            if let Some(state) = self.users.get_mut(&user) {
-                state.offline_at = None;
-                self.seen.insert((state.last_seen_ms, user));
-            }
-            told.extend(self.tell(user));
+            told.extend(self.is_offline(user));
+        }
+        if !self.is_warm && now.mono_ms >= self.times.warm_up_ms {
+            self.is_warm = true;
+            let unknown: Vec<UserId> = self.watchers.users().filter(|user| !self.users.contains_key(user)).collect();
+            told.extend(unknown.into_iter().flat_map(|user| self.tell(user)));
         }
         while self.seen.len() > LAST_SEEN_MAX {
             if let Some((_, user)) = self.seen.pop_first() {
@@ -143,22 +230,58 @@ impl Roster {
         told
     }
 
+    /// Edges that were not heard of in time: their users had their grace already.
+    fn expire(&mut self, now: Now) -> Told {
+        let is_over = |state: &EdgeState| state.heard.mono_ms + EDGE_LIFE_MS <= now.mono_ms;
+        let over = self.edges.iter().filter(|(_, state)| is_over(state));
+        let over: Vec<(Edge, i64)> = over.map(|(edge, state)| (*edge, state.heard.wall_ms)).collect();
+        let mut told = Told::new();
+        for (edge, heard_ms) in over {
+            for (user, session) in self.forget_edge(edge) {
+                if self.remove(edge, session, user) {
+                    self.users.entry(user).or_default().last_seen_ms = heard_ms;
+                    told.extend(self.is_offline(user));
+                }
+            }
+        }
+        told
+    }
+
+    fn is_offline(&mut self, user: UserId) -> Told {
+        if let Some(state) = self.users.get_mut(&user) {
+            state.offline_at = None;
+            self.seen.insert((state.last_seen_ms, user));
+        }
+        self.tell(user)
+    }
+
     fn tell(&self, user: UserId) -> Told {
-        let presence = self.presence(user);
-        self.watchers.get(&user).into_iter().flatten().map(|watcher| (*watcher, presence)).collect()
+        self.watchers.tell(self.presence(user))
     }
 
     pub(crate) fn presence(&self, user: UserId) -> Presence {
         let (status, last_seen_ms) = match self.users.get(&user) {
             Some(state) if state.is_online() => (PresenceStatus::Online, 0),
+            // Another edge of theirs may be yet to come.
+            _ if !self.is_warm => (PresenceStatus::Unspecified, 0),
             Some(state) => (PresenceStatus::Offline, state.last_seen_ms),
             None => (PresenceStatus::Offline, 0),
         };
         Presence { user_id: user.0, status: status.into(), last_seen_ms }
     }
 
-    /// The edges of some users. Users without a session are in none.
-    pub(crate) fn locate(&self, users: &[u64]) -> Location {
+    /// The edges of some users, and which of some edges live.
+    pub(crate) fn locate(&self, request: &LocateRequest) -> LocateResponse {
+        let lives = |name: &&String| self.names.contains_key(*name);
+        LocateResponse {
+            locations: request.sets.iter().map(|set| self.location(&set.user_ids)).collect(),
+            live_edge_ids: request.edge_ids.iter().filter(lives).cloned().collect(),
+            partial: !self.is_warm,
+        }
+    }
+
+    /// Each user once per edge, in the order of the question. Users without a session are in none.
+    fn location(&self, users: &[u64]) -> Location {
         let mut by_edge: Vec<(Edge, Vec<u64>)> = Vec::new();
         for user in users {
             let Some(state) = self.users.get(&UserId(*user)) else { continue };
@@ -172,39 +295,23 @@ impl Roster {
                 }
             }
         }
-        let named = |(edge, user_ids)| Some(EdgeUsers { edge_id: self.names.get(&edge)?.clone(), user_ids });
+        let named = |(edge, user_ids)| Some(EdgeUsers { edge_id: self.edges.get(&edge)?.name.clone(), user_ids });
         Location { edges: by_edge.into_iter().filter_map(named).collect() }
     }
 
     /// Begins to watch; returns the present state, to be told to this watcher.
     pub(crate) fn watch(&mut self, watcher: Watcher, user: UserId) -> Presence {
-        if self.watched.entry(watcher).or_default().insert(user) {
-            self.watchers.entry(user).or_default().push(watcher);
-        }
+        self.watchers.watch(watcher, user);
         self.presence(user)
     }
 
     pub(crate) fn unwatch(&mut self, watcher: Watcher, user: UserId) {
-        if let Some(watched) = self.watched.get_mut(&watcher) {
-            watched.remove(&user);
-        }
-        self.forget_watcher(watcher, user);
+        self.watchers.unwatch(watcher, user);
     }
 
     /// A watching stream has ended.
     pub(crate) fn end_watch(&mut self, watcher: Watcher) {
-        for user in self.watched.remove(&watcher).unwrap_or_default() {
-            self.forget_watcher(watcher, user);
-        }
-    }
-
-    fn forget_watcher(&mut self, watcher: Watcher, user: UserId) {
-        if let Some(watchers) = self.watchers.get_mut(&user) {
-            watchers.retain(|known| *known != watcher);
-            if watchers.is_empty() {
-                self.watchers.remove(&user);
-            }
-        }
+        self.watchers.end(watcher);
     }
 }
 
@@ -214,6 +321,7 @@ mod tests {
 
     const ANN: UserId = UserId(1);
     const BEN: UserId = UserId(2);
+    const TIMES: Times = Times { grace_ms: 10_000, warm_up_ms: 0 };
 
     fn at(ms: u64) -> Now {
         Now { wall_ms: i64::try_from(ms).expect("small") + 1_000_000, mono_ms: ms }
@@ -223,10 +331,14 @@ mod tests {
         roster.presence(user).status()
     }
 
+    fn edges(roster: &Roster, users: &[u64]) -> Vec<(String, Vec<u64>)> {
+        roster.location(users).edges.into_iter().map(|edge| (edge.edge_id, edge.user_ids)).collect()
+    }
+
     #[test]
     fn only_transitions_are_told_and_offline_comes_after_the_grace() {
-        let mut roster = Roster::new(10_000);
-        let edge = roster.attach("e");
+        let mut roster = Roster::new(TIMES);
+        let edge = roster.attach(at(0), "e");
         assert_eq!(roster.watch(7, ANN).status(), PresenceStatus::Offline);
         assert_eq!(roster.open(edge, 1, ANN).len(), 1);
         assert!(roster.open(edge, 2, ANN).is_empty());
@@ -241,48 +353,80 @@ mod tests {
 
     #[test]
     fn who_comes_back_within_the_grace_was_never_away() {
-        let mut roster = Roster::new(10_000);
-        let edge = roster.attach("e");
+        let mut roster = Roster::new(TIMES);
+        let edge = roster.attach(at(0), "e");
         roster.watch(7, ANN);
         roster.open(edge, 1, ANN);
         roster.close(at(0), edge, 1, ANN);
         assert!(roster.open(edge, 2, ANN).is_empty());
-        assert!(roster.tick(at(60_000)).is_empty());
+        assert!(roster.tick(at(14_000)).is_empty());
         // A late close of the old session harms nothing.
-        roster.close(at(60_000), edge, 1, ANN);
-        assert!(roster.tick(at(90_000)).is_empty());
+        roster.close(at(14_000), edge, 1, ANN);
+        assert!(roster.heard(at(14_000), edge) && roster.tick(at(28_000)).is_empty());
     }
 
     #[test]
     fn users_are_located_once_per_edge_and_not_after_their_last_session() {
-        let mut roster = Roster::new(0);
-        let (one, two) = (roster.attach("one"), roster.attach("two"));
+        let mut roster = Roster::new(TIMES);
+        let (one, two) = (roster.attach(at(0), "one"), roster.attach(at(0), "two"));
         roster.open(one, 1, ANN);
         roster.open(one, 2, ANN);
         roster.open(two, 3, ANN);
         roster.open(two, 4, BEN);
-        let location = roster.locate(&[1, 2, 3]);
-        let edges: Vec<_> =
-            location.edges.iter().map(|edge| (edge.edge_id.as_str(), edge.user_ids.as_slice())).collect();
-        assert_eq!(edges, [("one", &[1][..]), ("two", &[1, 2][..])]);
-        roster.detach(at(0), two);
-        assert_eq!(roster.locate(&[1, 2]).edges.len(), 1);
-        roster.tick(at(1));
-        assert_eq!(status(&roster, BEN), PresenceStatus::Offline);
-        assert_eq!(status(&roster, ANN), PresenceStatus::Online);
+        assert_eq!(edges(&roster, &[1, 2, 3]), [("one".into(), vec![1]), ("two".into(), vec![1, 2])]);
+        roster.leave(at(0), two);
+        assert_eq!(edges(&roster, &[1, 2, 3]), [("one".into(), vec![1])]);
+        roster.tick(at(10_000));
+        assert_eq!((status(&roster, BEN), status(&roster, ANN)), (PresenceStatus::Offline, PresenceStatus::Online));
     }
 
     #[test]
-    fn who_watches_no_more_is_told_no_more() {
-        let mut roster = Roster::new(0);
-        let edge = roster.attach("e");
+    fn a_broken_stream_ends_nothing_and_silence_ends_all_without_a_grace() {
+        let mut roster = Roster::new(TIMES);
+        let old = roster.attach(at(0), "e");
+        roster.open(old, 1, ANN);
+        roster.open(old, 2, BEN);
+        // Meanwhile BEN's session closed: the new stream doesn't tell it.
+        let new = roster.attach(at(14_000), "e");
+        assert!(!roster.heard(at(14_001), old));
+        roster.close(at(14_001), old, 1, ANN);
+        roster.open(new, 1, ANN);
+        assert_eq!(edges(&roster, &[1, 2]), [("e".into(), vec![1, 2])]);
+        roster.snapshot_done(at(14_002), new);
+        assert_eq!(edges(&roster, &[1, 2]), [("e".into(), vec![1])]);
+        assert!(roster.heard(at(14_003), new));
         roster.watch(7, ANN);
-        roster.watch(8, ANN);
-        roster.watch(8, BEN);
-        roster.unwatch(7, ANN);
-        assert_eq!(roster.open(edge, 1, ANN).iter().map(|(watcher, _)| *watcher).collect::<Vec<_>>(), [8]);
-        roster.end_watch(8);
-        assert!(roster.open(edge, 2, BEN).is_empty());
-        assert!(roster.watchers.is_empty());
+        assert!(roster.tick(at(29_002)).is_empty());
+        let told = roster.tick(at(29_003));
+        assert_eq!((told[0].1.status(), told[0].1.last_seen_ms), (PresenceStatus::Offline, 1_014_003));
+        assert!(!roster.heard(at(29_004), new) && roster.open(new, 3, ANN).is_empty());
+    }
+
+    #[test]
+    fn a_fresh_instance_says_that_it_may_not_know_and_tells_offline_when_it_does() {
+        let mut roster = Roster::new(Times { warm_up_ms: 15_000, ..TIMES });
+        let edge = roster.attach(at(0), "e");
+        assert_eq!(roster.watch(7, ANN).status(), PresenceStatus::Unspecified);
+        roster.open(edge, 1, BEN);
+        assert_eq!(status(&roster, BEN), PresenceStatus::Online);
+        let asked = LocateRequest { edge_ids: vec!["e".into(), "f".into()], ..LocateRequest::default() };
+        let answer = roster.locate(&asked);
+        assert_eq!((answer.live_edge_ids, answer.partial), (vec!["e".to_owned()], true));
+        roster.heard(at(14_999), edge);
+        assert!(roster.tick(at(14_999)).is_empty());
+        assert_eq!(roster.tick(at(15_000))[0].1.status(), PresenceStatus::Offline);
+        assert!(!roster.locate(&asked).partial);
+    }
+
+    #[test]
+    fn what_moves_elsewhere_is_forgotten_in_silence() {
+        let mut roster = Roster::new(TIMES);
+        let edge = roster.attach(at(0), "e");
+        roster.open(edge, 1, ANN);
+        roster.watch(7, ANN);
+        roster.moved(edge, 1, ANN);
+        assert!(edges(&roster, &[1]).is_empty());
+        roster.heard(at(14_000), edge);
+        assert!(roster.tick(at(14_000)).is_empty());
     }
 }

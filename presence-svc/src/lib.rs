@@ -6,8 +6,6 @@ mod config;
 mod core;
 mod service;
 
-use std::time::Duration;
-
 use confab_mesh::{Drain, Peer, ServerConfig};
 use confab_proto::presence::v1::presence_service_server::PresenceServiceServer;
 
@@ -16,7 +14,7 @@ pub use config::Config;
 /// Starts the service: its RPCs. `drain` begins once no caller needs it any more.
 #[must_use]
 pub fn build(cfg: &Config, drain: &Drain) -> Peer {
-    let service = service::Service::new(Duration::from_secs(cfg.grace_seconds));
+    let service = service::Service::new(cfg);
     let clock = service.clone().run_clock();
     let ended = drain.clone();
     drain.spawn(async move {

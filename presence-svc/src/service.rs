@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use confab_ids::UserId;
 use confab_proto::presence::v1::presence_service_server::PresenceService;
@@ -14,10 +14,12 @@ use confab_proto::presence::v1::{
 };
 use futures_util::{Stream, StreamExt};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::core::{Edge, Now, Roster, Told, Watcher};
+use crate::Config;
+use crate::core::{self, Now, Roster, Times, Told, Watcher};
 
 const TICK: Duration = Duration::from_millis(250);
 
@@ -43,13 +45,16 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    pub(crate) fn new(grace: Duration) -> Self {
-        let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
-        let state = State { roster: Roster::new(grace_ms), watchers: HashMap::new(), next_watcher: 0 };
+    pub(crate) fn new(cfg: &Config) -> Self {
+        let times = Times {
+            grace_ms: cfg.grace_seconds.saturating_mul(1_000),
+            warm_up_ms: cfg.warm_up_seconds.saturating_mul(1_000),
+        };
+        let state = State { roster: Roster::new(times), watchers: HashMap::new(), next_watcher: 0 };
         Self { state: Arc::new(Mutex::new(state)), started: Instant::now() }
     }
 
-    /// Ends graces, as time goes by.
+    /// Ends graces and edges, as time goes by.
     pub(crate) async fn run_clock(self) {
         let mut tick = tokio::time::interval(TICK);
         loop {
@@ -74,23 +79,40 @@ impl Service {
         }
     }
 
-    fn track(&self, edge: Edge, request: &TrackRequest) -> TrackResponse {
+    fn attach(&self, name: &str) -> core::Stream {
+        let now = self.now();
+        self.state().roster.attach(now, name)
+    }
+
+    /// `None`: the stream is over, by a newer one of the same edge or a goodbye.
+    fn track(&self, stream: core::Stream, request: &TrackRequest) -> Option<TrackResponse> {
         let now = self.now();
         let mut state = self.state();
+        if !state.roster.heard(now, stream) {
+            return None;
+        }
         let mut told = Told::new();
         for opened in &request.opened {
-            told.extend(state.roster.open(edge, opened.session, UserId(opened.user_id)));
+            told.extend(state.roster.open(stream, opened.session, UserId(opened.user_id)));
         }
         for closed in &request.closed {
-            state.roster.close(now, edge, closed.session, UserId(closed.user_id));
+            state.roster.close(now, stream, closed.session, UserId(closed.user_id));
+        }
+        for moved in &request.moved {
+            state.roster.moved(stream, moved.session, UserId(moved.user_id));
+        }
+        if request.snapshot_done {
+            state.roster.snapshot_done(now, stream);
+        }
+        if request.leaving {
+            state.roster.leave(now, stream);
         }
         state.tell(told);
-        TrackResponse { opened: request.opened.iter().map(|opened| opened.session).collect() }
+        Some(TrackResponse { opened: request.opened.iter().map(|opened| opened.session).collect() })
     }
 
     fn locate(&self, request: &LocateRequest) -> LocateResponse {
-        let state = self.state();
-        LocateResponse { locations: request.sets.iter().map(|set| state.roster.locate(&set.user_ids)).collect() }
+        self.state().roster.locate(request)
     }
 
     fn watch(&self, watcher: Watcher, request: &WatchRequest) {
@@ -136,20 +158,17 @@ impl PresenceService for Service {
         let (answer, queue) = mpsc::channel(ANSWERS_MAX);
         let service = self.clone();
         tokio::spawn(async move {
-            let mut edge = None;
+            let mut stream = None;
             while let Ok(Some(request)) = requests.message().await {
-                if edge.is_none() && request.edge_id.is_empty() {
+                if stream.is_none() && request.edge_id.is_empty() {
                     drop(answer.send(Err(Status::invalid_argument("edge_id: is required in the first message"))).await);
                     return;
                 }
-                let edge = *edge.get_or_insert_with(|| service.state().roster.attach(&request.edge_id));
-                if answer.send(Ok(service.track(edge, &request))).await.is_err() {
-                    break;
+                let stream = *stream.get_or_insert_with(|| service.attach(&request.edge_id));
+                let Some(response) = service.track(stream, &request) else { return };
+                if answer.send(Ok(response)).await.is_err() {
+                    return;
                 }
-            }
-            if let Some(edge) = edge {
-                let now = service.now();
-                service.state().roster.detach(now, edge);
             }
         });
         Ok(answers(queue))

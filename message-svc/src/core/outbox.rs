@@ -1,7 +1,7 @@
 //! What was published and is not settled: kept until fanout says that every edge has it, to be published again when the
 //! stream to fanout breaks; and the acks that wait for fanout to have accepted.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use confab_ids::{ChatId, Seq};
@@ -12,6 +12,12 @@ use super::{Accepted, Origin, Payload};
 /// How long an ack waits for fanout, milliseconds; the message is durable, so then it goes out all the same.
 pub(crate) const ACCEPT_WAIT_MS: u64 = 250;
 
+/// What fanout has accepted and not settled for so long, milliseconds, waits for an edge that is away.
+const SLOW_MS: u64 = 1_000;
+
+/// Publications that wait for an edge that is away and hold up nobody meanwhile; those beyond it count like any other.
+const SLOW_MAX: usize = 65_536;
+
 #[derive(Debug)]
 struct Entry {
     chat: ChatId,
@@ -19,7 +25,6 @@ struct Entry {
     settled_before: Seq,
     to: Arc<[u64]>,
     payload: Payload,
-    settled: bool,
 }
 
 #[derive(Debug)]
@@ -30,18 +35,27 @@ struct WaitingAck {
     accepted: Accepted,
 }
 
-/// Bounded by the owner, which takes no more commands while [`Outbox::len`] is at its limit.
+/// Bounded by the owner, which takes no more commands while [`Outbox::len`] is at its limit, and by [`SLOW_MAX`].
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
-    /// The id of `entries[0]`.
-    first: u64,
-    entries: VecDeque<Entry>,
+    last: u64,
+    /// What is not settled, by id.
+    entries: BTreeMap<u64, Entry>,
     acks: VecDeque<WaitingAck>,
+    /// Fanout has accepted all up to this one.
+    accepted: u64,
+    /// The last id at some times within [`SLOW_MS`].
+    times: VecDeque<(u64, u64)>,
+    /// Entries up to this one are slow; how many they are.
+    slow_up_to: u64,
+    slow: usize,
 }
 
 impl Outbox {
+    /// What is not settled, without what waits for edges that are away: one that has died is known to be so only after a
+    /// while, and must not stop everybody's messages until then.
     pub(crate) fn len(&self) -> usize {
-        self.entries.len()
+        self.entries.len() - self.slow.min(SLOW_MAX)
     }
 
     /// Queues a publication and returns it for the stream.
@@ -53,51 +67,54 @@ impl Outbox {
         to: Arc<[u64]>,
         payload: Payload,
     ) -> Publication {
-        let entry = Entry { chat, seq, settled_before: settled, to, payload, settled: false };
-        let id = self.next_id();
-        let publication = wire(id, &entry);
-        self.entries.push_back(entry);
+        let entry = Entry { chat, seq, settled_before: settled, to, payload };
+        self.last += 1;
+        let publication = wire(self.last, &entry);
+        self.entries.insert(self.last, entry);
         publication
-    }
-
-    fn next_id(&self) -> u64 {
-        self.first + self.entries.len() as u64 + 1
     }
 
     /// The ack for the newest publication waits until fanout has accepted it.
     pub(crate) fn ack_when_accepted(&mut self, now_ms: u64, origin: Origin, accepted: Accepted) {
-        let publication = self.first + self.entries.len() as u64;
+        let publication = self.last;
         self.acks.push_back(WaitingAck { publication, since_ms: now_ms, origin, accepted });
     }
 
     /// Fanout has accepted all up to `id`: the acks that may go.
     pub(crate) fn accepted(&mut self, id: u64) -> impl Iterator<Item = (Origin, Accepted)> + '_ {
+        self.accepted = self.accepted.max(id);
         std::iter::from_fn(move || self.acks.pop_front_if(|ack| ack.publication <= id))
             .map(|ack| (ack.origin, ack.accepted))
     }
 
-    /// The acks that have waited long enough.
+    /// The acks that have waited long enough; by the way, time goes by.
     pub(crate) fn overdue(&mut self, now_ms: u64) -> impl Iterator<Item = (Origin, Accepted)> + '_ {
+        self.find_slow(now_ms);
         std::iter::from_fn(move || self.acks.pop_front_if(|ack| ack.since_ms + ACCEPT_WAIT_MS <= now_ms))
             .map(|ack| (ack.origin, ack.accepted))
     }
 
+    fn find_slow(&mut self, now_ms: u64) {
+        self.times.push_back((now_ms, self.last));
+        let mut old = self.slow_up_to;
+        while let Some((_, last)) = self.times.pop_front_if(|(at, _)| *at + SLOW_MS <= now_ms) {
+            old = last;
+        }
+        let slow_up_to = old.min(self.accepted).max(self.slow_up_to);
+        self.slow += self.entries.range(self.slow_up_to + 1..slow_up_to + 1).count();
+        self.slow_up_to = slow_up_to;
+    }
+
     /// Fanout has settled `id`: which event that was; `None` for receipts and for what is not known (any more).
     pub(crate) fn settle(&mut self, id: u64) -> Option<(ChatId, Seq)> {
-        let at = usize::try_from(id.checked_sub(self.first + 1)?).ok()?;
-        let entry = self.entries.get_mut(at)?;
-        entry.settled = true;
-        let event = (entry.seq > Seq::ZERO).then_some((entry.chat, entry.seq));
-        while self.entries.pop_front_if(|entry| entry.settled).is_some() {
-            self.first += 1;
-        }
-        event
+        let entry = self.entries.remove(&id)?;
+        self.slow -= usize::from(id <= self.slow_up_to);
+        (entry.seq > Seq::ZERO).then_some((entry.chat, entry.seq))
     }
 
     /// All that is not settled, in order, for a new stream.
     pub(crate) fn unsettled(&self) -> Vec<Publication> {
-        let numbered = self.entries.iter().zip(self.first + 1..);
-        numbered.filter(|(entry, _)| !entry.settled).map(|(entry, id)| wire(id, entry)).collect()
+        self.entries.iter().map(|(id, entry)| wire(*id, entry)).collect()
     }
 }
 
@@ -158,5 +175,25 @@ mod tests {
         assert_eq!(outbox.overdue(200 + ACCEPT_WAIT_MS - 1).count(), 0);
         assert_eq!(outbox.overdue(200 + ACCEPT_WAIT_MS).collect::<Vec<_>>(), [(origin, ack(2))]);
         assert_eq!(outbox.accepted(9).collect::<Vec<_>>(), [(origin, ack(3))]);
+    }
+
+    #[test]
+    fn what_waits_for_an_edge_that_is_away_holds_up_nobody_within_its_bound() {
+        let mut outbox = Outbox::default();
+        for seq in 1..=3 {
+            publish(&mut outbox, seq);
+        }
+        assert_eq!(outbox.overdue(0).count() + outbox.accepted(2).count(), 0);
+        assert_eq!((outbox.overdue(SLOW_MS - 1).count(), outbox.len()), (0, 3));
+        // The third one is not accepted: there may be no fanout at all.
+        assert_eq!((outbox.overdue(SLOW_MS).count(), outbox.len()), (0, 1));
+        assert!(outbox.settle(1).is_some() && outbox.len() == 1);
+        assert!(outbox.settle(3).is_some() && outbox.len() == 0);
+        assert_eq!(outbox.unsettled().len(), 1);
+        let beyond = SLOW_MAX as u64 + 10;
+        (0..beyond).for_each(|seq| assert!(publish(&mut outbox, seq + 4) > 3));
+        assert_eq!(outbox.accepted(u64::MAX).count() + outbox.overdue(3 * SLOW_MS).count(), 0);
+        assert_eq!(outbox.overdue(5 * SLOW_MS).count(), 0);
+        assert_eq!(outbox.len(), 11);
     }
 }

@@ -6,7 +6,7 @@ pub struct PublishRequest {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Publication {
-    /// Counts up within one stream, from 1 on.
+    /// Names it within one stream.
     #[prost(uint64, tag = "1")]
     pub id: u64,
     #[prost(uint64, tag = "2")]
@@ -46,7 +46,7 @@ pub struct Receipt {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PublishResponse {
-    /// All publications up to this id are accepted: fanout answers for them.
+    /// All publications up to this one, in the order of the stream, are accepted: fanout answers for them. 0: says nothing.
     #[prost(uint64, tag = "1")]
     pub accepted: u64,
     /// These have reached every edge that they concern.
@@ -55,7 +55,7 @@ pub struct PublishResponse {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SubscribeRequest {
-    #[prost(oneof = "subscribe_request::Kind", tags = "1, 2")]
+    #[prost(oneof = "subscribe_request::Kind", tags = "1, 2, 3")]
     pub kind: ::core::option::Option<subscribe_request::Kind>,
 }
 /// Nested message and enum types in `SubscribeRequest`.
@@ -67,7 +67,18 @@ pub mod subscribe_request {
         /// All deliveries up to this id have been handed to their sessions.
         #[prost(uint64, tag = "2")]
         Delivered(u64),
+        #[prost(message, tag = "3")]
+        Gone(super::Gone),
     }
+}
+/// Of a delivery's recipients these have no session here: fanout looks for them again, once.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Gone {
+    /// The delivery's.
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    #[prost(uint64, repeated, tag = "2")]
+    pub user_ids: ::prost::alloc::vec::Vec<u64>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Attach {
@@ -80,9 +91,11 @@ pub struct SubscribeResponse {
     #[prost(message, repeated, tag = "1")]
     pub deliveries: ::prost::alloc::vec::Vec<Delivery>,
 }
+/// Without a payload it is a marker, in the place of deliveries that were not kept: the sessions read the chat's log up to
+/// seq. A marker of chat 0 stands for any chat: they have to begin anew.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Delivery {
-    /// Counts up within one stream, from 1 on.
+    /// Counts up, beyond the end of a stream, too. What was not acknowledged comes again when the same edge attaches again.
     #[prost(uint64, tag = "1")]
     pub id: u64,
     #[prost(uint64, tag = "2")]

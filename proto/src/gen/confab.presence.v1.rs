@@ -8,6 +8,15 @@ pub struct TrackRequest {
     pub opened: ::prost::alloc::vec::Vec<SessionOpened>,
     #[prost(message, repeated, tag = "3")]
     pub closed: ::prost::alloc::vec::Vec<SessionClosed>,
+    /// All sessions that belong here have been told on this stream: others of this edge have closed.
+    #[prost(bool, tag = "4")]
+    pub snapshot_done: bool,
+    /// These go on, at other instances: forgotten without a change of anyone's presence.
+    #[prost(message, repeated, tag = "5")]
+    pub moved: ::prost::alloc::vec::Vec<SessionClosed>,
+    /// The edge ends: what it has left is closed.
+    #[prost(bool, tag = "6")]
+    pub leaving: bool,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SessionOpened {
@@ -35,6 +44,9 @@ pub struct LocateRequest {
     /// At most 1,000 each.
     #[prost(message, repeated, tag = "1")]
     pub sets: ::prost::alloc::vec::Vec<UserSet>,
+    /// Edges of which is asked whether they live.
+    #[prost(string, repeated, tag = "2")]
+    pub edge_ids: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UserSet {
@@ -46,6 +58,12 @@ pub struct LocateResponse {
     /// One per set of the request, in its order.
     #[prost(message, repeated, tag = "1")]
     pub locations: ::prost::alloc::vec::Vec<Location>,
+    /// Those of the request's edges that have been heard of within 15 s.
+    #[prost(string, repeated, tag = "2")]
+    pub live_edge_ids: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// This instance has started lately and may not know all sessions and edges yet: what it doesn't name may still be there.
+    #[prost(bool, tag = "3")]
+    pub partial: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Location {
@@ -214,8 +232,9 @@ pub mod presence_service_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// From an edge: sessions that open and close. The edge's stream is its lease: when it breaks, its sessions are gone
-        /// after a grace period.
+        /// From an edge, to every instance: sessions that open and close. A stream begins with all of the edge's sessions that
+        /// belong to this instance. Each request is a heartbeat, also an empty one, and is answered: an edge that is not heard of
+        /// for 15 s is gone, and its sessions with it. A stream that breaks ends nothing by itself.
         pub async fn track(
             &mut self,
             request: impl tonic::IntoStreamingRequest<Message = super::TrackRequest>,
@@ -337,8 +356,9 @@ pub mod presence_service_server {
             >
             + std::marker::Send
             + 'static;
-        /// From an edge: sessions that open and close. The edge's stream is its lease: when it breaks, its sessions are gone
-        /// after a grace period.
+        /// From an edge, to every instance: sessions that open and close. A stream begins with all of the edge's sessions that
+        /// belong to this instance. Each request is a heartbeat, also an empty one, and is answered: an edge that is not heard of
+        /// for 15 s is gone, and its sessions with it. A stream that breaks ends nothing by itself.
         async fn track(
             &self,
             request: tonic::Request<tonic::Streaming<super::TrackRequest>>,

@@ -1,0 +1,78 @@
+//! Who wants to know about whom.
+
+use std::collections::{HashMap, HashSet};
+
+use confab_ids::UserId;
+use confab_proto::presence::v1::Presence;
+
+/// A watching stream.
+pub(crate) type Watcher = u64;
+
+/// What watchers have to be told.
+pub(crate) type Told = Vec<(Watcher, Presence)>;
+
+/// Both ways; grows with what is watched, and that is bounded by the edges' connections.
+#[derive(Debug, Default)]
+pub(super) struct Watchers {
+    watchers: HashMap<UserId, Vec<Watcher>>,
+    watched: HashMap<Watcher, HashSet<UserId>>,
+}
+
+impl Watchers {
+    pub(super) fn watch(&mut self, watcher: Watcher, user: UserId) {
+        if self.watched.entry(watcher).or_default().insert(user) {
+            self.watchers.entry(user).or_default().push(watcher);
+        }
+    }
+
+    pub(super) fn unwatch(&mut self, watcher: Watcher, user: UserId) {
+        if let Some(watched) = self.watched.get_mut(&watcher) {
+            watched.remove(&user);
+        }
+        self.forget(watcher, user);
+    }
+
+    pub(super) fn end(&mut self, watcher: Watcher) {
+        for user in self.watched.remove(&watcher).unwrap_or_default() {
+            self.forget(watcher, user);
+        }
+    }
+
+    fn forget(&mut self, watcher: Watcher, user: UserId) {
+        if let Some(watchers) = self.watchers.get_mut(&user) {
+            watchers.retain(|known| *known != watcher);
+            if watchers.is_empty() {
+                self.watchers.remove(&user);
+            }
+        }
+    }
+
+    /// Everybody who is watched.
+    pub(super) fn users(&self) -> impl Iterator<Item = UserId> + '_ {
+        self.watchers.keys().copied()
+    }
+
+    pub(super) fn tell(&self, presence: Presence) -> Told {
+        let watchers = self.watchers.get(&UserId(presence.user_id));
+        watchers.into_iter().flatten().map(|watcher| (*watcher, presence)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_watches_no_more_is_told_no_more() {
+        let (ann, ben) = (UserId(1), UserId(2));
+        let mut watchers = Watchers::default();
+        for (watcher, user) in [(7, ann), (8, ann), (8, ben)] {
+            watchers.watch(watcher, user);
+        }
+        watchers.unwatch(7, ann);
+        let told = watchers.tell(Presence { user_id: 1, ..Presence::default() });
+        assert_eq!(told.iter().map(|(watcher, _)| *watcher).collect::<Vec<_>>(), [8]);
+        watchers.end(8);
+        assert!(watchers.watchers.is_empty() && !watchers.watched.contains_key(&8));
+    }
+}
