@@ -1,9 +1,13 @@
 //! From requests to commands: all validation is here.
 
+use std::collections::HashMap;
+
 use confab_ids::{ChatId, MessageId, NUMBER_LIMIT, Seq, UserId};
 use confab_proto::limits::{CLIENT_ID_CHARS_MAX, MEDIA_URL_BYTES_MAX, MENTIONS_MAX, TEXT_BYTES_MAX};
 use confab_proto::message::v1::{self as pb, ChatKind, Content, CreateChatRequest, command};
 
+use crate::core::ownership::lease::Incarnation;
+use crate::core::ownership::map::{ShardMap, Tenure};
 use crate::core::{AddMembers, Command, Create, Mark, Send};
 use crate::error::Invalid;
 use crate::store::{CreationKey, MEMBERS_MAX};
@@ -161,6 +165,17 @@ fn client_id(id: String) -> Result<String, Invalid> {
         return Err(Invalid::new("client_id", format!("is longer than {CLIENT_ID_CHARS_MAX} characters")));
     }
     Ok(id)
+}
+
+pub(crate) fn shard_map(map: &ShardMap) -> pb::WatchShardsResponse {
+    let owners: Vec<Incarnation> = map.addrs.keys().copied().collect();
+    let places: HashMap<Incarnation, u32> = owners.iter().copied().zip(1..).collect();
+    let place = |tenure: &Tenure| places.get(&tenure.owner).copied().unwrap_or(0);
+    pb::WatchShardsResponse {
+        version: map.version,
+        owners: owners.iter().filter_map(|owner| map.addrs.get(owner)).map(ToString::to_string).collect(),
+        shards: map.tenures.iter().map(place).collect(),
+    }
 }
 
 #[cfg(test)]

@@ -95,7 +95,7 @@ pub async fn build(cfg: Config, storage: Storage, deps: Deps) -> Result<MessageS
     let limits = Limits { hot_chats: cfg.hot_chats_max, in_flight: cfg.in_flight_max };
     let owner = owner::start(Owner::sole(limits, last_chat + 1), store.clone(), from_fanout, &deps.drain);
     let health = Health(owner.clone());
-    let service = MessageServiceServer::new(service::Service::new(Reader { store, owner }));
-    let server = ServerConfig::new("message-svc").streaming(&["Converse"]).drain(deps.drain);
+    let service = MessageServiceServer::new(service::Service::new(Reader { store, owner }, deps.drain.clone()));
+    let server = ServerConfig::new("message-svc").streaming(&["Converse", "WatchShards"]).drain(deps.drain);
     Ok(MessageSvc { peer: confab_mesh::server(server, service), health })
 }

@@ -16,9 +16,10 @@ use confab_proto::message::v1::{self as pb, ConverseResponse, Reply, reply};
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::core::owner::{Owner, Write};
+use crate::core::ownership::map::ShardMap;
 use crate::core::{Accepted, Command, Create, Effects, Found, Load, Lookup, Now, Origin, Outcome};
 use crate::error::ChatError;
 use crate::publisher::{FanoutEvent, PUBLICATIONS_PER_FRAME};
@@ -58,9 +59,15 @@ pub(crate) struct StreamCommand {
 pub(crate) struct OwnerHandle {
     requests: mpsc::Sender<Request>,
     healthy: Arc<AtomicBool>,
+    map: watch::Receiver<Arc<ShardMap>>,
 }
 
 impl OwnerHandle {
+    /// Who owns what; where there is one owner only, it stays empty.
+    pub(crate) fn map(&self) -> watch::Receiver<Arc<ShardMap>> {
+        self.map.clone()
+    }
+
     pub(crate) async fn open(&self, stream: u64, replies: mpsc::Sender<ConverseResponse>) {
         self.ask(Request::Open { stream, replies }).await;
     }
@@ -114,6 +121,7 @@ struct Task<S> {
     under_way: FuturesUnordered<BoxFuture<'static, Done>>,
     fx: Effects,
     healthy: Arc<AtomicBool>,
+    map: watch::Sender<Arc<ShardMap>>,
 }
 
 /// Starts the owner. It ends when the drain has begun and what was taken is done, or [`DRAIN_MAX`] later.
@@ -125,6 +133,7 @@ pub(crate) fn start(
 ) -> OwnerHandle {
     let (requests, queue) = mpsc::channel(REQUESTS_MAX);
     let healthy = Arc::new(AtomicBool::new(true));
+    let (map, known_map) = watch::channel(Arc::default());
     let task = Task {
         owner,
         store,
@@ -136,9 +145,10 @@ pub(crate) fn start(
         under_way: FuturesUnordered::new(),
         fx: Effects::default(),
         healthy: healthy.clone(),
+        map,
     };
     drain.spawn(task.run(queue, events, drain.clone()));
-    OwnerHandle { requests, healthy }
+    OwnerHandle { requests, healthy, map: known_map }
 }
 
 impl<S: Store> Task<S> {
@@ -288,6 +298,9 @@ impl<S: Store> Task<S> {
                 let sent = store.find_sends(&fx.lookups).await;
                 Done::Found(fx.lookups, sent)
             }));
+        }
+        if let Some(map) = fx.map {
+            self.map.send_replace(map);
         }
         self.publish(fx.publications);
         self.reply(fx.replies);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use confab_ids::{ChatId, MessageId, Seq};
+use confab_mesh::Drain;
 use confab_proto::message::v1::{
     self as pb, Command as WireCommand, ConverseRequest, ConverseResponse, Reply,
     message_service_server::MessageService, reply,
@@ -12,7 +13,7 @@ use confab_proto::message::v1::{
 use futures_util::future::try_join_all;
 use futures_util::{Stream, StreamExt};
 use tokio::sync::{Semaphore, mpsc};
-use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::wrappers::{ReceiverStream, WatchStream};
 use tonic::{Request, Response, Status, Streaming};
 use uuid::Uuid;
 
@@ -39,13 +40,14 @@ const MEMBERS_PAGE_MAX: u32 = 1_000;
 
 pub(crate) struct Service<S> {
     reader: Reader<S>,
+    drain: Drain,
     streams: AtomicU64,
     searches: Searches,
 }
 
 impl<S: Store> Service<S> {
-    pub(crate) fn new(reader: Reader<S>) -> Self {
-        Self { reader, streams: AtomicU64::new(0), searches: Searches::new() }
+    pub(crate) fn new(reader: Reader<S>, drain: Drain) -> Self {
+        Self { reader, drain, streams: AtomicU64::new(0), searches: Searches::new() }
     }
 }
 
@@ -146,6 +148,18 @@ async fn send_refusal(replies: &mpsc::WeakSender<ConverseResponse>, session: u64
 
 #[tonic::async_trait]
 impl<S: Store> MessageService for Service<S> {
+    type WatchShardsStream = Pin<Box<dyn Stream<Item = Result<pb::WatchShardsResponse, Status>> + Send>>;
+
+    async fn watch_shards(
+        &self,
+        _request: Request<pb::WatchShardsRequest>,
+    ) -> Result<Response<Self::WatchShardsStream>, Status> {
+        let drain = self.drain.clone();
+        let ended = async move { drain.started().await };
+        let maps = WatchStream::new(self.reader.owner.map()).map(|map| Ok(convert::shard_map(&map)));
+        Ok(Response::new(Box::pin(maps.take_until(Box::pin(ended)))))
+    }
+
     type ConverseStream = Pin<Box<dyn Stream<Item = Result<ConverseResponse, Status>> + Send>>;
 
     async fn converse(

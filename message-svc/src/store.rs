@@ -13,6 +13,9 @@ use confab_ids::{ChatId, MessageId, Seq, UserId};
 use confab_proto::message::v1::{ChatKind, Role};
 
 use crate::core::marks::Marks;
+use crate::core::ownership::lease::{Incarnation, LeaseRow, Swapped};
+use crate::core::ownership::map::ShardMap;
+use crate::core::recovery::LogRow;
 use crate::core::sends::Sent;
 use crate::core::{Found, Lookup};
 
@@ -67,7 +70,12 @@ pub(crate) enum Row {
         key: SendKey,
         sent: Sent,
     },
-    Chat(Meta),
+    /// `roster`: where other owners may write, the members are kept with the chat; else as rows of their own.
+    Chat {
+        meta: Meta,
+        roster: Option<Roster>,
+    },
+    /// For the lists of a user's chats; where there is no roster, of a chat's members, too.
     Member {
         chat: ChatId,
         kind: ChatKind,
@@ -98,7 +106,7 @@ impl Row {
             | Self::Member { chat, .. }
             | Self::Marks { chat, .. }
             | Self::DropSends { chat, .. } => *chat,
-            Self::Chat(meta) => meta.chat,
+            Self::Chat { meta, .. } => meta.chat,
             Self::Creation { made, .. } => made.chat,
         }
     }
@@ -157,12 +165,23 @@ pub(crate) struct MemberRow {
     pub joined_seq: Seq,
 }
 
+/// A chat's members as of an event of its log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Roster {
+    /// The last event that changed them; 0: the chat is still being made.
+    pub seq: Seq,
+    /// In the order of joining.
+    pub members: Arc<[MemberRow]>,
+}
+
 /// A chat as it is loaded into memory.
 #[derive(Debug, Clone)]
 pub(crate) struct ChatRecord {
     pub meta: Meta,
     /// In the order of joining.
     pub members: Vec<(MemberRow, Marks)>,
+    /// Of the roster; 0 where there is none.
+    pub roster_seq: Seq,
     pub head: Seq,
     /// Countable events up to the head.
     pub count: u64,
@@ -247,8 +266,16 @@ pub(crate) trait Store: Clone + Send + Sync + 'static {
     /// the calls, whenever their futures are polled. `stamp`: the writes' timestamp, where the newest one wins.
     fn commit(&self, rows: Vec<Row>, stamp: i64) -> impl Future<Output = Result<(), StoreError>> + Send + 'static;
 
-    /// Chats for memory; `None`: there is no such chat.
+    /// Chats for memory; `None`: there is no such chat. Where others may have written to it, without its head: see
+    /// [`tails`](Self::tails).
     fn load(&self, chats: Vec<ChatId>) -> impl Future<Output = Result<Vec<Option<ChatRecord>>, StoreError>> + Send;
+
+    /// The newest rows of buckets of logs, in any order, and at most `limit` of each.
+    fn tails(
+        &self,
+        buckets: Vec<(ChatId, u32)>,
+        limit: usize,
+    ) -> impl Future<Output = Result<Vec<Vec<LogRow>>, StoreError>> + Send;
 
     fn find_sends(&self, lookups: &[Lookup]) -> impl Future<Output = Result<Vec<Found>, StoreError>> + Send;
 
@@ -276,6 +303,27 @@ pub(crate) trait Store: Clone + Send + Sync + 'static {
 
     /// The highest chat id that was ever given out; 0: none.
     fn last_chat(&self) -> impl Future<Output = Result<u64, StoreError>> + Send;
+}
+
+/// Leases and the shard map, each changed by compare-and-set only. What came of one is [`Swapped::Unknown`] unless it is certain.
+pub(crate) trait Ledger: Clone + Send + Sync + 'static {
+    /// Stores the lease, if there is none and its counter is 1, or if the one there is not dead and has a lower counter.
+    fn renew(&self, row: LeaseRow) -> impl Future<Output = Swapped<Option<LeaseRow>>> + Send;
+
+    /// All leases; the map, if its version is above `known`.
+    fn observe(
+        &self,
+        known: u64,
+    ) -> impl Future<Output = Result<(Vec<LeaseRow>, Option<Arc<ShardMap>>), StoreError>> + Send;
+
+    /// Marks a lease as dead, if its counter is still this. Whatever comes of it, the next observation shows.
+    fn mark_dead(&self, incarnation: Incarnation, counter: u64) -> impl Future<Output = ()> + Send;
+
+    /// Stores the map, if the version before it is there (no map: version 0). Refused with the one that is there.
+    fn swap_map(&self, map: Arc<ShardMap>) -> impl Future<Output = Swapped<Arc<ShardMap>>> + Send;
+
+    /// So many chat ids that nobody else gets, ascending from the one returned. Below 2^53.
+    fn take_chat_ids(&self, count: u64) -> impl Future<Output = Result<u64, StoreError>> + Send;
 }
 
 /// Events of a range, ascending whichever end it was read from; whether there is more at the other.

@@ -109,7 +109,7 @@ impl Recovery {
             batches.make_contiguous().reverse();
         }
         if let Some(batch) = batches.front_mut() {
-            batch.push(Row::Chat(self.record.meta.clone()));
+            batch.push(Row::Chat { meta: self.record.meta.clone(), roster: None });
         }
         batches
     }

@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use self::tables::Tables;
 use super::{ChatOfUser, ChatRecord, Creation, CreationKey, MemberRow, Page, Range, Row, Store, StoreError};
+use crate::core::recovery::LogRow;
 use crate::core::{Found, Lookup};
 
 /// Rows that one fsync commits at most.
@@ -150,6 +151,11 @@ impl Store for Embedded {
 
     async fn load(&self, chats: Vec<ChatId>) -> Result<Vec<Option<ChatRecord>>, StoreError> {
         self.reading(move |tables| chats.into_iter().map(|chat| tables.chat(chat)).collect()).await
+    }
+
+    async fn tails(&self, buckets: Vec<(ChatId, u32)>, limit: usize) -> Result<Vec<Vec<LogRow>>, StoreError> {
+        self.reading(move |tables| buckets.into_iter().map(|(chat, bucket)| tables.tail(chat, bucket, limit)).collect())
+            .await
     }
 
     async fn find_sends(&self, lookups: &[Lookup]) -> Result<Vec<Found>, StoreError> {

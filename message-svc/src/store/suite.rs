@@ -31,7 +31,7 @@ pub(crate) async fn run(store: &impl Store) {
 }
 
 pub(crate) async fn fill(store: &impl Store) {
-    let mut rows = vec![Row::Chat(meta()), Row::Creation { key: direct(), made: MADE }];
+    let mut rows = vec![Row::Chat { meta: meta(), roster: None }, Row::Creation { key: direct(), made: MADE }];
     rows.extend([(1, 0), (2, 1)].map(|(user, slot)| Row::Member {
         chat: CHAT,
         kind: ChatKind::Direct,

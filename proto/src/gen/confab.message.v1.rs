@@ -540,6 +540,21 @@ pub struct FilterAcquaintedResponse {
     #[prost(uint64, repeated, tag = "1")]
     pub user_ids: ::prost::alloc::vec::Vec<u64>,
 }
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WatchShardsRequest {}
+/// The shard of a chat: the upper 12 bits of its id times 0x9E3779B97F4A7C15, modulo 2^64.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WatchShardsResponse {
+    /// Rises with each change.
+    #[prost(uint64, tag = "1")]
+    pub version: u64,
+    /// `host:port` of each owner. None: whoever is asked owns all.
+    #[prost(string, repeated, tag = "2")]
+    pub owners: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// For each of the 4096 shards, the owner's place in `owners`, counted from 1; 0: nobody's for now.
+    #[prost(uint32, repeated, tag = "3")]
+    pub shards: ::prost::alloc::vec::Vec<u32>,
+}
 /// Generated client implementations.
 pub mod message_service_client {
     #![allow(
@@ -895,6 +910,33 @@ pub mod message_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
+        /// Who owns which chats: the shard map as it is, and again each time that it has changed. Edges route `Converse` by it.
+        pub async fn watch_shards(
+            &mut self,
+            request: impl tonic::IntoRequest<super::WatchShardsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::WatchShardsResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/confab.message.v1.MessageService/WatchShards",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("confab.message.v1.MessageService", "WatchShards"),
+                );
+            self.inner.server_streaming(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -981,6 +1023,20 @@ pub mod message_service_server {
             request: tonic::Request<super::FilterAcquaintedRequest>,
         ) -> std::result::Result<
             tonic::Response<super::FilterAcquaintedResponse>,
+            tonic::Status,
+        >;
+        /// Server streaming response type for the WatchShards method.
+        type WatchShardsStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::WatchShardsResponse, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Who owns which chats: the shard map as it is, and again each time that it has changed. Edges route `Converse` by it.
+        async fn watch_shards(
+            &self,
+            request: tonic::Request<super::WatchShardsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<Self::WatchShardsStream>,
             tonic::Status,
         >;
     }
@@ -1513,6 +1569,52 @@ pub mod message_service_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/confab.message.v1.MessageService/WatchShards" => {
+                    #[allow(non_camel_case_types)]
+                    struct WatchShardsSvc<T: MessageService>(pub Arc<T>);
+                    impl<
+                        T: MessageService,
+                    > tonic::server::ServerStreamingService<super::WatchShardsRequest>
+                    for WatchShardsSvc<T> {
+                        type Response = super::WatchShardsResponse;
+                        type ResponseStream = T::WatchShardsStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::WatchShardsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as MessageService>::watch_shards(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = WatchShardsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

@@ -230,7 +230,7 @@ impl Owner {
         }
         chat.opening = rules::holds(Rule::BucketBeforeItsRows);
         chat.meta.open_bucket(Opening { bucket: bucket_of(seq), at_ms: now.wall_ms });
-        let row = Row::Chat(chat.meta.clone());
+        let row = Row::Chat { meta: chat.meta.clone(), roster: None };
         self.write(now, id, vec![row], Commit::Bucket(id), fx);
     }
 }

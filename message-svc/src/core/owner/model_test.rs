@@ -128,7 +128,7 @@ impl Disk {
                     let before = self.sends.insert((chat, key), sent);
                     assert_eq!(before, None, "a key was accepted twice in chat {chat}");
                 }
-                Row::Chat(meta) => drop(self.chats.insert(meta.chat, meta)),
+                Row::Chat { meta, .. } => drop(self.chats.insert(meta.chat, meta)),
                 Row::Member { chat, member, .. } => self.members.entry(chat).or_default().push(member),
                 Row::Creation { key, made } => {
                     assert_eq!(self.creations.insert(key, made), None, "a chat was created twice");
@@ -150,6 +150,7 @@ impl Disk {
         Some(ChatRecord {
             meta,
             members: members.into_iter().map(|member| (member.clone(), marks(member.user))).collect(),
+            roster_seq: Seq::ZERO,
             head: Seq(last.seq),
             count: last.count,
             last_at_ms: last.created_at_ms,

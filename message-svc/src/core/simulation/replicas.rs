@@ -73,7 +73,7 @@ pub(super) fn mutations(rows: &[Row], stamp: i64, at_ms: u64) -> Vec<Mutation> {
                 let cell = Cell::Send { sent: *sent, at_ms };
                 (Partition::Log(*chat, bucket), Some((Key::Send(key.clone()), cell)))
             }
-            Row::Chat(meta) => (Partition::Chat(meta.chat), Some((Key::Chat, Cell::Chat(meta.clone())))),
+            Row::Chat { meta, .. } => (Partition::Chat(meta.chat), Some((Key::Chat, Cell::Chat(meta.clone())))),
             Row::Marks { chat, .. } => (Partition::Marks(*chat), None),
             other => panic!("not simulated: {other:?}"),
         };

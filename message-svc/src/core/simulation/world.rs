@@ -200,7 +200,8 @@ impl World {
                 created_at_ms: 0,
                 openings: vec![Opening { bucket: 0, at_ms: 0 }],
             };
-            let rows = [Row::Chat(meta), Row::Event { chat, seq: Seq::ZERO, epoch: 1, bytes: Bytes::new() }];
+            let rows =
+                [Row::Chat { meta, roster: None }, Row::Event { chat, seq: Seq::ZERO, epoch: 1, bytes: Bytes::new() }];
             for mutation in replicas::mutations(&rows, 1, 0) {
                 self.replicas.iter_mut().for_each(|replica| replica.apply(&mutation));
             }
@@ -440,5 +441,5 @@ fn record(meta: Meta) -> ChatRecord {
         joined_seq: Seq(1),
     };
     let members = (0..3).map(|slot| (member(slot), Marks::default())).collect();
-    ChatRecord { meta, members, head: Seq::ZERO, count: 0, last_at_ms: 0 }
+    ChatRecord { meta, members, roster_seq: Seq::ZERO, head: Seq::ZERO, count: 0, last_at_ms: 0 }
 }

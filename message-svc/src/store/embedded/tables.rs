@@ -11,11 +11,12 @@ use prost::Message;
 
 use super::OpenError;
 use crate::core::Lookup;
+use crate::core::recovery::LogRow;
 use crate::core::sends::Sent;
 use crate::store::rows::{ChatOfUserValue, ChatValue, MarksValue, MemberValue, SendValue};
 use crate::store::{
-    ChatOfUser, ChatRecord, Creation, CreationKey, MemberRow, Page, Range, Row, SendKey, StoreError, bucket_of, day_of,
-    send_days,
+    BUCKET, ChatOfUser, ChatRecord, Creation, CreationKey, MemberRow, Page, Range, Row, SendKey, StoreError, bucket_of,
+    day_of, send_days,
 };
 
 /// Tables in memory before they are written out, bytes per keyspace: the two that every message goes to, and the others.
@@ -84,7 +85,7 @@ impl Tables {
                     let key = send_key(*chat, day_of(sent.created_at_ms), key);
                     batch.insert(&self.sends, key, SendValue::of(sent).encode_to_vec());
                 }
-                Row::Chat(meta) => {
+                Row::Chat { meta, .. } => {
                     batch.insert(&self.chats, pair(meta.chat.0, &[]), ChatValue::of(meta).encode_to_vec())
                 }
                 Row::Member { chat, kind, member } => {
@@ -135,6 +136,7 @@ impl Tables {
         };
         Ok(Some(ChatRecord {
             last_at_ms: last.as_ref().map_or(meta.created_at_ms, |event| event.created_at_ms),
+            roster_seq: Seq::ZERO,
             head: Seq(last.as_ref().map_or(0, |event| event.seq)),
             count: last.map_or(0, |event| event.count),
             meta,
@@ -173,6 +175,19 @@ impl Tables {
             page.events.reverse();
         }
         Ok(page)
+    }
+
+    /// There is one owner only, whose rows are of one recovery.
+    pub(super) fn tail(&self, chat: ChatId, bucket: u32, limit: usize) -> Result<Vec<LogRow>, StoreError> {
+        let first = u64::from(bucket) * BUCKET;
+        let keys = event_key(chat, Seq(first))..event_key(chat, Seq(first + BUCKET));
+        let newest = self.messages.range(keys).rev().take(limit);
+        newest
+            .map(|entry| {
+                let bytes = Bytes::copy_from_slice(&entry.value()?);
+                Ok(LogRow { seq: Seq(Event::decode(&bytes[..])?.seq), epoch: 0, bytes })
+            })
+            .collect()
     }
 
     pub(super) fn chats_of(&self, user: UserId, after: ChatId, limit: usize) -> Result<Vec<ChatOfUser>, StoreError> {
