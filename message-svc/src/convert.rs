@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use confab_ids::{ChatId, MessageId, NUMBER_LIMIT, Seq, UserId};
 use confab_proto::limits::{CLIENT_ID_CHARS_MAX, MEDIA_URL_BYTES_MAX, MENTIONS_MAX, TEXT_BYTES_MAX};
 use confab_proto::message::v1::{self as pb, ChatKind, Content, CreateChatRequest, command};
+use uuid::Uuid;
 
 use crate::core::ownership::lease::Incarnation;
 use crate::core::ownership::map::{ShardMap, Tenure};
@@ -100,14 +101,15 @@ pub(crate) fn create(request: CreateChatRequest, message_id: MessageId) -> Resul
             if peer == by {
                 return Err(Invalid::new("user_id", "is yourself: a direct chat is with another user"));
             }
-            (String::new(), vec![peer], Some(CreationKey::Direct(by.min(peer), by.max(peer))))
+            (String::new(), vec![peer], CreationKey::Direct(by.min(peer), by.max(peer)))
         }
         ChatKind::Group => {
             if request.title.chars().count() > TITLE_MAX {
                 return Err(Invalid::new("title", format!("is longer than {TITLE_MAX} characters")));
             }
-            let key =
-                (!client_id.is_empty()).then(|| CreationKey::Group { user: by, device: device.clone(), client_id });
+            // As with a message: where the client names none, its id is the key.
+            let client_id = if client_id.is_empty() { Uuid::from_bytes(message_id.0).to_string() } else { client_id };
+            let key = CreationKey::Group { user: by, device: device.clone(), client_id };
             (request.title, user_ids("members", &request.member_ids)?, key)
         }
         ChatKind::Unspecified => return Err(Invalid::new("kind", "is \"direct\" or \"group\"")),

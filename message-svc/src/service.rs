@@ -227,10 +227,7 @@ impl<S: Store> MessageService for Service<S> {
     ) -> Result<Response<pb::CreateChatResponse>, Status> {
         let create = convert::create(request.into_inner(), fresh_id())?;
         let (user, device) = (create.by, create.device.clone());
-        let known = match &create.key {
-            Some(key) => self.reader.store.creation(key.clone()).await?,
-            None => None,
-        };
+        let known = self.reader.store.creation(create.key.clone()).await?;
         let (chat, existed) = match known {
             Some(made) if made.body_hash != create.body_hash() => return Err(ChatError::Conflict.into()),
             Some(made) => (made.chat, true),

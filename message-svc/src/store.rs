@@ -9,7 +9,7 @@ pub(crate) mod suite;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use confab_ids::{ChatId, MessageId, Seq, UserId};
+use confab_ids::{ChatId, MessageId, Seq, Shard, UserId};
 use confab_proto::message::v1::{ChatKind, Role};
 
 use crate::core::marks::Marks;
@@ -225,6 +225,16 @@ pub(crate) enum CreationKey {
     Direct(UserId, UserId),
     /// The creator's own key for a group.
     Group { user: UserId, device: String, client_id: String },
+}
+
+impl CreationKey {
+    /// Whose owner makes the chat: the chat is of the same shard.
+    pub(crate) fn shard(&self) -> Shard {
+        match self {
+            Self::Direct(a, b) => Shard::of_pair(*a, *b),
+            Self::Group { user, .. } => Shard::of_user(*user),
+        }
+    }
 }
 
 /// What a creation's key made.

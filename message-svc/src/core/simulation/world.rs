@@ -23,7 +23,7 @@ use crate::core::ownership::map::ShardMap;
 use crate::core::ownership::{Ask, Ownership};
 use crate::core::recovery::{LogRow, TAIL};
 use crate::core::{Command, Effects, Found, Load, Lookup, Now, Origin, Outcome, TailRead};
-use crate::store::{ChatRecord, MemberRow, Meta, Opening, Row};
+use crate::store::{ChatRecord, MemberRow, Meta, Opening, Roster, Row};
 
 const LIMITS: Limits = Limits { hot_chats: 10, in_flight: 10_000 };
 const CHATS: [ChatId; 3] = [ChatId(1), ChatId(2), ChatId(3)];
@@ -200,8 +200,8 @@ impl World {
                 created_at_ms: 0,
                 openings: vec![Opening { bucket: 0, at_ms: 0 }],
             };
-            let rows =
-                [Row::Chat { meta, roster: None }, Row::Event { chat, seq: Seq::ZERO, epoch: 1, bytes: Bytes::new() }];
+            let roster = Some(Roster { seq: Seq(1), members: Arc::from([]) });
+            let rows = [Row::Chat { meta, roster }, Row::Event { chat, seq: Seq::ZERO, epoch: 1, bytes: Bytes::new() }];
             for mutation in replicas::mutations(&rows, 1, 0) {
                 self.replicas.iter_mut().for_each(|replica| replica.apply(&mutation));
             }
@@ -441,5 +441,5 @@ fn record(meta: Meta) -> ChatRecord {
         joined_seq: Seq(1),
     };
     let members = (0..3).map(|slot| (member(slot), Marks::default())).collect();
-    ChatRecord { meta, members, roster_seq: Seq::ZERO, head: Seq::ZERO, count: 0, last_at_ms: 0 }
+    ChatRecord { meta, members, roster_seq: Seq(1), head: Seq::ZERO, count: 0, last_at_ms: 0 }
 }
