@@ -29,7 +29,7 @@ use tokio::sync::mpsc;
 pub use config::Config;
 pub use store::embedded::{Durability, OpenError};
 
-use crate::core::owner::{Limits, Owner};
+use crate::core::owner::Limits;
 use crate::owner::OwnerHandle;
 use crate::reads::Reader;
 use crate::store::Store;
@@ -93,7 +93,7 @@ pub async fn build(cfg: Config, storage: Storage, deps: Deps) -> Result<MessageS
     tokio::spawn(publisher::run(deps.fanout, events, deps.drain.clone()));
 
     let limits = Limits { hot_chats: cfg.hot_chats_max, in_flight: cfg.in_flight_max };
-    let owner = owner::start(Owner::sole(limits, last_chat + 1), store.clone(), from_fanout, &deps.drain);
+    let owner = owner::start(limits, last_chat + 1, store.clone(), from_fanout, &deps.drain);
     let health = Health(owner.clone());
     let service = MessageServiceServer::new(service::Service::new(Reader { store, owner }, deps.drain.clone()));
     let server = ServerConfig::new("message-svc").streaming(&["Converse", "WatchShards"]).drain(deps.drain);

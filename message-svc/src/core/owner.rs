@@ -33,7 +33,6 @@ use crate::store::{ChatRecord, Creation, CreationKey};
 use confab_ids::{ChatId, Seq, Shard, UserId};
 
 pub(crate) use durable::Write;
-#[cfg(test)]
 pub(crate) use fenced::Answered;
 pub(crate) use sending::key_and_sent;
 

@@ -50,6 +50,24 @@ impl Owner {
         }
     }
 
+    /// There is nobody whom it could give its shards to.
+    pub(crate) fn is_alone(&self) -> bool {
+        matches!(&self.fence, Fence::Among(ownership) if ownership.is_alone())
+    }
+
+    /// Its incarnation and its lease's counter.
+    pub(crate) fn lease(&self) -> Option<(Incarnation, u64)> {
+        match &self.fence {
+            Fence::Sole => None,
+            Fence::Among(ownership) => Some((ownership.incarnation(), ownership.counter())),
+        }
+    }
+
+    /// Whether it may take commands, of its shards.
+    pub(crate) fn holds(&self, now: Now) -> bool {
+        self.fence.holds(now)
+    }
+
     /// It has no shard any more, and gets none.
     pub(crate) fn is_drained(&self) -> bool {
         matches!(&self.fence, Fence::Among(ownership) if ownership.is_drained())
