@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::core::ownership::lease::Incarnation;
 use crate::core::ownership::map::{ShardMap, Tenure};
-use crate::core::{AddMembers, Command, Create, Mark, Send};
+use crate::core::{AddMembers, ChatView, Command, Create, Mark, Send};
 use crate::error::Invalid;
 use crate::store::{CreationKey, MEMBERS_MAX};
 
@@ -74,9 +74,6 @@ fn mark(mark: pb::Mark) -> Result<Asked, Invalid> {
     let by_id = MessageId::from_slice(&mark.message_id);
     if by_id.is_none() && !mark.message_id.is_empty() {
         return Err(Invalid::new("message_id", "is 16 bytes, a UUIDv7"));
-    }
-    if by_id.is_none() && mark.delivered == 0 && mark.read == 0 {
-        return Err(Invalid::new("seq", "is required, from 1 on"));
     }
     let raised = Mark {
         user: user_id("user_id", mark.user_id)?,
@@ -177,6 +174,52 @@ pub(crate) fn shard_map(map: &ShardMap) -> pb::WatchShardsResponse {
         version: map.version,
         owners: owners.iter().filter_map(|owner| map.addrs.get(owner)).map(ToString::to_string).collect(),
         shards: map.tenures.iter().map(place).collect(),
+    }
+}
+
+/// For another instance.
+pub(crate) fn view_wire(view: ChatView) -> pb::ChatView {
+    pb::ChatView {
+        chat_id: view.chat.0,
+        kind: view.kind.into(),
+        title: view.title,
+        created_by: view.created_by.0,
+        created_at_ms: view.created_at_ms,
+        head: view.head.0,
+        count: view.count,
+        member_count: u32::try_from(view.members).unwrap_or(u32::MAX),
+        role: view.role.into(),
+        joined_seq: view.joined_seq.0,
+        peer: view.peer.map_or(0, |peer| peer.0),
+        peer_delivered: view.peer_delivered.0,
+        peer_read: view.peer_read.0,
+        confirmed: view.confirmed.map(|seq| seq.0),
+        delivered: view.delivered.0,
+        read: view.read.0,
+        own: view.own.0,
+    }
+}
+
+/// From another instance.
+pub(crate) fn view(view: pb::ChatView) -> ChatView {
+    ChatView {
+        chat: ChatId(view.chat_id),
+        kind: view.kind(),
+        role: view.role(),
+        created_by: UserId(view.created_by),
+        created_at_ms: view.created_at_ms,
+        head: Seq(view.head),
+        count: view.count,
+        members: view.member_count as usize,
+        joined_seq: Seq(view.joined_seq),
+        peer: (view.peer > 0).then_some(UserId(view.peer)),
+        peer_delivered: Seq(view.peer_delivered),
+        peer_read: Seq(view.peer_read),
+        confirmed: view.confirmed.map(Seq),
+        delivered: Seq(view.delivered),
+        read: Seq(view.read),
+        own: Seq(view.own),
+        title: view.title,
     }
 }
 

@@ -4,6 +4,7 @@
 //! service.rs     the RPCs               convert.rs   all validation        error.rs   all refusals
 //! reads.rs       pages, sync, lists     owner.rs     the task around core  publisher.rs  the streams to fanout
 //! core/          the rules, pure        store.rs     the seam to storage   store/embedded.rs  this machine's disk
+//! hop.rs         to another's chats
 //! ```
 
 mod config;
@@ -14,6 +15,7 @@ mod convert;
 )]
 mod core;
 mod error;
+mod hop;
 mod owner;
 mod publisher;
 mod reads;
@@ -30,6 +32,7 @@ pub use config::Config;
 pub use store::embedded::{Durability, OpenError};
 
 use crate::core::owner::Limits;
+use crate::hop::Owners;
 use crate::owner::OwnerHandle;
 use crate::reads::Reader;
 use crate::store::Store;
@@ -95,7 +98,10 @@ pub async fn build(cfg: Config, storage: Storage, deps: Deps) -> Result<MessageS
     let limits = Limits { hot_chats: cfg.hot_chats_max, in_flight: cfg.in_flight_max };
     let owner = owner::start(limits, last_chat + 1, store.clone(), from_fanout, &deps.drain);
     let health = Health(owner.clone());
-    let service = MessageServiceServer::new(service::Service::new(Reader { store, owner }, deps.drain.clone()));
+    let service = MessageServiceServer::new(service::Service::new(
+        Reader { store, owners: Owners::alone(owner.clone()), owner },
+        deps.drain.clone(),
+    ));
     let server = ServerConfig::new("message-svc").streaming(&["Converse", "WatchShards"]).drain(deps.drain);
     Ok(MessageSvc { peer: confab_mesh::server(server, service), health })
 }
