@@ -139,7 +139,7 @@ impl Recovery {
         joined
     }
 
-    /// Upper bucket first: were it the lower, a second recovery could take the first one's rows for the log's end.
+    /// The chat's row, then the upper bucket: were it the lower, a second recovery could take the first one's rows for the log's end.
     fn batches(&self, chat: ChatId, chat_row: Row) -> VecDeque<Vec<Row>> {
         let mut by_bucket: BTreeMap<u32, Vec<Row>> = BTreeMap::new();
         for LogRow { seq, epoch, bytes } in self.rows.iter().cloned() {
@@ -152,7 +152,10 @@ impl Recovery {
         if !rules::holds(Rule::RewriteUpperFirst) {
             batches.make_contiguous().reverse();
         }
-        if let Some(batch) = batches.front_mut() {
+        if rules::holds(Rule::RosterBeforeRewrite) {
+            // Alone, and before the log is changed: else the owner before could yet add a member whose event is cut.
+            batches.push_front(vec![chat_row]);
+        } else if let Some(batch) = batches.front_mut() {
             batch.push(chat_row);
         }
         batches
