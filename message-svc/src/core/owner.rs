@@ -285,7 +285,8 @@ impl Owner {
         let Some(chat) = self.hot(id) else { return };
         chat.used_ms = now.mono_ms;
         let appends = command.appends();
-        if appends && window.is_some() {
+        // A chat's row is written by one at a time: not while members change.
+        if appends && window.is_some() && chat.head >= chat.barrier {
             self.open_bucket(now, id, fx);
         }
         let Some(chat) = self.hot(id) else { return self.turn_away(id, origin, &command, fx) };
