@@ -3,7 +3,7 @@
 //! ```text
 //! service.rs     the RPCs               convert.rs   all validation        error.rs   all refusals
 //! reads.rs       pages, sync, lists     owner.rs     the task around core  publisher.rs  the streams to fanout
-//! core/          the rules, pure        store.rs     the seam to storage   store/embedded.rs  this machine's disk
+//! core/          the rules, pure        store.rs     the seam to storage   store/{embedded,cassandra}.rs
 //! ```
 
 mod config;
@@ -27,6 +27,7 @@ use confab_proto::message::v1::message_service_server::MessageServiceServer;
 use tokio::sync::mpsc;
 
 pub use config::Config;
+pub use store::cassandra::{CassandraConfig, ConnectError, migrate as migrate_cassandra};
 pub use store::embedded::{Durability, OpenError};
 
 use crate::core::owner::{Limits, Owner};
@@ -43,6 +44,8 @@ const FANOUT_EVENTS_MAX: usize = 256;
 pub enum Storage {
     /// A folder of this machine; nobody else may have it open.
     Embedded { folder: PathBuf, durability: Durability },
+    /// A cluster's: several instances share it.
+    Cassandra(CassandraConfig),
 }
 
 /// Whom this service calls, and when it stops.
@@ -83,7 +86,9 @@ impl MessageSvc {
 /// # Errors
 /// [`OpenError`], if the storage is in use, damaged, newer, or can't be reached.
 pub async fn build(cfg: Config, storage: Storage, deps: Deps) -> Result<MessageSvc, OpenError> {
-    let Storage::Embedded { folder, durability } = storage;
+    let Storage::Embedded { folder, durability } = storage else {
+        return Err(OpenError::Io(std::io::Error::new(std::io::ErrorKind::Unsupported, "Cassandra is not wired yet")));
+    };
     let store = tokio::task::spawn_blocking(move || Embedded::open(&folder, durability))
         .await
         .map_err(|panicked| OpenError::Damaged(panicked.to_string()))??;
