@@ -367,7 +367,8 @@ impl World {
                     owner.reborn(Incarnation(self.incarnations), this.addr.clone());
                 }
                 owner.tick(now, &mut fx);
-                if owner.is_drained() {
+                // As the task around it does.
+                if owner.is_drained() || owner.is_alone() {
                     return self.crash(node);
                 }
                 self.at(self.now_ms + TICK_MS, Happening::Input { node, life, input: Input::Tick });
