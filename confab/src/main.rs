@@ -6,6 +6,7 @@ mod chat;
 mod cli;
 mod config;
 mod data_folder;
+mod roles;
 mod secret;
 mod serve;
 mod services;

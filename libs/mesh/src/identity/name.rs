@@ -47,7 +47,8 @@ pub(crate) fn is_role(role: &str) -> bool {
 
 fn of_uri(uri: &str) -> Option<Identity> {
     let named = uri.strip_prefix(PREFIX)?;
-    let (kind, named) = named.strip_prefix("service/").filter(|rest| rest.contains('/')).map_or(("", named), |rest| ("service:", rest));
+    let (kind, named) =
+        named.strip_prefix("service/").filter(|rest| rest.contains('/')).map_or(("", named), |rest| ("service:", rest));
     let (role, instance) = named.split_once('/')?;
     let allowed = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
     let fits = (1..=INSTANCE_MAX).contains(&instance.len()) && instance.bytes().all(allowed);

@@ -49,7 +49,9 @@ impl ServerCertVerifier for RoleVerifier {
         let parsed = ParsedCertificate::try_from(leaf)?;
         verify_server_cert_signed_by_trust_anchor(&parsed, &self.roots, intermediates, now, algorithms().all)?;
         let found = match name::of_certificate(leaf) {
-            Ok(identity) if [self.role.as_str(), ALL_ROLES].contains(&identity.role()) => return Ok(ServerCertVerified::assertion()),
+            Ok(identity) if [self.role.as_str(), ALL_ROLES].contains(&identity.role()) => {
+                return Ok(ServerCertVerified::assertion());
+            }
             Ok(identity) => identity.to_string(),
             Err(error) => format!("nobody ({error})"),
         };
