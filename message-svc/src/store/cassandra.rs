@@ -150,11 +150,7 @@ impl Cassandra {
     }
 
     /// Does the same for each, [`AT_ONCE`] side by side; the results are in the items' order.
-    async fn for_each<T, R, F>(
-        &self,
-        items: Vec<T>,
-        run: impl Fn(Self, T) -> F + Send,
-    ) -> Result<Vec<R>, StoreError>
+    async fn for_each<T, R, F>(&self, items: Vec<T>, run: impl Fn(Self, T) -> F + Send) -> Result<Vec<R>, StoreError>
     where
         T: Send,
         R: Send,
@@ -188,7 +184,11 @@ async fn connect(cfg: &CassandraConfig) -> Result<Session, ConnectError> {
 fn check_config(cfg: &CassandraConfig) -> Result<(), ConnectError> {
     let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
     let name = &cfg.keyspace;
-    if name.is_empty() || name.len() > 48 || !name.chars().all(allowed) || !name.starts_with(|c| char::is_ascii_lowercase(&c)) {
+    if name.is_empty()
+        || name.len() > 48
+        || !name.chars().all(allowed)
+        || !name.starts_with(|c| char::is_ascii_lowercase(&c))
+    {
         return Err(ConnectError::Config(format!(
             "`keyspace` is {name:?}; it must begin with a letter and have only a-z, 0-9 and _, at most 48"
         )));

@@ -47,7 +47,11 @@ impl Cassandra {
         if range.after.next() >= range.before {
             return Ok(filling.page);
         }
-        if range.newest { self.fill_down(&mut filling).await? } else { self.fill_up(&mut filling).await? }
+        if range.newest {
+            self.fill_down(&mut filling).await?
+        } else {
+            self.fill_up(&mut filling).await?
+        }
         Ok(filling.done())
     }
 

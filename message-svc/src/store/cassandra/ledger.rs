@@ -78,8 +78,7 @@ impl Cassandra {
         let names: Vec<String> = rows.column_specs().iter().map(|spec| spec.name().to_owned()).collect();
         let row: Row = rows.single_row().map_err(failed)?;
         let named = names.into_iter().zip(row.columns);
-        let mut columns: HashMap<String, CqlValue> =
-            named.filter_map(|(name, value)| Some((name, value?))).collect();
+        let mut columns: HashMap<String, CqlValue> = named.filter_map(|(name, value)| Some((name, value?))).collect();
         match columns.remove("[applied]") {
             Some(CqlValue::Boolean(applied)) => Ok(Answer { applied, columns }),
             _ => Err(failed("an answer that doesn't say whether it was applied")),

@@ -49,12 +49,7 @@ impl Cassandra {
         Ok(rows.into_iter().map(|(seq, epoch, bytes)| LogRow { seq: Seq(seq.cast_unsigned()), epoch, bytes }).collect())
     }
 
-    pub(super) async fn chats(
-        &self,
-        user: UserId,
-        after: ChatId,
-        limit: usize,
-    ) -> Result<Vec<ChatOfUser>, StoreError> {
+    pub(super) async fn chats(&self, user: UserId, after: ChatId, limit: usize) -> Result<Vec<ChatOfUser>, StoreError> {
         let values = (big(user.0), big(after.0), rows_at_most(limit));
         let rows: Vec<(i64, i32)> = self.rows(&self.statements.chats_of, values).await?;
         let chat = |(chat, kind): (i64, i32)| ChatOfUser {
@@ -99,10 +94,7 @@ impl Cassandra {
     }
 
     /// By ascending id, page after page.
-    async fn all_chats(
-        &self,
-        user: UserId,
-    ) -> Result<scylla::client::pager::TypedRowStream<(i64,)>, StoreError> {
+    async fn all_chats(&self, user: UserId) -> Result<scylla::client::pager::TypedRowStream<(i64,)>, StoreError> {
         let pages = self.session.execute_iter(self.statements.all_chats_of.clone(), (big(user.0),)).await;
         pages.map_err(failed)?.rows_stream().map_err(failed)
     }

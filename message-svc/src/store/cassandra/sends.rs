@@ -29,7 +29,8 @@ impl Cassandra {
     pub(super) async fn find(&self, lookups: &[Lookup]) -> Result<Vec<Found>, StoreError> {
         let slices: BTreeSet<Slice> = lookups.iter().flat_map(slices_of).collect();
         let wanted: Arc<BTreeSet<SendKey>> = Arc::new(lookups.iter().map(|lookup| lookup.key.clone()).collect());
-        let read = self.for_each(slices.into_iter().collect(), |store, slice| store.slice(slice, wanted.clone())).await?;
+        let read =
+            self.for_each(slices.into_iter().collect(), |store, slice| store.slice(slice, wanted.clone())).await?;
         let read: HashMap<Slice, Read> = read.into_iter().map(|read| (read.slice, read)).collect();
         self.for_each(lookups.to_vec(), |store, lookup| {
             let slices: Vec<&Read> = slices_of(&lookup).filter_map(|slice| read.get(&slice)).collect();

@@ -63,9 +63,7 @@ impl Table {
     fn columns(self) -> &'static [&'static str] {
         match self {
             Self::Messages => &["chat_id", "bucket", "seq", "epoch", "bytes"],
-            Self::Sends => {
-                &["chat_id", "bucket", "sender_id", "key", "seq", "message_id", "created_at", "body_hash"]
-            }
+            Self::Sends => &["chat_id", "bucket", "sender_id", "key", "seq", "message_id", "created_at", "body_hash"],
             Self::Chats => &["chat_id", "meta", "roster", "roster_seq"],
             Self::ChatsByUser => &["user_id", "chat_id", "kind"],
             Self::Creations => &["key", "chat_id", "body_hash"],
@@ -129,8 +127,7 @@ pub(super) fn base_profile() -> ExecutionProfile {
 impl Profiles {
     fn new() -> Self {
         let base = base_profile();
-        let speculative =
-            SimpleSpeculativeExecutionPolicy { max_retry_count: 1, retry_interval: SPECULATIVE_AFTER };
+        let speculative = SimpleSpeculativeExecutionPolicy { max_retry_count: 1, retry_interval: SPECULATIVE_AFTER };
         let read = base.to_builder().speculative_execution_policy(Some(Arc::new(speculative)));
         let conditional = base
             .to_builder()
@@ -280,7 +277,8 @@ mod tests {
         for table in Table::ALL {
             let begin = format!("CREATE TABLE IF NOT EXISTS {} (", table.name());
             let (_, rest) = schema.split_once(&begin).expect("the table");
-            let columns = rest.lines().skip(1).map(str::trim).take_while(|line| *line != ");" && !line.starts_with(") "));
+            let columns =
+                rest.lines().skip(1).map(str::trim).take_while(|line| *line != ");" && !line.starts_with(") "));
             let names: Vec<&str> =
                 columns.filter(|line| !line.starts_with("PRIMARY")).filter_map(|line| line.split(' ').next()).collect();
             assert_eq!(names, table.columns(), "{table:?}");
