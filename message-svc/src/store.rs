@@ -63,7 +63,6 @@ pub(crate) enum Row {
         chat: ChatId,
         seq: Seq,
         /// The recovery that it is written after; 0 where there is no other owner.
-        #[cfg_attr(not(test), expect(dead_code, reason = "this machine's own store needs none; the cluster's will"))]
         epoch: i64,
         bytes: Bytes,
     },

@@ -2,12 +2,16 @@
 
 mod server;
 
+use std::collections::BTreeSet;
+
 use confab_ids::{ChatId, Seq};
 use confab_proto::message::v1::ChatKind;
 use futures_util::future::join;
 
 use self::server::Server;
 use super::*;
+use crate::core::ownership::lease::{Incarnation, LeaseRow, Standing, Swapped};
+use crate::store::Ledger;
 use crate::store::Meta;
 use crate::store::suite::{self, Writers};
 
@@ -44,6 +48,46 @@ async fn leases_map_and_ids_are_changed_by_one_at_a_time() {
     let (cfg, a) = store("ledger").await;
     let b = Cassandra::open(&cfg).await.expect("a second session");
     suite::ledger::run(&a, &b).await;
+}
+
+#[tokio::test]
+async fn a_transaction_that_timed_out_is_unknown_and_its_ids_are_nobodys() {
+    let (cfg, other) = store("unknown").await;
+    let mut statements = Statements::prepare(&other.session).await.expect("prepared");
+    statements.renew_first.set_request_timeout(Some(Duration::from_nanos(1)));
+    // About as long as one takes.
+    statements.ids_next.set_request_timeout(Some(Duration::from_millis(6)));
+    let session = connect(&cfg).await.expect("a session");
+    session.use_keyspace("unknown", false).await.expect("used");
+    let hasty = Cassandra { session: Arc::new(session), statements: Arc::new(statements) };
+    let row =
+        LeaseRow { incarnation: Incarnation(5), addr: "here:1".into(), counter: 1, hi: 5, standing: Standing::Serving };
+    assert_eq!(hasty.renew(row).await, Swapped::Unknown);
+
+    let mut given = BTreeSet::new();
+    for _ in 0..100 {
+        let (one, two) = join(hasty.take_chat_ids(1), other.take_chat_ids(1)).await;
+        let patient = two.expect("this one has time");
+        for id in one.into_iter().chain([patient]) {
+            assert!(given.insert(id), "{id} is given twice");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_driver_repeats_what_may_be_repeated() {
+    let (_, store) = store("repeated").await;
+    let Statements { chat, sends, renew, map_swap, ids_next, .. } = &*store.statements;
+    assert!([chat, sends].iter().all(|read| read.get_is_idempotent()));
+    assert!([renew, map_swap, ids_next].iter().all(|swap| !swap.get_is_idempotent()));
+    let profile = |statement: &PreparedStatement| statement.get_execution_profile_handle().expect("one").to_profile();
+    assert!(profile(chat).get_speculative_execution_policy().is_some());
+    for written in [renew, map_swap, ids_next, store.statements.insert.of(statements::Table::Chats).statement()] {
+        assert!(profile(written).get_speculative_execution_policy().is_none());
+    }
+    // Writes go out as batches, which have the session's own profile.
+    let of_session = store.session.get_default_execution_profile_handle().to_profile();
+    assert!(of_session.get_speculative_execution_policy().is_none());
 }
 
 #[tokio::test]

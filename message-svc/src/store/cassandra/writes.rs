@@ -70,6 +70,8 @@ enum Key {
 }
 
 struct Write {
+    partition: Partition,
+    key: Key,
     table: Table,
     /// In the order of the table's columns.
     cells: Vec<Cell>,
@@ -82,16 +84,16 @@ type Mutation = BTreeMap<Key, Write>;
 fn mutations(rows: Vec<Row>) -> Result<BTreeMap<Partition, Mutation>, StoreError> {
     let mut mutations: BTreeMap<Partition, Mutation> = BTreeMap::new();
     for row in rows {
-        if let Some((partition, key, table, cells)) = write_of(row)? {
-            mutations.entry(partition).or_default().insert(key, Write { table, cells });
+        if let Some(write) = write_of(row)? {
+            mutations.entry(write.partition.clone()).or_default().insert(write.key.clone(), write);
         }
     }
     Ok(mutations)
 }
 
 /// `None`: nothing is to be written.
-fn write_of(row: Row) -> Result<Option<(Partition, Key, Table, Vec<Cell>)>, StoreError> {
-    let write = match row {
+fn write_of(row: Row) -> Result<Option<Write>, StoreError> {
+    let (partition, key, table, cells) = match row {
         Row::Event { chat, seq, epoch, bytes } => {
             let bucket = bucket_of(seq);
             let cells = vec![id(chat.0), int(bucket), id(seq.0), Cell::Big(epoch), Cell::Blob(bytes)];
@@ -138,7 +140,7 @@ fn write_of(row: Row) -> Result<Option<(Partition, Key, Table, Vec<Cell>)>, Stor
         // They have a time to live.
         Row::DropSends { .. } => return Ok(None),
     };
-    Ok(Some(write))
+    Ok(Some(Write { partition, key, table, cells }))
 }
 
 fn id(number: u64) -> Cell {
@@ -172,7 +174,7 @@ impl Cassandra {
         // The timestamp makes a repeated write the same one.
         batch.set_is_idempotent(true);
         let mut values = Vec::new();
-        for Write { table, mut cells } in writes {
+        for Write { table, mut cells, .. } in writes {
             batch.append_statement(self.statements.insert.of(table).statement().clone());
             cells.push(Cell::Big(stamp));
             values.push(cells);

@@ -1,7 +1,7 @@
 //! The Cassandra of a test process: started with the first test that needs it, gone with the process.
 
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use tokio::sync::OnceCell;
@@ -14,8 +14,12 @@ static SERVER: OnceCell<Server> = OnceCell::const_new();
 const TIMEOUTS: &str = "read_request_timeout: 20s\nwrite_request_timeout: 20s\ncas_contention_timeout: 10s\n\
                         request_timeout: 20s\nrange_request_timeout: 20s\n";
 
+/// How many nodes, and copies of each row. More than one takes 2 GiB and minutes, so it is asked for by hand.
+const NODES: &str = "CONFAB_CASSANDRA_NODES";
+
 pub(super) struct Server {
-    point: String,
+    points: Vec<String>,
+    nodes: u32,
     /// It removes the server when its input ends: with this process, however that ends.
     _remover: Child,
 }
@@ -38,28 +42,29 @@ impl Server {
             .stderr(Stdio::null())
             .spawn()
             .expect("sh");
-        let point = up(&script, &folder);
-        Self { point, _remover: remover }
+        let nodes = std::env::var(NODES).map_or(1, |nodes| nodes.parse().expect("a number"));
+        let points = up(&script, &folder, nodes);
+        Self { points, nodes, _remover: remover }
     }
 
     pub(super) fn config(&self, keyspace: &str) -> CassandraConfig {
         CassandraConfig {
-            contact_points: vec![self.point.clone()],
+            contact_points: self.points.clone(),
             keyspace: keyspace.into(),
-            datacenter: None,
-            replication_factor: 1,
+            datacenter: (self.nodes > 1).then(|| "datacenter1".into()),
+            replication_factor: self.nodes,
             username: None,
             password: None,
         }
     }
 }
 
-/// Starts it on ports that are free, and returns its contact point.
-fn up(script: &Path, folder: &PathBuf) -> String {
+/// Starts it on ports that are free, and returns its contact points.
+fn up(script: &Path, folder: &Path, nodes: u32) -> Vec<String> {
     let [cql, storage, jmx] = free_ports().map(|port| port.to_string());
     let output = Command::new("bash")
         .arg(script)
-        .arg("up")
+        .args(["up", &nodes.to_string()])
         .env("CASSANDRA_DATA", folder)
         .env("CASSANDRA_PORT", cql)
         .env("CASSANDRA_STORAGE_PORT", storage)
@@ -69,7 +74,7 @@ fn up(script: &Path, folder: &PathBuf) -> String {
         .expect("bash");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "Cassandra did not start: {said}");
-    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    String::from_utf8_lossy(&output.stdout).split_whitespace().map(str::to_owned).collect()
 }
 
 /// All different, for they are held until all are found.
