@@ -226,12 +226,17 @@ mod tests {
     async fn a_message_and_its_key_are_one_entry_of_the_commit_log() {
         let (_, store) = store("commit_log").await;
         let trace_of = async |key_in| trace(&store, message_and_key(1, key_in, 10)).await;
+        // On each replica: there is one, unless it was asked for more.
+        let counts = |trace: &[String]| {
+            ["Appending to commitlog", "to messages memtable", "to sends memtable"].map(|what| count(trace, what))
+        };
         let one = trace_of(1).await;
-        assert_eq!(count(&one, "Appending to commitlog"), 1, "{one:?}");
-        assert_eq!((count(&one, "to messages memtable"), count(&one, "to sends memtable")), (1, 1), "{one:?}");
+        let [entries, messages, sends] = counts(&one);
+        assert!(entries > 0 && entries == messages && entries == sends, "{one:?}");
         // That the trace would tell.
         let two = trace_of(2).await;
-        assert_eq!(count(&two, "Appending to commitlog"), 2, "{two:?}");
+        let [entries, messages, sends] = counts(&two);
+        assert!(messages > 0 && sends > 0 && entries == messages + sends, "{two:?}");
     }
 
     #[tokio::test]
