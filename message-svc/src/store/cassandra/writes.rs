@@ -70,6 +70,8 @@ enum Key {
 }
 
 struct Write {
+    partition: Partition,
+    key: Key,
     table: Table,
     /// In the order of the table's columns.
     cells: Vec<Cell>,
@@ -82,16 +84,16 @@ type Mutation = BTreeMap<Key, Write>;
 fn mutations(rows: Vec<Row>) -> Result<BTreeMap<Partition, Mutation>, StoreError> {
     let mut mutations: BTreeMap<Partition, Mutation> = BTreeMap::new();
     for row in rows {
-        if let Some((partition, key, table, cells)) = write_of(row)? {
-            mutations.entry(partition).or_default().insert(key, Write { table, cells });
+        if let Some(write) = write_of(row)? {
+            mutations.entry(write.partition.clone()).or_default().insert(write.key.clone(), write);
         }
     }
     Ok(mutations)
 }
 
 /// `None`: nothing is to be written.
-fn write_of(row: Row) -> Result<Option<(Partition, Key, Table, Vec<Cell>)>, StoreError> {
-    let write = match row {
+fn write_of(row: Row) -> Result<Option<Write>, StoreError> {
+    let (partition, key, table, cells) = match row {
         Row::Event { chat, seq, epoch, bytes } => {
             let bucket = bucket_of(seq);
             let cells = vec![id(chat.0), int(bucket), id(seq.0), Cell::Big(epoch), Cell::Blob(bytes)];
@@ -138,7 +140,7 @@ fn write_of(row: Row) -> Result<Option<(Partition, Key, Table, Vec<Cell>)>, Stor
         // They have a time to live.
         Row::DropSends { .. } => return Ok(None),
     };
-    Ok(Some(write))
+    Ok(Some(Write { partition, key, table, cells }))
 }
 
 fn id(number: u64) -> Cell {
@@ -172,11 +174,78 @@ impl Cassandra {
         // The timestamp makes a repeated write the same one.
         batch.set_is_idempotent(true);
         let mut values = Vec::new();
-        for Write { table, mut cells } in writes {
+        for Write { table, mut cells, .. } in writes {
             batch.append_statement(self.statements.insert.of(table).statement().clone());
             cells.push(Cell::Big(stamp));
             values.push(cells);
         }
         (batch, values)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use confab_ids::MessageId;
+
+    use super::super::tests::store;
+    use super::*;
+    use crate::core::sends::Sent;
+    use crate::store::Store;
+
+    /// A message and its send's key, in these chats.
+    fn message_and_key(message_in: u64, key_in: u64, bytes: usize) -> Vec<Row> {
+        let key = SendKey::new(UserId(1), "phone", "id", MessageId([0; 16]));
+        let sent = Sent { seq: Seq(3), message_id: MessageId([0; 16]), created_at_ms: 0, body_hash: 0 };
+        let bytes = Bytes::from(vec![7; bytes]);
+        vec![
+            Row::Event { chat: ChatId(message_in), seq: Seq(3), epoch: 1, bytes },
+            Row::Send { chat: ChatId(key_in), key, sent },
+        ]
+    }
+
+    /// Of all partitions.
+    fn writes(rows: Vec<Row>) -> impl Iterator<Item = Write> {
+        mutations(rows).expect("mutations").into_values().flat_map(Mutation::into_values)
+    }
+
+    /// What Cassandra says that it did for an unlogged batch of these rows, whatever their partitions.
+    async fn trace(store: &Cassandra, rows: Vec<Row>) -> Vec<String> {
+        let (mut batch, values) = store.batch(writes(rows), 5);
+        batch.set_tracing(true);
+        let result = store.session.batch(&batch, values).await.expect("stored");
+        let id = result.tracing_id().expect("traced");
+        let trace = store.session.get_tracing_info(&id).await.expect("a trace");
+        trace.events.into_iter().filter_map(|event| event.activity).collect()
+    }
+
+    fn count(trace: &[String], what: &str) -> usize {
+        trace.iter().filter(|activity| activity.contains(what)).count()
+    }
+
+    #[tokio::test]
+    async fn a_message_and_its_key_are_one_entry_of_the_commit_log() {
+        let (_, store) = store("commit_log").await;
+        let trace_of = async |key_in| trace(&store, message_and_key(1, key_in, 10)).await;
+        // On each replica: there is one, unless it was asked for more.
+        let counts = |trace: &[String]| {
+            ["Appending to commitlog", "to messages memtable", "to sends memtable"].map(|what| count(trace, what))
+        };
+        let one = trace_of(1).await;
+        let [entries, messages, sends] = counts(&one);
+        assert!(entries > 0 && entries == messages && entries == sends, "{one:?}");
+        // That the trace would tell.
+        let two = trace_of(2).await;
+        let [entries, messages, sends] = counts(&two);
+        assert!(messages > 0 && sends > 0 && entries == messages + sends, "{two:?}");
+    }
+
+    #[tokio::test]
+    async fn a_large_recovery_is_not_too_large_for_a_batch() {
+        let (_, store) = store("large").await;
+        let large = 4 << 20;
+        store.commit(message_and_key(1, 1, large), 5).await.expect("one mutation has no bound of a batch");
+        let (batch, values) = store.batch(writes(message_and_key(1, 2, large)), 5);
+        let refused = store.session.batch(&batch, values).await.expect_err("two are bounded").to_string();
+        assert!(refused.contains("too large"), "{refused}");
     }
 }
