@@ -24,9 +24,18 @@ Examples:
   confab serve --listen 0.0.0.0:443 --tls-cert cert.pem --tls-key key.pem
   confab serve --listen 0.0.0.0:8080 --behind-proxy 10.0.0.0/8
   CONFAB_EDGE__CONNECTIONS_MAX=1000 confab serve
+  confab serve --role fanout-svc --config fanout.toml
 
 The log goes to stderr. Ctrl-C lets connections go and stops; a second one stops at once.
+Roles: edge, message-svc, fanout-svc, presence-svc. What such a process needs to know of the others: [mesh] in the settings.
 Every setting: confab default-config";
+
+const MIGRATE_EXAMPLES: &str = "\
+Examples:
+  confab migrate --config confab.toml
+  CONFAB_STORAGE__KIND=cassandra CONFAB_STORAGE__CONTACT_POINTS=10.0.0.5:9042 confab migrate
+
+Where they are: [storage] in the settings. Run it before the first start, and before the programs of a new version.";
 
 const TOKEN_EXAMPLES: &str = r#"Examples:
   confab token --user 1
@@ -80,6 +89,9 @@ pub(crate) enum Command {
     /// Run the server: every service in one process, on embedded storage
     #[command(after_help = SERVE_EXAMPLES)]
     Serve(ServeArgs),
+    /// Make or update the tables in a cluster's Cassandra; safe to run twice, and by two at once
+    #[command(after_help = MIGRATE_EXAMPLES)]
+    Migrate(PlaceArgs),
     /// Print a token that lets a client in as a user
     #[command(after_help = TOKEN_EXAMPLES)]
     Token(TokenArgs),
@@ -102,6 +114,9 @@ pub(crate) struct ServeArgs {
     /// Where clients connect; port 0 takes a free one [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR")]
     listen: Option<String>,
+    /// Run only this service, as one process of a cluster; can be repeated [default: all, and no cluster]
+    #[arg(long, value_name = "NAME")]
+    role: Vec<String>,
     /// PEM file with the certificate and its intermediates
     #[arg(long, value_name = "FILE")]
     tls_cert: Option<PathBuf>,
@@ -179,6 +194,7 @@ impl ServeArgs {
             tls_cert: self.tls_cert,
             tls_key: self.tls_key,
             behind_proxy: self.behind_proxy,
+            role: self.role,
             ..self.place.flags()
         }
     }

@@ -1,9 +1,12 @@
 //! What `confab serve` can be told, and where it is told: flags, then `CONFAB_*` variables, then the TOML file, then the defaults.
 //! `config/default.toml` shows and explains every setting; a test keeps it equal to the defaults here.
 
+mod mesh;
 mod problem;
 mod reader;
+mod role;
 mod source;
+mod storage;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -12,10 +15,13 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+pub(crate) use mesh::{MeshConfig, MeshTls};
 use problem::Problem;
 pub(crate) use problem::Problems;
 use reader::Reader;
+pub(crate) use role::Role;
 use source::{Layer, Raw, Source};
+pub(crate) use storage::{CassandraFields, StorageConfig};
 
 /// The commented file that `confab default-config` prints.
 pub(crate) const DEFAULT_TOML: &str = include_str!("config/default.toml");
@@ -29,6 +35,8 @@ pub(crate) const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Add
 /// Everything `confab serve` can be told. Not in here: what the services' own crates fix.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Config {
+    /// Which services this process has, each once, in the order in which they start; none: all, without a mesh.
+    pub(crate) roles: Vec<Role>,
     /// Where clients connect. Port 0 takes a free one.
     pub(crate) listen: SocketAddr,
     /// The data folder: log, secret, lock.
@@ -44,6 +52,8 @@ pub(crate) struct Config {
     pub(crate) edge: EdgeConfig,
     pub(crate) message: MessageConfig,
     pub(crate) presence: PresenceConfig,
+    pub(crate) mesh: MeshConfig,
+    pub(crate) storage: StorageConfig,
 }
 
 /// PEM files, read at the start.
@@ -127,9 +137,21 @@ pub(crate) struct Flags {
     pub(crate) tls_cert: Option<PathBuf>,
     pub(crate) tls_key: Option<PathBuf>,
     pub(crate) behind_proxy: Vec<String>,
+    pub(crate) role: Vec<String>,
 }
 
 impl Config {
+    /// Whether this process keeps anything on its own disk.
+    pub(crate) fn has_data(&self) -> bool {
+        let stores = self.roles.is_empty() || self.roles.contains(&Role::Message);
+        stores && self.storage == StorageConfig::Embedded
+    }
+
+    /// Whether clients connect to this process.
+    pub(crate) fn has_edge(&self) -> bool {
+        self.roles.is_empty() || self.roles.contains(&Role::Edge)
+    }
+
     /// Reads flags, environment and file.
     pub(crate) fn load(flags: &Flags) -> Result<Self, Problems> {
         let env = std::env::vars_os()
@@ -152,6 +174,7 @@ impl Config {
     fn read(mut reader: Reader) -> Result<Self, Problems> {
         let r = &mut reader;
         let default = Self::default();
+        let roles = read_roles(r);
         let config = Self {
             listen: r
                 .parsed("listen", "an IP address and a port, such as 127.0.0.1:8080 or [::1]:8080", parse_listen)
@@ -165,6 +188,9 @@ impl Config {
             edge: EdgeConfig::read(r, &default.edge),
             message: MessageConfig::read(r, &default.message),
             presence: PresenceConfig { grace: r.seconds("presence.grace_seconds", default.presence.grace, 0..=300) },
+            mesh: MeshConfig::read(r, &roles, default.mesh),
+            storage: StorageConfig::read(r),
+            roles,
         };
         config.check_together(r);
         reader.finish(config)
@@ -173,11 +199,20 @@ impl Config {
     /// What single values can't show.
     fn check_together(&self, r: &mut Reader) {
         let exposed = !self.listen.ip().to_canonical().is_loopback();
-        if exposed && self.tls.is_none() && self.behind_proxy.is_empty() {
+        if exposed && self.has_edge() && self.tls.is_none() && self.behind_proxy.is_empty() {
             r.reject(
                 "listen",
                 "can be reached from other machines, and would be plain text.\n\
                  Give --tls-cert and --tls-key, or --behind-proxy (the networks of a reverse proxy that does TLS), or listen on 127.0.0.1",
+            );
+        }
+        if self.roles.is_empty() && self.storage != StorageConfig::Embedded {
+            r.reject("storage.kind", "must be embedded where one process has all services; a cluster's have --role");
+        }
+        if self.has_edge() && !self.has_data() && self.token.secret_file.is_none() {
+            r.reject(
+                "token.secret_file",
+                "is needed by an edge without a data folder: the file with the key that clients' tokens are signed with",
             );
         }
         if self.edge.frame_bytes_max > self.edge.frame_bytes_hard_max {
@@ -264,6 +299,7 @@ impl Flags {
             ("tls_cert", "--tls-cert", path(&self.tls_cert)),
             ("tls_key", "--tls-key", path(&self.tls_key)),
             ("behind_proxy", "--behind-proxy", behind_proxy),
+            ("role", "--role", (!self.role.is_empty()).then(|| self.role.join(","))),
         ]
         .into_iter()
         .filter_map(|(key, flag, value)| Some((key.to_owned(), (Raw::Text(value?), Source::Flag(flag)))))
@@ -274,6 +310,7 @@ impl Flags {
 impl Default for Config {
     fn default() -> Self {
         Self {
+            roles: Vec::new(),
             listen: DEFAULT_LISTEN,
             data: PathBuf::from(DEFAULT_DATA),
             tls: None,
@@ -284,6 +321,8 @@ impl Default for Config {
             edge: EdgeConfig::default(),
             message: MessageConfig { hot_chats_max: 50_000, in_flight_max: 16_384 },
             presence: PresenceConfig { grace: Duration::from_secs(10) },
+            mesh: MeshConfig::default(),
+            storage: StorageConfig::Embedded,
         }
     }
 }
@@ -321,6 +360,13 @@ fn read_file(path: &Path, source: Source, problems: &mut Vec<Problem>) -> Layer 
             Layer::new()
         }
     }
+}
+
+fn read_roles(r: &mut Reader) -> Vec<Role> {
+    let mut roles = r.list("role", "one or more of edge, message-svc, fanout-svc and presence-svc", Role::parse);
+    roles.sort_unstable();
+    roles.dedup();
+    roles
 }
 
 /// Both files, or none.

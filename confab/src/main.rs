@@ -6,6 +6,7 @@ mod chat;
 mod cli;
 mod config;
 mod data_folder;
+mod roles;
 mod secret;
 mod serve;
 mod services;
@@ -43,6 +44,9 @@ fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Serve(args) => {
             runtime(tokio::runtime::Builder::new_multi_thread(), serve::serve(Config::load(&args.flags())?))
+        }
+        Command::Migrate(args) => {
+            runtime(tokio::runtime::Builder::new_current_thread(), roles::migrate(Config::load(&args.flags())?))
         }
         Command::Token(args) => print_token(args),
         Command::Chat(args) => start_chat(args),

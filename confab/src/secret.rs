@@ -53,8 +53,12 @@ pub(crate) fn load_or_create(folder: &DataFolder, file: Option<&Path>) -> anyhow
 
 /// Reads `file`, or the data folder's key.
 pub(crate) fn load(folder: &DataFolder, file: Option<&Path>) -> anyhow::Result<Loaded> {
-    let path = file.map_or_else(|| folder.path().join(data_folder::SECRET), Path::to_owned);
-    let bytes = fs::read(&path).with_context(|| format!("can't read the token secret {}", path.display()))?;
+    read(&file.map_or_else(|| folder.path().join(data_folder::SECRET), Path::to_owned))
+}
+
+/// Reads `path`.
+pub(crate) fn read(path: &Path) -> anyhow::Result<Loaded> {
+    let bytes = fs::read(path).with_context(|| format!("can't read the token secret {}", path.display()))?;
     let bytes = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
     let bytes = bytes.strip_suffix(b"\r").unwrap_or(bytes);
     if bytes.len() < BYTES_MIN {
@@ -65,7 +69,7 @@ pub(crate) fn load(folder: &DataFolder, file: Option<&Path>) -> anyhow::Result<L
             bytes.len()
         );
     }
-    let warning = open_to_others(&path)?;
+    let warning = open_to_others(path)?;
     Ok(Loaded { secret: Secret(bytes.to_vec()), warning })
 }
 

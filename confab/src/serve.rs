@@ -9,23 +9,32 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
 use crate::banner::{self, Banner};
-use crate::config::{Config, LogConfig, LogFormat};
+use crate::config::{Config, LogConfig, LogFormat, Role};
 use crate::data_folder::DataFolder;
-use crate::{secret, services, tls};
+use crate::{roles, secret, services, tls};
 
 pub(crate) async fn serve(cfg: Config) -> anyhow::Result<()> {
     let telemetry = confab_telemetry::init(confab_telemetry::Config {
-        service: "confab".to_owned(),
+        service: service_name(&cfg.roles),
         log_format: log_format(&cfg.log),
         log_filter: cfg.log.filter.clone(),
         otlp_endpoint: cfg.otlp_endpoint.clone(),
     })?;
+    // A large future: on the heap, once.
+    match cfg.roles.is_empty() {
+        true => Box::pin(alone(&cfg)).await?,
+        false => Box::pin(in_mesh(&cfg)).await?,
+    }
+    telemetry.shutdown();
+    Ok(())
+}
+
+/// Every service, in this process.
+async fn alone(cfg: &Config) -> anyhow::Result<()> {
     let folder = DataFolder::open_or_create(&cfg.data)?;
     let lock = folder.lock()?;
     let loaded = secret::load_or_create(&folder, cfg.token.secret_file.as_deref())?;
-    if let Some(warning) = &loaded.warning {
-        tracing::warn!("{warning}");
-    }
+    let secret = warned(loaded);
     let tls = cfg.tls.as_ref().map(tls::server).transpose()?.map(TlsAcceptor::from);
     let listener = bind(cfg.listen).await?;
     let addr = listener.local_addr()?;
@@ -34,17 +43,67 @@ pub(crate) async fn serve(cfg: Config) -> anyhow::Result<()> {
     let mut signals = Signals::listen()?;
     let (drainer, drain) = confab_mesh::drain::channel();
     let services = tokio::select! {
-        started = services::start(&cfg, listener, tls, loaded.secret, drain) => started?,
+        started = services::start(cfg, listener, tls, secret, drain) => started?,
         // A large store takes its time to open; nothing is served yet.
         _ = signals.next() => return Ok(()),
     };
     tracing::info!(url = %format_args!("{scheme}://{addr}"), data = %folder.path().display(), "listening");
     greet(&format!("{scheme}://{}", reachable(addr)), folder.path(), page)?;
 
+    until_stopped(signals, services.stop(drainer, cfg.edge.drain)).await;
+    drop(lock);
+    Ok(())
+}
+
+/// Some of the services, for others in the mesh.
+async fn in_mesh(cfg: &Config) -> anyhow::Result<()> {
+    let folder = if cfg.has_data() { Some(DataFolder::open_or_create(&cfg.data)?) } else { None };
+    let lock = folder.as_ref().map(DataFolder::lock).transpose()?;
+    let mut url = None;
+    let front = if cfg.has_edge() {
+        let secret = match (&cfg.token.secret_file, &folder) {
+            (Some(file), _) => secret::read(file)?,
+            (None, Some(folder)) => secret::load_or_create(folder, None)?,
+            (None, None) => anyhow::bail!("token.secret_file is needed by an edge without a data folder"),
+        };
+        let tls = cfg.tls.as_ref().map(tls::server).transpose()?.map(TlsAcceptor::from);
+        let listener = bind(cfg.listen).await?;
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        url = Some(format!("{scheme}://{}", listener.local_addr()?));
+        Some(roles::Front { listener, tls, secret: warned(secret) })
+    } else {
+        None
+    };
+    let mut signals = Signals::listen()?;
+    let process = tokio::select! {
+        started = roles::start(cfg, front) => started?,
+        _ = signals.next() => return Ok(()),
+    };
+    tracing::info!(url, roles = %service_name(&cfg.roles), "listening");
+    until_stopped(signals, process.stop(cfg.edge.drain)).await;
+    drop(lock);
+    Ok(())
+}
+
+/// By which traces and metrics name this process.
+fn service_name(roles: &[Role]) -> String {
+    let names: Vec<&str> = roles.iter().map(|role| role.name()).collect();
+    if names.is_empty() { "confab".to_owned() } else { names.join("+") }
+}
+
+fn warned(loaded: secret::Loaded) -> secret::Secret {
+    if let Some(warning) = &loaded.warning {
+        tracing::warn!("{warning}");
+    }
+    loaded.secret
+}
+
+/// Waits for a signal, then for `stop` or another signal.
+async fn until_stopped(mut signals: Signals, stop: impl Future<Output = ()>) {
     let signal = signals.next().await;
     tracing::info!(signal, "stopping: connections are let go; another signal stops at once");
     tokio::select! {
-        () = services.stop(drainer, cfg.edge.drain) => tracing::info!("stopped"),
+        () = stop => tracing::info!("stopped"),
         signal = signals.next() => {
             tracing::warn!(signal, "stopped at once");
             // Nobody waits for tasks that hang: what is acked is on disk.
@@ -52,9 +111,6 @@ pub(crate) async fn serve(cfg: Config) -> anyhow::Result<()> {
             std::process::exit(130);
         }
     }
-    drop(lock);
-    telemetry.shutdown();
-    Ok(())
 }
 
 fn log_format(log: &LogConfig) -> confab_telemetry::LogFormat {

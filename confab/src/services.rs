@@ -54,18 +54,8 @@ pub(crate) async fn start(
         presence: alone("fanout-svc", &presence),
         drain: others_drain,
     });
-    let buffered = std::env::var(UNSAFE).is_ok_and(|mode| mode == "buffered");
-    let durability = if buffered { Durability::Buffered } else { Durability::Synced };
-    if buffered {
-        tracing::warn!("{UNSAFE}=buffered: a power cut loses acked messages");
-    }
-    let messages_cfg = confab_message_svc::Config {
-        hot_chats_max: cfg.message.hot_chats_max,
-        in_flight_max: cfg.message.in_flight_max,
-    };
-    let storage = Storage::Embedded { folder: cfg.data.join("messages"), durability };
     let deps = confab_message_svc::Deps { fanout: alone("message-svc", &fanout), drain: messages_drain };
-    let messages = confab_message_svc::build(messages_cfg, storage, deps)
+    let messages = confab_message_svc::build(messages_config(cfg), embedded(cfg), deps)
         .await
         .with_context(|| format!("the data folder {}", cfg.data.display()))?;
     let health = messages.health();
@@ -88,18 +78,37 @@ pub(crate) async fn start(
 impl Services {
     /// The callers first: the edge, then message-svc, then what that calls.
     pub(crate) async fn stop(self, edge: Drainer, time: Duration) {
-        if let Err(unfinished) = edge.drain(time).await {
-            tracing::warn!(%unfinished, "the edge did not end in time");
-        }
-        if tokio::time::timeout(time + SERVICES_STOP, self.edge).await.is_err() {
-            tracing::warn!("clients did not leave in time");
-        }
+        stop_edge(self.edge, &edge, time).await;
         for (name, drainer) in [("message-svc", self.messages), ("fanout-svc and presence-svc", self.others)] {
             if let Err(unfinished) = drainer.drain(SERVICES_STOP).await {
                 tracing::warn!(%unfinished, name, "did not end in time");
             }
         }
     }
+}
+
+/// Lets clients leave, for `time`, and ends.
+pub(crate) async fn stop_edge(edge: JoinHandle<()>, drainer: &Drainer, time: Duration) {
+    if let Err(unfinished) = drainer.drain(time).await {
+        tracing::warn!(%unfinished, "the edge did not end in time");
+    }
+    if tokio::time::timeout(time + SERVICES_STOP, edge).await.is_err() {
+        tracing::warn!("clients did not leave in time");
+    }
+}
+
+/// message-svc's part of the data folder.
+pub(crate) fn embedded(cfg: &Config) -> Storage {
+    let buffered = std::env::var(UNSAFE).is_ok_and(|mode| mode == "buffered");
+    let durability = if buffered { Durability::Buffered } else { Durability::Synced };
+    if buffered {
+        tracing::warn!("{UNSAFE}=buffered: a power cut loses acked messages");
+    }
+    Storage::Embedded { folder: cfg.data.join("messages"), durability }
+}
+
+pub(crate) fn messages_config(cfg: &Config) -> confab_message_svc::Config {
+    confab_message_svc::Config { hot_chats_max: cfg.message.hot_chats_max, in_flight_max: cfg.message.in_flight_max }
 }
 
 /// A fresh folder has chat 1, of users 1 and 2: creating it again answers with the same one.
@@ -128,7 +137,7 @@ fn page(secret: Secret, loopback: bool) -> confab_edge::Page {
     })
 }
 
-fn edge_config(cfg: &Config) -> confab_edge::Config {
+pub(crate) fn edge_config(cfg: &Config) -> confab_edge::Config {
     let edge = &cfg.edge;
     confab_edge::Config {
         frame_bytes_max: edge.frame_bytes_max,

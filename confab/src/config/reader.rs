@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::problem::{Problem, Problems};
@@ -79,10 +79,26 @@ impl Reader {
     /// The path of a file that is there and can be read.
     pub(crate) fn file(&mut self, key: &'static str) -> Option<PathBuf> {
         let path = self.path(key)?;
-        if let Err(error) = std::fs::File::open(&path).and_then(|file| file.metadata()).and_then(is_file) {
+        if let Err(error) = readable(&path) {
             self.reject(key, format!("must be a file that can be read: {error}"));
         }
         Some(path)
+    }
+
+    /// The same of a list of them.
+    pub(crate) fn files(&mut self, key: &'static str, right: &str) -> Vec<PathBuf> {
+        let paths = self.list(key, right, |text| (!text.is_empty()).then(|| PathBuf::from(text)));
+        for path in &paths {
+            if let Err(error) = readable(path) {
+                self.reject(key, format!("must be files that can be read: {}: {error}", path.display()));
+            }
+        }
+        paths
+    }
+
+    /// Whether anything is written for `key`, good or bad.
+    pub(crate) fn is_written(&self, key: &str) -> bool {
+        self.written(key).is_some()
     }
 
     /// Says that the value of `key`, fine by itself, can't stay as it is.
@@ -118,6 +134,10 @@ impl Reader {
     fn problem(&mut self, key: &str, value: Option<String>, source: Option<Source>, right: impl Into<String>) {
         self.problems.push(Problem::new(key, value, source, right));
     }
+}
+
+fn readable(path: &Path) -> std::io::Result<()> {
+    std::fs::File::open(path).and_then(|file| file.metadata()).and_then(is_file)
 }
 
 fn is_file(metadata: std::fs::Metadata) -> std::io::Result<()> {

@@ -30,7 +30,8 @@ pub struct ClientConfig {
     /// After this many failures in a row (of calls under way at once, one) the target is not called: calls are refused at once with `Unavailable`, but one
     /// that tries, after 0.5 s, then twice as long each time. 0 is never. Default: 5.
     pub breaker_failures: u32,
-    /// The longest such pause. Default: 30 s.
+    /// The longest such pause. Default: 2 s, so that an instance that has come back is found well within the 5 s that a
+    /// failure may be felt; a try in 2 s is no load for one that has not.
     pub breaker_pause_max: Duration,
 }
 
@@ -45,7 +46,7 @@ impl ClientConfig {
             streaming: &[],
             idempotent: &[],
             breaker_failures: 5,
-            breaker_pause_max: Duration::from_secs(30),
+            breaker_pause_max: Duration::from_secs(2),
         }
     }
 

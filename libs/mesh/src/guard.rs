@@ -11,19 +11,32 @@ use std::{
 };
 
 use futures_util::future::Either;
-use http::{HeaderMap, Request, header::AUTHORIZATION};
+use http::{HeaderMap, Request, Response, header::AUTHORIZATION};
 use tokio::time::Instant;
-use tonic::Status;
-use tower::{Layer, Service};
+use tonic::{Status, body::Body};
+use tower::{Layer, Service, ServiceBuilder};
 
 use crate::{
-    Identity, PeerAddress, PeerCertificates, Policy, ServerConfig,
+    Identity, Peer, PeerAddress, PeerCertificates, Policy, ServerConfig,
     identity::tokens::{self, ServiceTokens},
     throttle::Throttle,
 };
 
 /// Of a path in the log: it may be a stranger's word.
 const PATH_CHARS_MAX: usize = 200;
+
+/// One guard in front of all services of a listener: `service` names it in the log, and `policy` and `tokens` are as in
+/// [`ServerConfig`]. The stacks behind it take whom it has found to call for who calls; they need neither.
+#[must_use]
+pub fn guarded(service: &'static str, policy: Option<Policy>, tokens: Option<ServiceTokens>, peer: Peer) -> Peer {
+    let cfg = ServerConfig { policy, tokens, ..ServerConfig::new(service) };
+    let stack = ServiceBuilder::new()
+        // A refusal is an answer.
+        .map_result(|result: Result<Response<Body>, Status>| Ok::<_, Status>(result.unwrap_or_else(Status::into_http)))
+        .layer(GuardLayer::new(&cfg))
+        .service(peer);
+    Peer::new(stack)
+}
 
 #[derive(Clone)]
 pub(crate) struct GuardLayer(Arc<Rules>);

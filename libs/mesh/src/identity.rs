@@ -22,6 +22,9 @@ pub struct Identity {
     instance: Option<Arc<str>>,
 }
 
+/// The role in the certificate of a process that has several: it is taken for a server of each of them.
+pub const ALL_ROLES: &str = "confab";
+
 impl Identity {
     /// For transports. A service never makes one to be believed: see the type's documentation.
     pub fn new(role: impl Into<Arc<str>>) -> Self {

@@ -95,6 +95,7 @@ pub use connect::{ClientTls, ConnectConfig, HealthCheck};
 pub use discovery::{Discovery, DiscoveryConfig, Endpoint, Source};
 pub use drain::Drain;
 pub use each::each;
+pub use guard::guarded;
 pub use identity::{Identity, PeerAddress, PeerCertificates};
 pub use listen::{ListenConfig, ServerTls, serve};
 pub use local::local;

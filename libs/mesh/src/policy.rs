@@ -17,6 +17,8 @@ use std::collections::{HashMap, HashSet};
 #[derive(Clone, Debug, Default)]
 pub struct Policy {
     roles: HashMap<&'static str, Paths>,
+    /// Every `service:<name>`.
+    services: Paths,
     anyone: Paths,
 }
 
@@ -46,6 +48,16 @@ impl Policy {
         self
     }
 
+    /// Every internal team's service (`service:<name>`, whatever the name) may call `paths`.
+    ///
+    /// # Panics
+    /// As [`allow`](Self::allow).
+    #[must_use]
+    pub fn allow_services(mut self, paths: &[&'static str]) -> Self {
+        self.services.extend(paths);
+        self
+    }
+
     /// Whoever comes may call `paths`, with an identity or without.
     ///
     /// # Panics
@@ -60,7 +72,8 @@ impl Policy {
     #[must_use]
     pub fn allows(&self, role: Option<&str>, path: &str) -> bool {
         let of_role = || role.and_then(|role| self.roles.get(role)).is_some_and(|paths| paths.contain(path));
-        self.anyone.contain(path) || of_role()
+        let of_services = || role.is_some_and(|role| role.starts_with("service:")) && self.services.contain(path);
+        self.anyone.contain(path) || of_role() || of_services()
     }
 }
 
@@ -99,6 +112,7 @@ mod tests {
             .allow("edge", &["/a.v1.A/*", "/b.v1.B/Get"])
             .allow("edge", &["/b.v1.B/List"])
             .allow("service:billing", &["/b.v1.B/Get"])
+            .allow_services(&["/c.v1.C/Get"])
             .allow_anyone(&["/health/Check"]);
         for (role, path, allowed) in [
             (Some("edge"), "/a.v1.A/Get", true),
@@ -112,6 +126,11 @@ mod tests {
             (Some("service:billing"), "/b.v1.B/Get", true),
             (Some("service:billing"), "/b.v1.B/List", false),
             (Some("billing"), "/b.v1.B/Get", false),
+            (Some("service:billing"), "/c.v1.C/Get", true),
+            (Some("service:other"), "/c.v1.C/Get", true),
+            (Some("service"), "/c.v1.C/Get", false),
+            (Some("edge"), "/c.v1.C/Get", false),
+            (None, "/c.v1.C/Get", false),
             (Some("fanout-svc"), "/b.v1.B/Get", false),
             (Some(""), "/b.v1.B/Get", false),
             (None, "/b.v1.B/Get", false),

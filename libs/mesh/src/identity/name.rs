@@ -1,5 +1,6 @@
 //! Names in certificates: one URI `spiffe://confab/<role>/<instance>`, as in the SPIFFE standard
-//! (<https://github.com/spiffe/spiffe/blob/main/standards/X509-SVID.md>), whose trust domain is `confab`.
+//! (<https://github.com/spiffe/spiffe/blob/main/standards/X509-SVID.md>), whose trust domain is `confab`. An internal
+//! team's service has `spiffe://confab/service/<name>/<instance>`, and is the `service:<name>` that its token would say.
 //!
 //! They are read by webpki, which has checked the chain as well: so what was verified is what is read.
 
@@ -8,7 +9,7 @@ use rustls_pki_types::CertificateDer;
 use super::Identity;
 
 const PREFIX: &str = "spiffe://confab/";
-/// A role is a DNS label, so that no name from a certificate is ever `service:…`.
+/// A role is a DNS label: no role is ever `service:…`, which a team's service is.
 const ROLE_MAX: usize = 63;
 const INSTANCE_MAX: usize = 128;
 
@@ -45,10 +46,13 @@ pub(crate) fn is_role(role: &str) -> bool {
 }
 
 fn of_uri(uri: &str) -> Option<Identity> {
-    let (role, instance) = uri.strip_prefix(PREFIX)?.split_once('/')?;
+    let named = uri.strip_prefix(PREFIX)?;
+    let (kind, named) =
+        named.strip_prefix("service/").filter(|rest| rest.contains('/')).map_or(("", named), |rest| ("service:", rest));
+    let (role, instance) = named.split_once('/')?;
     let allowed = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
     let fits = (1..=INSTANCE_MAX).contains(&instance.len()) && instance.bytes().all(allowed);
-    (is_role(role) && fits).then(|| Identity::new(role).with_instance(instance))
+    (is_role(role) && fits).then(|| Identity::new(format!("{kind}{role}")).with_instance(instance))
 }
 
 /// For a log, of a stranger's word.
@@ -66,6 +70,10 @@ mod tests {
         for (uri, name) in [
             ("spiffe://confab/edge/edge-7.eu_1", Some("edge/edge-7.eu_1")),
             (longest.as_str(), Some(&longest[PREFIX.len()..])),
+            ("spiffe://confab/service/billing/1", Some("service:billing/1")),
+            ("spiffe://confab/service/billing", Some("service/billing")),
+            ("spiffe://confab/service/a/b/c", None),
+            ("spiffe://confab/service//a", None),
             ("spiffe://confab/edge", None),
             ("spiffe://confab/edge/", None),
             ("spiffe://confab//a", None),

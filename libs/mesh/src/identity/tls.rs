@@ -112,7 +112,7 @@ impl Credentials {
     }
 
     /// For the next connection to a server of `role`, whatever its address: HTTP/2. A server whose certificate names
-    /// another role is not talked to. Connect with [`server_name`].
+    /// another role is not talked to, but for [`ALL_ROLES`](super::ALL_ROLES). Connect with [`server_name`].
     #[must_use]
     pub fn client_config(&self, role: &str) -> Arc<ClientConfig> {
         let material = self.current.borrow().clone();
