@@ -74,7 +74,7 @@ impl Cluster {
     pub(super) fn peers(&self) -> Vec<(&'static str, Peer)> {
         let peer = |name: &&'static str| {
             let instance = Instance {
-                name,
+                name: *name,
                 told: self.told.clone(),
                 truth: self.truth.clone(),
                 map: self.map.subscribe(),
@@ -95,7 +95,10 @@ impl Cluster {
     }
 
     fn tell_places(&self, names: [&str; 2]) {
-        let place = |name: &str| self.names.iter().position(|known| *known == name).expect("known") as u32 + 1;
+        let place = |name: &str| {
+            let at = self.names.iter().position(|known| *known == name).expect("known");
+            u32::try_from(at + 1).expect("a few")
+        };
         let shards = (0..SHARDS).map(|shard| place(names[usize::from(shard % 2)])).collect();
         self.map.send_modify(|map| {
             let owners = self.names.iter().map(ToString::to_string).collect();
@@ -135,7 +138,7 @@ impl Cluster {
 
     pub(super) async fn wait_for(&self, what: &str, is: impl Fn(&Told) -> bool) {
         let mut told = self.told.subscribe();
-        let there = tokio::time::timeout(super::BOUND, told.wait_for(|told| is(told))).await;
+        let there = tokio::time::timeout(super::BOUND, told.wait_for(is)).await;
         assert!(there.is_ok_and(|there| there.is_ok()), "waited in vain for {what}");
     }
 }
@@ -153,10 +156,17 @@ impl Instance {
     async fn run(self, mut requests: Streaming<ConverseRequest>, replies: mpsc::Sender<ConverseResponse>) {
         let mut refused = HashMap::new();
         let mut mood = self.mood.clone();
+        let mut frozen = false;
         loop {
-            // The test is over when there is no sender.
-            let _over = mood.wait_for(|mood| !mood.stalled).await;
             let Ok(Some(request)) = requests.message().await else { return };
+            // The test is over when there is no sender.
+            drop(mood.wait_for(|mood| !mood.stalled).await);
+            // What comes behind something that was lost on this stream is lost, too.
+            frozen |= mood.borrow().frozen;
+            if frozen {
+                self.told.send_modify(|told| told.swallowed += request.commands.len());
+                continue;
+            }
             let mut all = Vec::new();
             for command in request.commands {
                 all.extend(self.take(command, &mut refused));
@@ -168,10 +178,6 @@ impl Instance {
     }
 
     fn take(&self, command: Command, refused: &mut HashMap<(u64, u64), u32>) -> Option<Reply> {
-        if self.mood.borrow().frozen {
-            self.told.send_modify(|told| told.swallowed += 1);
-            return None;
-        }
         let Command { session, call, generation, action } = command;
         let chat = match action.as_ref()? {
             Action::Send(send) => send.chat_id,
@@ -185,7 +191,9 @@ impl Instance {
                 if owner != self.name || refused.get(&lane).is_some_and(|refused| generation <= *refused) {
                     let highest = refused.entry(lane).or_default();
                     *highest = generation.max(*highest);
-                    self.told.send_modify(|told| drop(told.refused.insert((self.name, chat))));
+                    self.told.send_modify(|told| {
+                        told.refused.insert((self.name, chat));
+                    });
                     return reply(not_owner());
                 }
                 refused.remove(&lane);
@@ -253,4 +261,5 @@ not_asked! {
     add_members: AddMembersRequest -> AddMembersResponse,
     list_members: ListMembersRequest -> ListMembersResponse,
     filter_acquainted: FilterAcquaintedRequest -> FilterAcquaintedResponse,
+    view_chats: ViewChatsRequest -> ViewChatsResponse,
 }
