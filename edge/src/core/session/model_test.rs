@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use confab_ids::{ChatId, Seq, UserId};
 use confab_proto::message::v1::command::Action;
-use confab_proto::message::v1::{Accepted, ChatSync, Content, Event, Membership, MembershipKind, Reply, event, reply};
+use confab_proto::message::v1::{
+    Accepted, ChatSync, Content, Event, Membership, MembershipKind, Refused, Reply, event, reply,
+};
 use proptest::prelude::*;
 use proptest::test_runner::{TestCaseError, TestRunner};
 use prost::Message as _;
