@@ -13,6 +13,7 @@ use super::http::{self, Response};
 use super::processes::{Process, Spec};
 use super::server::command;
 use super::token::Minter;
+use super::{BOUND, wait_for};
 
 /// How many instances of each role.
 #[derive(Clone, Debug)]
@@ -189,7 +190,12 @@ impl Mesh {
     }
 
     async fn create(&self, edge: usize, user: u64, body: &Value) -> anyhow::Result<u64> {
-        let response = self.http(edge, user, "POST", "/v1/chats", body).await?;
+        // As clients do: 503 is to try again.
+        let response = wait_for("an answer but 503", BOUND, || async {
+            let response = self.http(edge, user, "POST", "/v1/chats", body).await;
+            response.as_ref().is_ok_and(|response| response.status != 503).then_some(response)
+        });
+        let response = response.await??;
         ensure!(matches!(response.status, 200 | 201), "creating a chat: {} {}", response.status, response.text());
         response.json()?["chat_id"].as_u64().with_context(|| format!("no chat_id in {}", response.text()))
     }
