@@ -30,6 +30,13 @@ The log goes to stderr. Ctrl-C lets connections go and stops; a second one stops
 Roles: edge, message-svc, fanout-svc, presence-svc. What such a process needs to know of the others: [mesh] in the settings.
 Every setting: confab default-config";
 
+const MIGRATE_EXAMPLES: &str = "\
+Examples:
+  confab migrate --config confab.toml
+  CONFAB_STORAGE__KIND=cassandra CONFAB_STORAGE__CONTACT_POINTS=10.0.0.5:9042 confab migrate
+
+Where they are: [storage] in the settings. Run it before the first start, and before the programs of a new version.";
+
 const TOKEN_EXAMPLES: &str = r#"Examples:
   confab token --user 1
   confab token --user 2 --device phone --ttl 7d
@@ -85,6 +92,9 @@ pub(crate) enum Command {
     /// Run the server: every service in one process, on embedded storage
     #[command(after_help = SERVE_EXAMPLES)]
     Serve(ServeArgs),
+    /// Make or update the tables in a cluster's Cassandra; safe to run twice, and by two at once
+    #[command(after_help = MIGRATE_EXAMPLES)]
+    Migrate(PlaceArgs),
     /// Print a token that lets a client in as a user
     #[command(after_help = TOKEN_EXAMPLES)]
     Token(TokenArgs),

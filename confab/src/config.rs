@@ -138,6 +138,15 @@ pub(crate) struct Flags {
     pub(crate) tls_key: Option<PathBuf>,
     pub(crate) behind_proxy: Vec<String>,
     pub(crate) role: Vec<String>,
+    /// For `confab migrate`: it has no roles.
+    pub(crate) migrate: bool,
+}
+
+/// What a configuration is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Use {
+    Serve,
+    Migrate,
 }
 
 impl Config {
@@ -168,13 +177,15 @@ impl Config {
             (None, None) => None,
         };
         let file = path.map(|(path, source)| read_file(&path, source, &mut problems)).unwrap_or_default();
-        Self::read(Reader::new(vec![flags.layer(), source::from_env(env), file], problems))
+        let uses = if flags.migrate { Use::Migrate } else { Use::Serve };
+        Self::read(Reader::new(vec![flags.layer(), source::from_env(env), file], problems), uses)
     }
 
-    fn read(mut reader: Reader) -> Result<Self, Problems> {
+    fn read(mut reader: Reader, uses: Use) -> Result<Self, Problems> {
         let r = &mut reader;
         let default = Self::default();
         let roles = read_roles(r);
+        let storage = StorageConfig::read(r);
         let config = Self {
             listen: r
                 .parsed("listen", "an IP address and a port, such as 127.0.0.1:8080 or [::1]:8080", parse_listen)
@@ -188,11 +199,14 @@ impl Config {
             edge: EdgeConfig::read(r, &default.edge),
             message: MessageConfig::read(r, &default.message),
             presence: PresenceConfig { grace: r.seconds("presence.grace_seconds", default.presence.grace, 0..=300) },
-            mesh: MeshConfig::read(r, &roles, default.mesh),
-            storage: StorageConfig::read(r),
+            mesh: MeshConfig::read(r, &roles, &storage, default.mesh),
+            storage,
             roles,
         };
         config.check_together(r);
+        if uses == Use::Serve && config.roles.is_empty() && config.storage != StorageConfig::Embedded {
+            r.reject("storage.kind", "must be embedded where one process has all services; a cluster's have --role");
+        }
         reader.finish(config)
     }
 
@@ -205,9 +219,6 @@ impl Config {
                 "can be reached from other machines, and would be plain text.\n\
                  Give --tls-cert and --tls-key, or --behind-proxy (the networks of a reverse proxy that does TLS), or listen on 127.0.0.1",
             );
-        }
-        if self.roles.is_empty() && self.storage != StorageConfig::Embedded {
-            r.reject("storage.kind", "must be embedded where one process has all services; a cluster's have --role");
         }
         if self.has_edge() && !self.has_data() && self.token.secret_file.is_none() {
             r.reject(

@@ -45,6 +45,10 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Serve(args) => {
             runtime(tokio::runtime::Builder::new_multi_thread(), serve::serve(Config::load(&args.flags())?))
         }
+        Command::Migrate(args) => runtime(
+            tokio::runtime::Builder::new_current_thread(),
+            roles::migrate(Config::load(&Flags { migrate: true, ..args.flags() })?),
+        ),
         Command::Token(args) => print_token(args),
         Command::Chat(args) => start_chat(args),
         Command::Certs(args) => make_certs(args),

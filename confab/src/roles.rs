@@ -8,7 +8,10 @@ mod mesh;
 mod policy;
 mod probes;
 
+use std::fs;
+use std::io::Write as _;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +19,7 @@ use anyhow::Context as _;
 use confab_mesh::drain::{self, Drainer};
 use confab_mesh::health::Ready;
 use confab_mesh::{BalanceConfig, Drain, Peer, Pool, balanced, health, reflection, route};
+use confab_message_svc::{CassandraConfig, Storage};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
@@ -89,7 +93,9 @@ pub(crate) async fn start(cfg: &Config, front: Option<Front>) -> anyhow::Result<
             (Role::Message, _) => {
                 let deps =
                     confab_message_svc::Deps { fanout: mesh.pool(Role::Fanout).await?, drain: drains.messages.clone() };
-                let messages = messages(cfg, deps).await?;
+                let bound =
+                    listener.as_ref().and_then(|listener| listener.local_addr().ok()).unwrap_or(cfg.mesh.listen);
+                let messages = messages(cfg, &mesh, mesh.advertised(bound), deps).await?;
                 let healthy = messages.health();
                 hosted.add(*role, messages.peer, Arc::new(move || healthy.is_healthy()));
             }
@@ -161,10 +167,18 @@ fn presence(cfg: &Config, drain: &Drain) -> Peer {
     confab_presence_svc::build(&cfg, drain)
 }
 
-async fn messages(cfg: &Config, deps: confab_message_svc::Deps) -> anyhow::Result<confab_message_svc::MessageSvc> {
+async fn messages(
+    cfg: &Config,
+    mesh: &Mesh,
+    addr: String,
+    deps: confab_message_svc::Deps,
+) -> anyhow::Result<confab_message_svc::MessageSvc> {
     let storage = match &cfg.storage {
         StorageConfig::Embedded => services::embedded(cfg),
-        StorageConfig::Cassandra(fields) => cassandra(fields)?,
+        StorageConfig::Cassandra(fields) => {
+            let instances = mesh.pool(Role::Message).await?;
+            Storage::Cassandra { cfg: cassandra(fields)?, addr, instances }
+        }
     };
     let built = confab_message_svc::build(services::messages_config(cfg), storage, deps).await;
     built.with_context(|| match cfg.storage {
@@ -173,13 +187,28 @@ async fn messages(cfg: &Config, deps: confab_message_svc::Deps) -> anyhow::Resul
     })
 }
 
-/// The one place where message-svc is given Cassandra.
-fn cassandra(fields: &CassandraFields) -> anyhow::Result<confab_message_svc::Storage> {
-    anyhow::bail!(
-        "storage.kind = \"cassandra\" ({}, keyspace {}) is not wired to message-svc yet: use \"embedded\", with one instance",
-        fields.contact_points.join(", "),
-        fields.keyspace
-    )
+fn cassandra(fields: &CassandraFields) -> anyhow::Result<CassandraConfig> {
+    let read = |path: &PathBuf| fs::read_to_string(path).with_context(|| path.display().to_string());
+    let password = fields.password_file.as_ref().map(read).transpose().context("storage.password_file")?;
+    Ok(CassandraConfig {
+        contact_points: fields.contact_points.clone(),
+        keyspace: fields.keyspace.clone(),
+        datacenter: Some(fields.datacenter.clone()),
+        replication_factor: fields.replication_factor.into(),
+        username: fields.username.clone(),
+        password: password.map(|password| password.trim_end_matches('\n').to_owned()),
+    })
+}
+
+/// `confab migrate`.
+pub(crate) async fn migrate(cfg: Config) -> anyhow::Result<()> {
+    let StorageConfig::Cassandra(fields) = &cfg.storage else {
+        anyhow::bail!(
+            "storage.kind is \"embedded\": it brings itself up to date when a server starts. This is for \"cassandra\""
+        );
+    };
+    let version = confab_message_svc::migrate_cassandra(&cassandra(fields)?).await?;
+    Ok(writeln!(std::io::stdout(), "keyspace {}: version {version}", fields.keyspace)?)
 }
 
 struct EdgeDeps {
@@ -205,6 +234,7 @@ fn start_edge(cfg: &Config, deps: EdgeDeps, front: Front, hosted: &mut Hosted) -
     let ready: Ready = Arc::new(move || pool.members().iter().any(|member| member.up));
     hosted.ready.push(("", Arc::clone(&ready)));
     let deps = confab_edge::Deps {
+        owners: deps.messages.clone(),
         messages: balanced(deps.messages, balancing),
         fanout: deps.fanout,
         presence: deps.presence,

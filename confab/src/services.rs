@@ -63,6 +63,7 @@ pub(crate) async fn start(
 
     let deps = confab_edge::Deps {
         messages: as_role("edge", &messages.peer),
+        owners: alone("edge", &messages.peer),
         fanout: alone("edge", &fanout),
         presence: alone("edge", &presence),
         token_secret: secret.as_bytes().to_vec(),

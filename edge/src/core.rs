@@ -1,8 +1,10 @@
 //! One connection's rules, pure and synchronous: frames, items and time go in, [`Out`]s come out.
 //!
-//! [`session`] is the whole; [`tracks`] keeps each chat's order; [`manners`] counts bad frames.
+//! [`session`] is the whole; [`tracks`] keeps each chat's order; [`manners`] counts bad frames. Beside it, [`routes`] is what all
+//! connections share: whom their commands go to.
 
 pub(crate) mod manners;
+pub(crate) mod routes;
 pub(crate) mod session;
 pub(crate) mod tracks;
 

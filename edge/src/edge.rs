@@ -56,6 +56,7 @@ impl Shared {
     pub(crate) fn close(&self, mailbox: &Mailbox) {
         self.registry.remove(mailbox);
         self.presences.closed(mailbox);
+        self.conversation.closed(mailbox.session);
     }
 
     /// Asks beside the streams; the answer goes to the mailbox. Bounded by the questions that a connection may have.

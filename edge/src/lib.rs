@@ -40,7 +40,10 @@ use crate::registry::Registry;
 
 /// Whom the edge calls, and what it serves.
 pub struct Deps {
+    /// Any instance, for what is asked beside the streams.
     pub messages: Peer,
+    /// Its instances, each as the shard map names it.
+    pub owners: Pool,
     pub fanout: Pool,
     pub presence: Pool,
     /// HS256.
@@ -61,14 +64,13 @@ pub async fn serve(cfg: Config, front: Front, deps: Deps, drain: Drain) {
     let registry = Registry::default();
     let edge_id = uuid::Uuid::new_v4().to_string();
     let (link_drainer, links) = confab_mesh::drain::channel();
-    let to_messages = ClientConfig::new("edge", "message-svc").streaming(&["Converse"]);
-    let messages = MessageServiceClient::new(client(to_messages, deps.messages));
+    let messages = MessageServiceClient::new(client(ClientConfig::new("edge", "message-svc"), deps.messages));
 
     let (attached, mut is_attached) = watch::channel(0);
     links::deliveries::start(deps.fanout, registry.clone(), edge_id.clone(), attached, &links);
     let shared = Arc::new(Shared {
         verifier: Verifier::new(&deps.token_secret),
-        conversation: links::conversation::start(messages.clone(), registry.clone(), &links),
+        conversation: links::conversation::start(deps.owners, registry.clone(), &links),
         presences: links::presence::start(deps.presence, registry.clone(), edge_id, &links),
         messages,
         registry,

@@ -1,5 +1,4 @@
-//! The edge's streams to the services: for all connections one of each to message-svc, and one to each instance of fanout and
-//! presence.
+//! The edge's streams to the services: for all connections one to each instance.
 
 pub(crate) mod conversation;
 pub(crate) mod deliveries;

@@ -37,8 +37,6 @@ pub(crate) enum Item {
     Passing(Subject, Utf8Bytes),
     /// What became of a send or a mark.
     Reply(Box<Reply>),
-    /// The stream to message-svc broke: what was sent and not answered is unknown.
-    Broken,
     Answer(Box<Answer>),
     Close(Close),
     Reconnect {

@@ -5,10 +5,11 @@ use std::collections::HashMap;
 use confab_ids::{ChatId, MessageId, NUMBER_LIMIT, Seq, UserId};
 use confab_proto::limits::{CLIENT_ID_CHARS_MAX, MEDIA_URL_BYTES_MAX, MENTIONS_MAX, TEXT_BYTES_MAX};
 use confab_proto::message::v1::{self as pb, ChatKind, Content, CreateChatRequest, command};
+use uuid::Uuid;
 
 use crate::core::ownership::lease::Incarnation;
 use crate::core::ownership::map::{ShardMap, Tenure};
-use crate::core::{AddMembers, Command, Create, Mark, Send};
+use crate::core::{AddMembers, ChatView, Command, Create, Mark, Send};
 use crate::error::Invalid;
 use crate::store::{CreationKey, MEMBERS_MAX};
 
@@ -74,9 +75,6 @@ fn mark(mark: pb::Mark) -> Result<Asked, Invalid> {
     if by_id.is_none() && !mark.message_id.is_empty() {
         return Err(Invalid::new("message_id", "is 16 bytes, a UUIDv7"));
     }
-    if by_id.is_none() && mark.delivered == 0 && mark.read == 0 {
-        return Err(Invalid::new("seq", "is required, from 1 on"));
-    }
     let raised = Mark {
         user: user_id("user_id", mark.user_id)?,
         device: device(mark.device)?,
@@ -100,14 +98,15 @@ pub(crate) fn create(request: CreateChatRequest, message_id: MessageId) -> Resul
             if peer == by {
                 return Err(Invalid::new("user_id", "is yourself: a direct chat is with another user"));
             }
-            (String::new(), vec![peer], Some(CreationKey::Direct(by.min(peer), by.max(peer))))
+            (String::new(), vec![peer], CreationKey::Direct(by.min(peer), by.max(peer)))
         }
         ChatKind::Group => {
             if request.title.chars().count() > TITLE_MAX {
                 return Err(Invalid::new("title", format!("is longer than {TITLE_MAX} characters")));
             }
-            let key =
-                (!client_id.is_empty()).then(|| CreationKey::Group { user: by, device: device.clone(), client_id });
+            // As with a message: where the client names none, its id is the key.
+            let client_id = if client_id.is_empty() { Uuid::from_bytes(message_id.0).to_string() } else { client_id };
+            let key = CreationKey::Group { user: by, device: device.clone(), client_id };
             (request.title, user_ids("members", &request.member_ids)?, key)
         }
         ChatKind::Unspecified => return Err(Invalid::new("kind", "is \"direct\" or \"group\"")),
@@ -175,6 +174,52 @@ pub(crate) fn shard_map(map: &ShardMap) -> pb::WatchShardsResponse {
         version: map.version,
         owners: owners.iter().filter_map(|owner| map.addrs.get(owner)).map(ToString::to_string).collect(),
         shards: map.tenures.iter().map(place).collect(),
+    }
+}
+
+/// For another instance.
+pub(crate) fn view_wire(view: ChatView) -> pb::ChatView {
+    pb::ChatView {
+        chat_id: view.chat.0,
+        kind: view.kind.into(),
+        title: view.title,
+        created_by: view.created_by.0,
+        created_at_ms: view.created_at_ms,
+        head: view.head.0,
+        count: view.count,
+        member_count: u32::try_from(view.members).unwrap_or(u32::MAX),
+        role: view.role.into(),
+        joined_seq: view.joined_seq.0,
+        peer: view.peer.map_or(0, |peer| peer.0),
+        peer_delivered: view.peer_delivered.0,
+        peer_read: view.peer_read.0,
+        confirmed: view.confirmed.map(|seq| seq.0),
+        delivered: view.delivered.0,
+        read: view.read.0,
+        own: view.own.0,
+    }
+}
+
+/// From another instance.
+pub(crate) fn view(view: pb::ChatView) -> ChatView {
+    ChatView {
+        chat: ChatId(view.chat_id),
+        kind: view.kind(),
+        role: view.role(),
+        created_by: UserId(view.created_by),
+        created_at_ms: view.created_at_ms,
+        head: Seq(view.head),
+        count: view.count,
+        members: view.member_count as usize,
+        joined_seq: Seq(view.joined_seq),
+        peer: (view.peer > 0).then_some(UserId(view.peer)),
+        peer_delivered: Seq(view.peer_delivered),
+        peer_read: Seq(view.peer_read),
+        confirmed: view.confirmed.map(Seq),
+        delivered: Seq(view.delivered),
+        read: Seq(view.read),
+        own: Seq(view.own),
+        title: view.title,
     }
 }
 

@@ -5,6 +5,7 @@
 //! [`recovery`] what a new owner does with a log, and [`refusals`] what comes too late.
 
 pub(crate) mod chat;
+pub(crate) mod chat_ids;
 pub(crate) mod marks;
 pub(crate) mod outbox;
 pub(crate) mod owner;
@@ -63,6 +64,15 @@ pub(crate) enum Command {
     Mark(Mark),
     View(View),
     AddMembers(AddMembers),
+    /// The chat that its key names is to be there; among other owners only.
+    Create(Box<Create>),
+}
+
+impl Command {
+    /// Whether it may append to the log: then it waits for what has to be waited for.
+    pub(crate) fn appends(&self) -> bool {
+        matches!(self, Self::Send(_) | Self::AddMembers(_) | Self::Create(_))
+    }
 }
 
 #[derive(Debug)]
@@ -101,7 +111,7 @@ pub(crate) struct AddMembers {
 
 #[derive(Debug)]
 pub(crate) struct Create {
-    pub key: Option<CreationKey>,
+    pub key: CreationKey,
     pub kind: ChatKind,
     pub title: String,
     pub by: UserId,
@@ -114,7 +124,7 @@ pub(crate) struct Create {
 impl Create {
     /// Of all that is asked for. A pair's chat is the same whoever asks.
     pub(crate) fn body_hash(&self) -> u64 {
-        if matches!(self.key, Some(CreationKey::Direct(..))) {
+        if matches!(self.key, CreationKey::Direct(..)) {
             return 0;
         }
         let members = self.members.iter().flat_map(|user| user.0.to_be_bytes());
@@ -181,6 +191,10 @@ pub(crate) struct Effects {
     pub tails: Vec<TailRead>,
     /// Look these keys up and answer with `found`, for all at once.
     pub lookups: Vec<Lookup>,
+    /// Look up what these keys have made, and answer each with `creation_found`.
+    pub creations: Vec<KeyRead>,
+    /// Take chat ids that nobody else gets, and answer with `ids_taken`.
+    pub take_ids: bool,
     /// To be written: [`owner::Owner::seal`] makes writes of them.
     pub rows: Vec<Row>,
     pub replies: Vec<(Origin, Outcome)>,
@@ -224,6 +238,13 @@ pub(crate) struct Found {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Load {
     pub chat: ChatId,
+    pub number: u64,
+}
+
+/// A creation's key that is looked up; the number tells one reading from another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct KeyRead {
+    pub key: CreationKey,
     pub number: u64,
 }
 

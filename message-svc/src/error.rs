@@ -59,6 +59,17 @@ pub(crate) enum ChatError {
     NotOwner,
 }
 
+impl ChatError {
+    /// What another instance has refused a view with.
+    pub(crate) fn named(code: &str) -> Self {
+        match code {
+            "NOT_MEMBER" => Self::NotMember,
+            "NOT_OWNER" => Self::NotOwner,
+            _ => Self::Unavailable,
+        }
+    }
+}
+
 /// A request that is wrong in itself.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {why}")]

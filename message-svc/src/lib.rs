@@ -3,17 +3,15 @@
 //! ```text
 //! service.rs     the RPCs               convert.rs   all validation        error.rs   all refusals
 //! reads.rs       pages, sync, lists     owner.rs     the task around core  publisher.rs  the streams to fanout
-//! core/          the rules, pure        store.rs     the seam to storage   store/embedded.rs  this machine's disk
+//! core/          the rules, pure        store.rs     the seam to storage   store/{embedded,cassandra}.rs
+//! hop.rs         to another's chats
 //! ```
 
 mod config;
 mod convert;
-#[cfg_attr(
-    not(test),
-    allow(dead_code, reason = "several owners are only simulated: the cluster's store is the next step")
-)]
 mod core;
 mod error;
+mod hop;
 mod owner;
 mod publisher;
 mod reads;
@@ -27,22 +25,43 @@ use confab_proto::message::v1::message_service_server::MessageServiceServer;
 use tokio::sync::mpsc;
 
 pub use config::Config;
+pub use store::cassandra::{CassandraConfig, ConnectError, migrate as migrate_cassandra};
 pub use store::embedded::{Durability, OpenError};
 
-use crate::core::owner::{Limits, Owner};
+use crate::core::owner::Limits;
+use crate::hop::Owners;
 use crate::owner::OwnerHandle;
+use crate::owner::shared::Place;
 use crate::reads::Reader;
 use crate::store::Store;
+use crate::store::cassandra::Cassandra;
 use crate::store::embedded::Embedded;
 
 /// Events of fanout that wait for the owner; beyond it fanout's stream waits.
 const FANOUT_EVENTS_MAX: usize = 256;
 
 /// Where chats are kept.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub enum Storage {
     /// A folder of this machine; nobody else may have it open.
     Embedded { folder: PathBuf, durability: Durability },
+    /// A cluster's: several instances share it, and each owns a part of the chats.
+    Cassandra {
+        cfg: CassandraConfig,
+        /// `host:port` where the others call this instance; edges, too.
+        addr: String,
+        /// All instances, by those addresses.
+        instances: Pool,
+    },
+}
+
+/// Why the service could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    #[error(transparent)]
+    Embedded(#[from] OpenError),
+    #[error(transparent)]
+    Cassandra(#[from] ConnectError),
 }
 
 /// Whom this service calls, and when it stops.
@@ -64,7 +83,7 @@ pub struct MessageSvc {
 pub struct Health(OwnerHandle);
 
 impl Health {
-    /// `false` once the store has failed: then nothing is accepted any more.
+    /// `false` once the store has failed: then nothing is accepted any more. In a cluster: while it has no lease.
     #[must_use]
     pub fn is_healthy(&self) -> bool {
         self.0.is_healthy()
@@ -81,21 +100,37 @@ impl MessageSvc {
 /// Opens the storage and starts the service.
 ///
 /// # Errors
-/// [`OpenError`], if the storage is in use, damaged, newer, or can't be reached.
-pub async fn build(cfg: Config, storage: Storage, deps: Deps) -> Result<MessageSvc, OpenError> {
-    let Storage::Embedded { folder, durability } = storage;
-    let store = tokio::task::spawn_blocking(move || Embedded::open(&folder, durability))
-        .await
-        .map_err(|panicked| OpenError::Damaged(panicked.to_string()))??;
-    let last_chat = store.last_chat().await.map_err(|error| OpenError::Damaged(error.to_string()))?;
-
+/// [`BuildError`], if the storage is in use, damaged, newer or older, or can't be reached.
+pub async fn build(cfg: Config, storage: Storage, deps: Deps) -> Result<MessageSvc, BuildError> {
     let (events, from_fanout) = mpsc::channel(FANOUT_EVENTS_MAX);
-    tokio::spawn(publisher::run(deps.fanout, events, deps.drain.clone()));
-
+    let (fanout, drain) = (deps.fanout.clone(), deps.drain.clone());
+    let publisher = move || drop(tokio::spawn(publisher::run(fanout, events, drain)));
     let limits = Limits { hot_chats: cfg.hot_chats_max, in_flight: cfg.in_flight_max };
-    let owner = owner::start(Owner::sole(limits, last_chat + 1), store.clone(), from_fanout, &deps.drain);
-    let health = Health(owner.clone());
-    let service = MessageServiceServer::new(service::Service::new(Reader { store, owner }, deps.drain.clone()));
-    let server = ServerConfig::new("message-svc").streaming(&["Converse", "WatchShards"]).drain(deps.drain);
-    Ok(MessageSvc { peer: confab_mesh::server(server, service), health })
+    match storage {
+        Storage::Embedded { folder, durability } => {
+            let store = tokio::task::spawn_blocking(move || Embedded::open(&folder, durability))
+                .await
+                .map_err(|panicked| OpenError::Damaged(panicked.to_string()))??;
+            let last_chat = store.last_chat().await.map_err(|error| OpenError::Damaged(error.to_string()))?;
+            publisher();
+            let owner = owner::start(limits, last_chat + 1, store.clone(), from_fanout, &deps.drain);
+            let owners = Owners::alone(owner.clone());
+            Ok(serve(Reader { store, owner, owners }, deps.drain))
+        }
+        Storage::Cassandra { cfg, addr, instances } => {
+            let store = Cassandra::open(&cfg).await?;
+            publisher();
+            let place = Place { ledger: store.clone(), addr: addr.clone() };
+            let owner = owner::start_among(limits, store.clone(), place, from_fanout, &deps.drain);
+            let owners = Owners::among(owner.clone(), addr, instances);
+            Ok(serve(Reader { store, owner, owners }, deps.drain))
+        }
+    }
+}
+
+fn serve(reader: Reader<impl Store>, drain: Drain) -> MessageSvc {
+    let health = Health(reader.owner.clone());
+    let service = MessageServiceServer::new(service::Service::new(reader, drain.clone()));
+    let server = ServerConfig::new("message-svc").streaming(&["Converse", "WatchShards"]).drain(drain);
+    MessageSvc { peer: confab_mesh::server(server, service), health }
 }

@@ -3,10 +3,13 @@
 //! Everything that is ready is taken at once, so that one round of the loop makes one commit, one frame to fanout and one
 //! frame of replies per stream, however many messages it is about.
 
+mod clock;
+pub(crate) mod shared;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use confab_ids::ChatId;
@@ -17,13 +20,18 @@ use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::AbortHandle;
 
-use crate::core::owner::{Owner, Write};
+use self::shared::{NoLedger, Place};
+use crate::core::owner::{Answered, Limits, Owner, Write};
+use crate::core::ownership::lease::Incarnation;
 use crate::core::ownership::map::ShardMap;
-use crate::core::{Accepted, Command, Create, Effects, Found, Load, Lookup, Now, Origin, Outcome};
+use crate::core::ownership::{Ask, Ownership};
+use crate::core::recovery::{LogRow, TAIL};
+use crate::core::{Accepted, Command, Create, Effects, Found, KeyRead, Load, Lookup, Now, Origin, Outcome, TailRead};
 use crate::error::ChatError;
 use crate::publisher::{FanoutEvent, PUBLICATIONS_PER_FRAME};
-use crate::store::{ChatRecord, Store, StoreError};
+use crate::store::{ChatRecord, Creation, Ledger, Store, StoreError};
 
 /// Requests that wait for the owner; whoever has one more waits to hand it over.
 const REQUESTS_MAX: usize = 1_024;
@@ -108,41 +116,77 @@ enum Done {
     Committed(u64, Result<(), StoreError>),
     Loaded(Vec<Load>, Result<Vec<Option<ChatRecord>>, StoreError>),
     Found(Vec<Lookup>, Result<Vec<Found>, StoreError>),
+    Tails(Vec<TailRead>, Result<Vec<Vec<LogRow>>, StoreError>),
+    Key(KeyRead, Result<Option<Creation>, StoreError>),
+    Ids(Option<u64>),
+    Answered(Incarnation, Answered),
+    /// It was not wanted any more.
+    Nothing,
 }
 
-struct Task<S> {
+struct Task<S, L> {
     owner: Owner,
     store: S,
-    started: Instant,
+    /// Where there are other owners.
+    place: Option<Place<L>>,
     streams: HashMap<u64, mpsc::Sender<ConverseResponse>>,
     calls: HashMap<u64, oneshot::Sender<Outcome>>,
     next_call: u64,
     fanout: Option<mpsc::UnboundedSender<PublishRequest>>,
     under_way: FuturesUnordered<BoxFuture<'static, Done>>,
+    /// Writes that are tried until they are stored.
+    tried: HashMap<u64, AbortHandle>,
     fx: Effects,
     healthy: Arc<AtomicBool>,
     map: watch::Sender<Arc<ShardMap>>,
 }
 
-/// Starts the owner. It ends when the drain has begun and what was taken is done, or [`DRAIN_MAX`] later.
+/// Starts the only owner of what is in the store. `next_chat`: a chat id above all that were given out.
+///
+/// It ends when the drain has begun and what was taken is done, or [`DRAIN_MAX`] later.
 pub(crate) fn start(
-    owner: Owner,
+    limits: Limits,
+    next_chat: u64,
     store: impl Store,
     events: mpsc::Receiver<FanoutEvent>,
     drain: &Drain,
 ) -> OwnerHandle {
+    spawn::<_, NoLedger>(Owner::sole(limits, next_chat), store, None, events, drain)
+}
+
+/// Starts one of several owners. It ends when the drain has begun and its shards are another's, or [`DRAIN_MAX`] later.
+pub(crate) fn start_among<L: Ledger>(
+    limits: Limits,
+    store: impl Store,
+    place: Place<L>,
+    events: mpsc::Receiver<FanoutEvent>,
+    drain: &Drain,
+) -> OwnerHandle {
+    let ownership = Ownership::new(shared::new_incarnation(), place.addr.clone());
+    spawn(Owner::among(limits, ownership), store, Some(place), events, drain)
+}
+
+fn spawn<S: Store, L: Ledger>(
+    owner: Owner,
+    store: S,
+    place: Option<Place<L>>,
+    events: mpsc::Receiver<FanoutEvent>,
+    drain: &Drain,
+) -> OwnerHandle {
     let (requests, queue) = mpsc::channel(REQUESTS_MAX);
-    let healthy = Arc::new(AtomicBool::new(true));
+    // Among others it is of use once it has a lease.
+    let healthy = Arc::new(AtomicBool::new(place.is_none()));
     let (map, known_map) = watch::channel(Arc::default());
     let task = Task {
         owner,
         store,
-        started: Instant::now(),
+        place,
         streams: HashMap::new(),
         calls: HashMap::new(),
         next_call: 0,
         fanout: None,
         under_way: FuturesUnordered::new(),
+        tried: HashMap::new(),
         fx: Effects::default(),
         healthy: healthy.clone(),
         map,
@@ -151,7 +195,7 @@ pub(crate) fn start(
     OwnerHandle { requests, healthy, map: known_map }
 }
 
-impl<S: Store> Task<S> {
+impl<S: Store, L: Ledger> Task<S, L> {
     async fn run(mut self, mut queue: mpsc::Receiver<Request>, mut events: mpsc::Receiver<FanoutEvent>, drain: Drain) {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -175,9 +219,10 @@ impl<S: Store> Task<S> {
                         self.heard(event);
                     }
                 }
-                _ = tick.tick() => self.owner.tick(self.now(), &mut self.fx),
+                _ = tick.tick() => self.tick(drain_until.is_some()),
                 () = drain.started(), if drain_until.is_none() => {
                     drain_until = Some(Instant::now() + DRAIN_MAX);
+                    self.owner.drain();
                 }
             }
             if drain_until.is_some() {
@@ -185,19 +230,42 @@ impl<S: Store> Task<S> {
             }
             self.act();
             if let Some(until) = drain_until
-                && (Instant::now() > until || self.owner.is_quiet() && self.under_way.is_empty() && queue.is_empty())
+                && (Instant::now() > until || self.has_ended() && queue.is_empty())
             {
-                return;
+                return self.leave().await;
             }
         }
     }
 
-    fn now(&self) -> Now {
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Now {
-            wall_ms: i64::try_from(wall.as_millis()).unwrap_or(i64::MAX),
-            mono_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+    /// After a drain has begun: nothing is left to do here.
+    fn has_ended(&self) -> bool {
+        match self.place {
+            None => self.owner.is_quiet() && self.under_way.is_empty(),
+            Some(_) => self.owner.is_drained() || self.owner.is_alone() && self.owner.is_quiet(),
         }
+    }
+
+    /// Says that nobody need wait for its lease to end.
+    async fn leave(self) {
+        if let (Some(place), Some((incarnation, counter))) = (&self.place, self.owner.lease()) {
+            let _answered = shared::ask(&place.ledger, Ask::MarkDead { incarnation, counter }).await;
+        }
+    }
+
+    fn tick(&mut self, draining: bool) {
+        let now = self.now();
+        if let Some(place) = &self.place {
+            if self.owner.is_dead() && !draining {
+                tracing::warn!("the lease is over: it goes on under a new name, without a shard at first");
+                self.owner.reborn(shared::new_incarnation(), place.addr.clone());
+            }
+            self.healthy.store(self.owner.holds(now), Ordering::Relaxed);
+        }
+        self.owner.tick(now, &mut self.fx);
+    }
+
+    fn now(&self) -> Now {
+        clock::now()
     }
 
     fn take(&mut self, request: Request) {
@@ -235,7 +303,10 @@ impl<S: Store> Task<S> {
         let now = self.now();
         let (owner, fx) = (&mut self.owner, &mut self.fx);
         match done {
-            Done::Committed(commit, Ok(())) => owner.committed(now, commit, fx),
+            Done::Committed(commit, Ok(())) => {
+                self.tried.remove(&commit);
+                owner.committed(now, commit, fx);
+            }
             Done::Committed(_, Err(error)) => {
                 if self.healthy.swap(false, Ordering::Relaxed) {
                     tracing::error!(%error, "the store failed: nothing is accepted any more; restart when its cause is mended");
@@ -254,6 +325,23 @@ impl<S: Store> Task<S> {
             Done::Found(lookups, Ok(sent)) => {
                 owner.found(now, lookups.into_iter().zip(sent), fx);
             }
+            Done::Tails(reads, Ok(rows)) => {
+                for (read, rows) in reads.into_iter().zip(rows) {
+                    owner.tail_read(now, read, rows, fx);
+                }
+            }
+            Done::Tails(reads, Err(error)) => {
+                tracing::error!(%error, "the ends of logs could not be read");
+                reads.into_iter().for_each(|read| owner.load_failed(read.load, fx));
+            }
+            Done::Key(read, Ok(made)) => owner.creation_found(now, &read, made, fx),
+            Done::Key(read, Err(error)) => {
+                tracing::error!(%error, "the key of a new chat could not be read");
+                owner.creation_failed(&read, fx);
+            }
+            Done::Ids(first) => owner.ids_taken(now, first, fx),
+            Done::Answered(of, answered) => owner.answered(now, of, answered, fx),
+            Done::Nothing => {}
             Done::Found(lookups, Err(error)) => {
                 tracing::error!(%error, "keys could not be read");
                 owner.lookups_failed(now, &lookups, fx);
@@ -281,10 +369,13 @@ impl<S: Store> Task<S> {
     /// Does what the core has said.
     fn act(&mut self) {
         let mut fx = std::mem::take(&mut self.fx);
-        for Write { number, stamp, rows } in self.owner.seal(self.now(), &mut fx) {
-            let stored = self.store.commit(rows, stamp);
-            self.under_way.push(Box::pin(async move { Done::Committed(number, stored.await) }));
+        let writes = self.owner.seal(self.now(), &mut fx);
+        for number in fx.abandoned.drain(..) {
+            let _aborted = self.tried.remove(&number).map(|write| write.abort());
         }
+        writes.into_iter().for_each(|write| self.write(write));
+        self.read_for_recovery(&mut fx);
+        self.ask(&mut fx);
         if !fx.loads.is_empty() {
             let store = self.store.clone();
             self.under_way.push(Box::pin(async move {
@@ -307,6 +398,53 @@ impl<S: Store> Task<S> {
         for stream in fx.cut {
             tracing::warn!(stream, "a stream with too many refusals is cut");
             self.streams.remove(&stream);
+        }
+    }
+
+    fn write(&mut self, write: Write) {
+        if self.place.is_none() {
+            let stored = self.store.commit(write.rows, write.stamp);
+            let number = write.number;
+            return self.under_way.push(Box::pin(async move { Done::Committed(number, stored.await) }));
+        }
+        let number = write.number;
+        let stored = tokio::spawn(shared::write(self.store.clone(), write));
+        self.tried.insert(number, stored.abort_handle());
+        self.under_way.push(Box::pin(async move {
+            match stored.await {
+                Ok(number) => Done::Committed(number, Ok(())),
+                Err(_) => Done::Nothing,
+            }
+        }));
+    }
+
+    fn read_for_recovery(&mut self, fx: &mut Effects) {
+        if !fx.tails.is_empty() {
+            let (store, reads) = (self.store.clone(), std::mem::take(&mut fx.tails));
+            self.under_way.push(Box::pin(async move {
+                let buckets = reads.iter().map(|read| (read.load.chat, read.bucket)).collect();
+                let rows = store.tails(buckets, TAIL).await;
+                Done::Tails(reads, rows)
+            }));
+        }
+        for read in fx.creations.drain(..) {
+            let store = self.store.clone();
+            self.under_way.push(Box::pin(async move {
+                let made = store.creation(read.key.clone()).await;
+                Done::Key(read, made)
+            }));
+        }
+    }
+
+    fn ask(&mut self, fx: &mut Effects) {
+        let Some(place) = &self.place else { return };
+        for (of, ask) in fx.asks.drain(..) {
+            let ledger = place.ledger.clone();
+            self.under_way.push(Box::pin(async move { Done::Answered(of, shared::ask(&ledger, ask).await) }));
+        }
+        if fx.take_ids {
+            let ledger = place.ledger.clone();
+            self.under_way.push(Box::pin(async move { Done::Ids(shared::take_ids(&ledger).await) }));
         }
     }
 

@@ -4,12 +4,12 @@ use std::collections::HashMap;
 
 use confab_ids::{ChatId, MessageId, Seq, UserId};
 use confab_proto::message::v1::{self as pb, ChatKind, ChatSync, Event};
-use futures_util::future::join_all;
 use prost::Message;
 use tonic::Status;
 
-use crate::core::{ChatView, Command, Outcome, View};
+use crate::core::ChatView;
 use crate::error::ChatError;
+use crate::hop::Owners;
 use crate::owner::OwnerHandle;
 use crate::store::{ChatOfUser, Page, Range, Store};
 
@@ -31,7 +31,10 @@ const SEARCHED: [usize; 2] = [50, 1_000];
 #[derive(Clone)]
 pub(crate) struct Reader<S> {
     pub store: S,
+    /// Of this instance's chats.
     pub owner: OwnerHandle,
+    /// Of all chats.
+    pub owners: Owners,
 }
 
 /// What a page is asked for by. Bounds are exclusive.
@@ -48,11 +51,7 @@ pub(crate) struct PageRequest {
 impl<S: Store> Reader<S> {
     /// A chat as one of its members sees it.
     pub(crate) async fn view(&self, chat: ChatId, user: UserId, device: &str) -> Result<ChatView, ChatError> {
-        match self.owner.call(chat, Command::View(View { user, device: device.to_owned() })).await {
-            Outcome::Viewed(view) => Ok(*view),
-            Outcome::ChatRefused(error) => Err(error),
-            _ => Err(ChatError::Unavailable),
-        }
+        self.owners.views(&[chat], user, device).await.pop().unwrap_or(Err(ChatError::Unavailable))
     }
 
     pub(crate) async fn list_messages(&self, request: PageRequest) -> Result<pb::ListMessagesResponse, Status> {
@@ -81,14 +80,15 @@ impl<S: Store> Reader<S> {
             only => vec![ChatOfUser { chat: ChatId(only), kind: ChatKind::Unspecified }],
         };
         let more = chats.len() == SYNC_CHATS;
-        let views = join_all(chats.iter().map(|chat| self.view(chat.chat, user, &request.device))).await;
+        let ids: Vec<ChatId> = chats.iter().map(|chat| chat.chat).collect();
+        let views = self.owners.views(&ids, user, &request.device).await;
         let known_device = views.iter().flatten().any(|view| view.confirmed.is_some());
         let from_read = request.from_read || known_device || !request.positions.is_empty();
         let mut synced = Vec::with_capacity(views.len());
         for view in views {
             match view {
                 Ok(view) => synced.push(start_of(&view, &request.positions, from_read)),
-                // Joined between the two reads: the next event brings it.
+                // The lists of a user's chats may be ahead of the chats, and behind them: an event brings what lacks.
                 Err(ChatError::NotMember) => {}
                 Err(error) => return Err(error.into()),
             }

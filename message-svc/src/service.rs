@@ -1,16 +1,16 @@
 //! The RPCs: convert, ask the owner or read, convert back.
 
+use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use confab_ids::{ChatId, MessageId, Seq};
+use confab_ids::{ChatId, MessageId, Seq, Shard};
 use confab_mesh::Drain;
 use confab_proto::message::v1::{
     self as pb, Command as WireCommand, ConverseRequest, ConverseResponse, Reply,
-    message_service_server::MessageService, reply,
+    message_service_server::MessageService, reply, viewed_chat,
 };
-use futures_util::future::try_join_all;
 use futures_util::{Stream, StreamExt};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::{ReceiverStream, WatchStream};
@@ -18,11 +18,12 @@ use tonic::{Request, Response, Status, Streaming};
 use uuid::Uuid;
 
 use crate::convert::{self, Asked};
-use crate::core::{Command, Mark, Outcome};
+use crate::core::{ChatView, Command, Mark, Outcome};
 use crate::error::{ChatError, Invalid, MarkError, SendError};
+use crate::hop::{Place, passed_on};
 use crate::owner::{StreamCommand, accepted_wire};
 use crate::reads::{PageRequest, Reader};
-use crate::store::Store;
+use crate::store::{CreationKey, Store};
 
 /// Frames of replies that an edge may leave unread before its stream is cut.
 const REPLIES_MAX: usize = 1_024;
@@ -116,7 +117,7 @@ impl<S: Store> Conversation<S> {
         tokio::spawn(async move {
             let Ok(permit) = running.acquire_owned().await else { return };
             // Whoever isn't a member doesn't learn which messages there are.
-            if let Err(error) = reader.view(chat, mark.user, &mark.device).await {
+            if let Err(error) = reader.owners.view_here(chat, mark.user, &mark.device).await {
                 return send_refusal(&replies, session, call, error.into()).await;
             }
             let found = reader.find(chat, message).await;
@@ -183,17 +184,22 @@ impl<S: Store> MessageService for Service<S> {
         &self,
         request: Request<pb::SendMessageRequest>,
     ) -> Result<Response<pb::SendMessageResponse>, Status> {
-        let mut send = request.into_inner().send.ok_or_else(|| Invalid::new("send", "is required"))?;
+        let mut tries = self.reader.owners.tries(&request);
+        let mut request = request.into_inner();
+        let send = request.send.as_mut().ok_or_else(|| Invalid::new("send", "is required"))?;
         if send.message_id.is_empty() {
             send.message_id = fresh_id().0.to_vec().into();
         }
-        let (chat, send) = convert::send(send)?;
-        match self.reader.owner.call(chat, Command::Send(send)).await {
-            Outcome::Accepted(accepted) => {
-                Ok(Response::new(pb::SendMessageResponse { accepted: Some(accepted_wire(accepted)) }))
+        let (chat, _) = convert::send(send.clone())?;
+        loop {
+            let sent = match tries.place(Shard::of_chat(chat)) {
+                Place::Here => self.send_here(request.clone()).await,
+                Place::There(mut owner) => owner.send_message(passed_on(request.clone())).await,
+                Place::Nowhere => Err(SendError::NotOwner.into()),
+            };
+            if let ControlFlow::Break(sent) = tries.next(sent).await {
+                return sent;
             }
-            Outcome::SendRefused(error) => Err(error.into()),
-            _ => Err(SendError::Unavailable.into()),
         }
     }
 
@@ -225,24 +231,24 @@ impl<S: Store> MessageService for Service<S> {
         &self,
         request: Request<pb::CreateChatRequest>,
     ) -> Result<Response<pb::CreateChatResponse>, Status> {
-        let create = convert::create(request.into_inner(), fresh_id())?;
-        let (user, device) = (create.by, create.device.clone());
-        let known = match &create.key {
-            Some(key) => self.reader.store.creation(key.clone()).await?,
-            None => None,
-        };
-        let (chat, existed) = match known {
-            Some(made) if made.body_hash != create.body_hash() => return Err(ChatError::Conflict.into()),
-            Some(made) => (made.chat, true),
-            None => match self.reader.owner.create(create).await {
-                Outcome::Created { chat, existed } => (chat, existed),
-                Outcome::ChatRefused(error) => return Err(error.into()),
-                _ => return Err(ChatError::Unavailable.into()),
-            },
-        };
-        let view = self.reader.view(chat, user, &device).await?;
-        let chat = self.reader.chats(vec![view], false).await?.pop();
-        Ok(Response::new(pb::CreateChatResponse { chat, existed }))
+        let mut tries = self.reader.owners.tries(&request);
+        let mut request = request.into_inner();
+        let message_id = fresh_id();
+        let create = convert::create(request.clone(), message_id)?;
+        if let CreationKey::Group { client_id, .. } = &create.key {
+            // So that it is the same key, however often it is passed on.
+            request.client_id.clone_from(client_id);
+        }
+        loop {
+            let created = match tries.place(create.key.shard()) {
+                Place::Here => self.create_here(request.clone(), message_id).await,
+                Place::There(mut owner) => owner.create_chat(passed_on(request.clone())).await,
+                Place::Nowhere => Err(ChatError::NotOwner.into()),
+            };
+            if let ControlFlow::Break(created) = tries.next(created).await {
+                return created;
+            }
+        }
     }
 
     async fn get_chat(&self, request: Request<pb::GetChatRequest>) -> Result<Response<pb::GetChatResponse>, Status> {
@@ -263,7 +269,15 @@ impl<S: Store> MessageService for Service<S> {
         let mut chats = self.reader.store.chats_of(user, ChatId(request.after_chat_id), limit + 1).await?;
         let more = chats.len() > limit;
         chats.truncate(limit);
-        let views = try_join_all(chats.iter().map(|chat| self.reader.view(chat.chat, user, ""))).await?;
+        let ids: Vec<ChatId> = chats.iter().map(|chat| chat.chat).collect();
+        let mut views = Vec::with_capacity(ids.len());
+        for view in self.reader.owners.views(&ids, user, "").await {
+            match view {
+                Ok(view) => views.push(view),
+                Err(ChatError::NotMember) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
         Ok(Response::new(pb::ListChatsResponse { chats: self.reader.chats(views, true).await?, more }))
     }
 
@@ -271,15 +285,39 @@ impl<S: Store> MessageService for Service<S> {
         &self,
         request: Request<pb::AddMembersRequest>,
     ) -> Result<Response<pb::AddMembersResponse>, Status> {
-        let (chat, add) = convert::add_members(request.into_inner(), fresh_id())?;
-        match self.reader.owner.call(chat, Command::AddMembers(add)).await {
-            Outcome::Added { users, members } => Ok(Response::new(pb::AddMembersResponse {
-                added: users.iter().map(|user| user.0).collect(),
-                member_count: u32::try_from(members).unwrap_or(u32::MAX),
-            })),
-            Outcome::ChatRefused(error) => Err(error.into()),
-            _ => Err(ChatError::Unavailable.into()),
+        let mut tries = self.reader.owners.tries(&request);
+        let request = request.into_inner();
+        let message_id = fresh_id();
+        let (chat, _) = convert::add_members(request.clone(), message_id)?;
+        loop {
+            let added = match tries.place(Shard::of_chat(chat)) {
+                Place::Here => self.add_here(request.clone(), message_id).await,
+                Place::There(mut owner) => owner.add_members(passed_on(request.clone())).await,
+                Place::Nowhere => Err(ChatError::NotOwner.into()),
+            };
+            if let ControlFlow::Break(added) = tries.next(added).await {
+                return added;
+            }
         }
+    }
+
+    async fn view_chats(
+        &self,
+        request: Request<pb::ViewChatsRequest>,
+    ) -> Result<Response<pb::ViewChatsResponse>, Status> {
+        let request = request.into_inner();
+        let user = convert::user_id("user_id", request.user_id)?;
+        if request.chat_ids.len() > CHATS_MAX as usize {
+            return Err(Invalid::too_large("chat_ids", format!("at most {CHATS_MAX}")).into());
+        }
+        let chats = request.chat_ids.into_iter().map(convert::chat_id).collect::<Result<Vec<ChatId>, Invalid>>()?;
+        let views = self.reader.owners.views_here(&chats, user, &request.device).await;
+        let outcome = |view: Result<ChatView, ChatError>| match view {
+            Ok(view) => viewed_chat::Outcome::View(convert::view_wire(view)),
+            Err(error) => viewed_chat::Outcome::Refused(error.into()),
+        };
+        let chats = views.into_iter().map(|view| pb::ViewedChat { outcome: Some(outcome(view)) }).collect();
+        Ok(Response::new(pb::ViewChatsResponse { chats }))
     }
 
     async fn list_members(
@@ -313,6 +351,58 @@ impl<S: Store> MessageService for Service<S> {
         let others = convert::user_ids("user_ids", &request.user_ids)?;
         let known = self.reader.store.acquainted(user, others).await?;
         Ok(Response::new(pb::FilterAcquaintedResponse { user_ids: known.iter().map(|user| user.0).collect() }))
+    }
+}
+
+/// What this instance's owner does.
+impl<S: Store> Service<S> {
+    async fn send_here(&self, request: pb::SendMessageRequest) -> Result<Response<pb::SendMessageResponse>, Status> {
+        let (chat, send) = convert::send(request.send.unwrap_or_default())?;
+        match self.reader.owner.call(chat, Command::Send(send)).await {
+            Outcome::Accepted(accepted) => {
+                Ok(Response::new(pb::SendMessageResponse { accepted: Some(accepted_wire(accepted)) }))
+            }
+            Outcome::SendRefused(error) => Err(error.into()),
+            _ => Err(SendError::Unavailable.into()),
+        }
+    }
+
+    async fn create_here(
+        &self,
+        request: pb::CreateChatRequest,
+        message_id: MessageId,
+    ) -> Result<Response<pb::CreateChatResponse>, Status> {
+        let create = convert::create(request, message_id)?;
+        let (user, device) = (create.by, create.device.clone());
+        let known = self.reader.store.creation(create.key.clone()).await?;
+        let (chat, existed) = match known {
+            Some(made) if made.body_hash != create.body_hash() => return Err(ChatError::Conflict.into()),
+            Some(made) if self.reader.owners.is_alone() => (made.chat, true),
+            _ => match self.reader.owner.create(create).await {
+                Outcome::Created { chat, existed } => (chat, existed),
+                Outcome::ChatRefused(error) => return Err(error.into()),
+                _ => return Err(ChatError::Unavailable.into()),
+            },
+        };
+        let view = self.reader.owners.view_here(chat, user, &device).await?;
+        let chat = self.reader.chats(vec![view], false).await?.pop();
+        Ok(Response::new(pb::CreateChatResponse { chat, existed }))
+    }
+
+    async fn add_here(
+        &self,
+        request: pb::AddMembersRequest,
+        message_id: MessageId,
+    ) -> Result<Response<pb::AddMembersResponse>, Status> {
+        let (chat, add) = convert::add_members(request, message_id)?;
+        match self.reader.owner.call(chat, Command::AddMembers(add)).await {
+            Outcome::Added { users, members } => Ok(Response::new(pb::AddMembersResponse {
+                added: users.iter().map(|user| user.0).collect(),
+                member_count: u32::try_from(members).unwrap_or(u32::MAX),
+            })),
+            Outcome::ChatRefused(error) => Err(error.into()),
+            _ => Err(ChatError::Unavailable.into()),
+        }
     }
 }
 

@@ -1,6 +1,7 @@
-//! What is kept of chats, and the seam to where: one [`Store`], chosen once. `embedded` is the machine's own disk;
-//! Cassandra comes with the mesh. The keys are the same in both (see design docs); `suite` tests any of them.
+//! What is kept of chats, and the seam to where: one [`Store`], chosen once. `embedded` is the machine's own disk,
+//! `cassandra` a cluster's. The keys are the same in both (see design docs); `suite` tests any of them.
 
+pub(crate) mod cassandra;
 pub(crate) mod embedded;
 mod rows;
 #[cfg(test)]
@@ -9,7 +10,7 @@ pub(crate) mod suite;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use confab_ids::{ChatId, MessageId, Seq, UserId};
+use confab_ids::{ChatId, MessageId, Seq, Shard, UserId};
 use confab_proto::message::v1::{ChatKind, Role};
 
 use crate::core::marks::Marks;
@@ -61,7 +62,6 @@ pub(crate) enum Row {
         chat: ChatId,
         seq: Seq,
         /// The recovery that it is written after; 0 where there is no other owner.
-        #[cfg_attr(not(test), expect(dead_code, reason = "this machine's own store needs none; the cluster's will"))]
         epoch: i64,
         bytes: Bytes,
     },
@@ -227,6 +227,26 @@ pub(crate) enum CreationKey {
     Group { user: UserId, device: String, client_id: String },
 }
 
+impl CreationKey {
+    /// Whose owner makes the chat: the chat is of the same shard.
+    pub(crate) fn shard(&self) -> Shard {
+        match self {
+            Self::Direct(a, b) => Shard::of_pair(*a, *b),
+            Self::Group { user, .. } => Shard::of_user(*user),
+        }
+    }
+
+    /// As it is stored.
+    fn encoded(&self) -> Vec<u8> {
+        match self {
+            Self::Direct(a, b) => [&[0][..], &a.0.to_be_bytes(), &b.0.to_be_bytes()].concat(),
+            Self::Group { user, device, client_id } => {
+                [&[1][..], &user.0.to_be_bytes(), device.as_bytes(), &[0], client_id.as_bytes()].concat()
+            }
+        }
+    }
+}
+
 /// What a creation's key made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Creation {
@@ -263,7 +283,8 @@ pub(crate) struct StoreError(pub Arc<str>);
 /// Where chats are kept. Reads see only what is durable, and take what they need at one go: one hop, one round trip.
 pub(crate) trait Store: Clone + Send + Sync + 'static {
     /// Stores the rows, all or none; it ends when a power cut can no longer undo them. Commits are stored in the order of
-    /// the calls, whenever their futures are polled. `stamp`: the writes' timestamp, where the newest one wins.
+    /// the calls, whenever their futures are polled. Where there are several owners, neither holds beyond a partition:
+    /// all or none of each, in any order. `stamp`: the writes' timestamp, where the newest one wins.
     fn commit(&self, rows: Vec<Row>, stamp: i64) -> impl Future<Output = Result<(), StoreError>> + Send + 'static;
 
     /// Chats for memory; `None`: there is no such chat. Where others may have written to it, without its head: see

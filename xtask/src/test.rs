@@ -6,8 +6,16 @@ use std::process::Command;
 use anyhow::{Context, bail};
 
 /// What a test needs beside cargo: a program, and Debian's package that has it.
-const NEEDED: [(&str, &str); 5] =
-    [("fusermount3", "fuse3"), ("chromium", "chromium"), ("node", "nodejs"), ("npm", "npm"), ("pip", "python3-pip")];
+const NEEDED: [(&str, &str); 7] = [
+    ("fusermount3", "fuse3"),
+    ("chromium", "chromium"),
+    ("node", "nodejs"),
+    ("npm", "npm"),
+    ("pip", "python3-pip"),
+    // Cassandra's, which `tests/services/cassandra` fetches.
+    ("java", "openjdk-17-jre-headless"),
+    ("mvn", "maven"),
+];
 
 pub(crate) fn run() -> anyhow::Result<()> {
     install()?;

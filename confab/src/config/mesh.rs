@@ -8,6 +8,7 @@ use confab_mesh::Source;
 
 use super::reader::Reader;
 use super::role::Role;
+use super::storage::StorageConfig;
 
 /// Where a process's services listen when nobody says: this machine only.
 const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7400);
@@ -59,7 +60,7 @@ pub(crate) struct GossipFields {
 }
 
 impl MeshConfig {
-    pub(super) fn read(r: &mut Reader, roles: &[Role], default: Self) -> Self {
+    pub(super) fn read(r: &mut Reader, roles: &[Role], storage: &StorageConfig, default: Self) -> Self {
         let address = "an IP address and a port, such as 127.0.0.1:7400";
         let config = Self {
             listen: r.parsed("mesh.listen", address, super::parse_listen).unwrap_or(default.listen),
@@ -67,7 +68,7 @@ impl MeshConfig {
             http: r.parsed("mesh.http", address, super::parse_listen),
             tls: MeshTls::read(r),
             token_keys: r.files("mesh.token_keys", "a list of files, such as [\"team.pub.pem\"]"),
-            discover: read_sources(r, roles),
+            discover: read_sources(r, roles, storage),
             gossip: GossipFields {
                 listen: r.parsed("mesh.gossip.listen", address, super::parse_listen),
                 advertise: r.parsed("mesh.gossip.advertise", address, super::parse_listen),
@@ -133,7 +134,7 @@ impl MeshTls {
 }
 
 /// Of what `roles` call; whatever else is written is looked at, too.
-fn read_sources(r: &mut Reader, roles: &[Role]) -> BTreeMap<Role, Source> {
+fn read_sources(r: &mut Reader, roles: &[Role], storage: &StorageConfig) -> BTreeMap<Role, Source> {
     let all = r.parsed("mesh.discover.all", "as one service's, with {service} in place of its name", |text| {
         parse_source(&text.replace(NAME, "presence-svc")).map(|_| text.to_owned())
     });
@@ -142,7 +143,12 @@ fn read_sources(r: &mut Reader, roles: &[Role]) -> BTreeMap<Role, Source> {
         let right = "static:host:port,…, dns:name:port, gossip: or k8s:namespace/service:port";
         let own = r.parsed(key, right, parse_source);
         let source = own.or_else(|| parse_source(&all.as_ref()?.replace(NAME, role.name())));
-        let Some(caller) = roles.iter().find(|caller| caller.calls().contains(&role)) else { continue };
+        let calls = |caller: &&Role| {
+            // Who shares chats with others calls them; who has all of them, nobody of its own kind.
+            let own = **caller == role && role == Role::Message && *storage != StorageConfig::Embedded;
+            own || caller.calls().contains(&role)
+        };
+        let Some(caller) = roles.iter().find(calls) else { continue };
         match source {
             Some(source) => drop(sources.insert(role, source)),
             // What is written there, and wrong, is named already.

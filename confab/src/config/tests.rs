@@ -7,7 +7,7 @@ fn resolve(flags: &Flags, env: &[(&str, &str)]) -> Result<Config, Problems> {
 fn from_toml(text: &str) -> Result<Config, Problems> {
     let mut problems = Vec::new();
     let layer = source::from_toml(Path::new("confab.toml"), text, &mut problems);
-    Config::read(Reader::new(vec![layer], problems))
+    Config::read(Reader::new(vec![layer], problems), Use::Serve)
 }
 
 fn refusal(text: &str) -> String {

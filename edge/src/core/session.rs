@@ -77,7 +77,6 @@ enum Phase {
 /// A send or a mark that has no reply yet.
 #[derive(Debug, Default)]
 struct InFlight {
-    is_send: bool,
     client_id: Option<String>,
     reference: Option<String>,
     trace: Option<String>,
@@ -279,7 +278,7 @@ impl Session {
                 };
                 let client_id = (!client_id.is_empty()).then_some(client_id);
                 let message_id = seed.then_some(message_id);
-                let waiting = InFlight { is_send: true, client_id, reference, trace, message_id, accepted: None };
+                let waiting = InFlight { client_id, reference, trace, message_id, accepted: None };
                 self.command(Action::Send(send), waiting);
             }
             Ok(ClientFrame::Delivered { chat, at }) => {
@@ -431,7 +430,6 @@ impl Session {
             Item::Behind(chat, behind) => self.behind(now, chat, &behind),
             Item::Passing(subject, text) => self.passing(subject, text),
             Item::Reply(reply) => self.reply(now, *reply),
-            Item::Broken => self.broken(),
             Item::Answer(answer) => {
                 self.questions = self.questions.saturating_sub(1);
                 self.answer(now, *answer);
@@ -764,22 +762,6 @@ impl Session {
         let reference = waiting.and_then(|waiting| waiting.reference.as_deref());
         let retry_after_ms = (refused.retry_after_ms > 0).then_some(refused.retry_after_ms);
         self.error(code, &refused.message, field, client_id, reference, retry_after_ms);
-    }
-
-    fn broken(&mut self) {
-        // What was accepted is not in doubt.
-        let (held, unknown) = std::mem::take(&mut self.in_flight).into_iter().partition(|(_, w)| w.accepted.is_some());
-        self.in_flight = held;
-        let unknown: Vec<(u64, InFlight)> = unknown;
-        for (_, waiting) in unknown {
-            // If it was accepted, its event comes as a message.
-            self.own.retain(|own| waiting.message_id != Some(*own));
-            if waiting.is_send {
-                let why = "what became of it is not known: send it again with its client_id";
-                let (client_id, reference) = (waiting.client_id.as_deref(), waiting.reference.as_deref());
-                self.error(Code::Unavailable, why, None, client_id, reference, Some(1_000));
-            }
-        }
     }
 
     fn say(&mut self, frame: &ServerFrame<'_>) {

@@ -1,110 +1,219 @@
-//! The stream to message-svc: commands of all connections go out in batches, replies come back to each.
+//! The streams to message-svc, one to each instance: the task around [`crate::core::routes`].
+//!
+//! ```text
+//! outlet.rs   what goes out on one stream, in batches     streams.rs   keeps the streams open, and the shard map known
+//! ```
 
-use confab_mesh::{Drain, Peer};
+mod outlet;
+mod streams;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::time::Duration;
+
+use confab_mesh::{Drain, Pool, each};
 use confab_proto::message::v1::command::Action;
-use confab_proto::message::v1::message_service_client::MessageServiceClient;
-use confab_proto::message::v1::{Command, ConverseRequest, ConverseResponse};
+use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::Streaming;
+use tokio::time::Instant;
 
-use super::RETRY;
+use self::outlet::{Outlet, Room};
+use self::streams::{Change, Heard, Link};
+use crate::core::routes::{Effects, Router, Stream};
 use crate::mailbox::Item;
 use crate::registry::Registry;
 
-/// Commands that wait for the stream; a connection with one more waits, and is not read meanwhile.
+/// Commands that wait for the router; a connection with one more waits, and is not read meanwhile.
 const COMMANDS_MAX: usize = 8_192;
 
-/// Commands per frame: of the largest contents that a client's frame can hold, too, it stays below gRPC's 4 MiB.
-const BATCH_MAX: usize = 128;
+/// Commands that are taken at once.
+const ROUND_MAX: usize = 512;
 
-/// Frames that wait for message-svc to read them.
-const FRAMES_MAX: usize = 16;
+/// Frames of replies that wait for the router; beyond it their streams wait.
+const HEARD_MAX: usize = 64;
+
+/// How often it is looked whether something is due.
+const TICK: Duration = Duration::from_millis(25);
+
+/// An instance that is no longer listed may own chats, or have answers, for so long.
+const LINGER: Duration = Duration::from_secs(30);
+
+/// A session's command.
+struct Said {
+    session: u64,
+    call: u64,
+    action: Action,
+}
 
 #[derive(Clone)]
-pub(crate) struct Conversation(mpsc::Sender<Command>);
+pub(crate) struct Conversation {
+    commands: mpsc::Sender<Said>,
+    changes: mpsc::UnboundedSender<Change>,
+}
 
 impl Conversation {
     /// Hands a command over; where there is no room, what to wait for.
     pub(crate) fn send(&self, session: u64, call: u64, action: Action) -> Option<BoxFuture<'_, ()>> {
-        match self.0.try_send(Command { session, call, generation: 0, action: Some(action) }) {
-            Err(TrySendError::Full(command)) => Some(Box::pin(async move {
+        match self.commands.try_send(Said { session, call, action }) {
+            Err(TrySendError::Full(said)) => Some(Box::pin(async move {
                 // Without the link the process is ending, and so is the connection.
-                drop(self.0.send(command).await);
+                drop(self.commands.send(said).await);
             })),
             Ok(()) | Err(TrySendError::Closed(_)) => None,
         }
     }
+
+    /// A session has ended.
+    pub(crate) fn closed(&self, session: u64) {
+        // Without the link the process is ending.
+        drop(self.changes.send(Change::Closed(session)));
+    }
 }
 
-/// Starts the link.
-pub(crate) fn start(client: MessageServiceClient<Peer>, registry: Registry, drain: &Drain) -> Conversation {
-    let (commands, queue) = mpsc::channel(COMMANDS_MAX);
+/// Starts the links.
+pub(crate) fn start(owners: Pool, registry: Registry, drain: &Drain) -> Conversation {
+    let (conversation, run) = link(owners, registry);
     let ended = drain.clone();
     tokio::spawn(async move {
         tokio::select! {
-            () = run(client, registry, queue) => {}
+            () = run => {}
             () = ended.started() => {}
         }
     });
-    Conversation(commands)
+    conversation
 }
 
-async fn run(mut client: MessageServiceClient<Peer>, registry: Registry, mut queue: mpsc::Receiver<Command>) {
-    loop {
-        let (frames, requests) = mpsc::channel(FRAMES_MAX);
-        match client.converse(ReceiverStream::new(requests)).await {
-            Ok(response) => converse(&mut queue, &frames, response.into_inner(), &registry).await,
-            Err(status) => tracing::warn!(code = ?status.code(), "message-svc can't be reached"),
-        }
-        for mailbox in registry.read().all() {
-            mailbox.push(Item::Broken);
-        }
-        tokio::time::sleep(RETRY).await;
-    }
-}
-
-async fn converse(
-    queue: &mut mpsc::Receiver<Command>,
-    frames: &mpsc::Sender<ConverseRequest>,
-    mut responses: Streaming<ConverseResponse>,
-    registry: &Registry,
-) {
-    loop {
+fn link(owners: Pool, registry: Registry) -> (Conversation, impl Future<Output = ()>) {
+    let (commands, said) = mpsc::channel(COMMANDS_MAX);
+    // Bounded by the connections, and by the instances, whose streams are not opened again at once.
+    let (changes, changed) = mpsc::unbounded_channel();
+    let (replies, heard) = mpsc::channel(HEARD_MAX);
+    let link = Link::new(owners.clone(), changes.clone(), replies);
+    let run = async move {
+        let task = Task {
+            router: Router::default(),
+            registry,
+            outlets: HashMap::new(),
+            rooms: FuturesUnordered::new(),
+            started: Instant::now(),
+        };
         tokio::select! {
-            response = responses.message() => match response {
-                Ok(Some(response)) => hand_out(response, registry),
-                Ok(None) | Err(_) => return,
-            },
-            sent = send_batch(queue, frames) => {
-                if sent.is_none() {
-                    return;
+            () = task.run(said, changed, heard) => {}
+            () = each(owners, LINGER, |member| link.clone().keep_open(member)) => {}
+            () = link.clone().follow_shards() => {}
+        }
+    };
+    (Conversation { commands, changes }, run)
+}
+
+struct Task {
+    router: Router,
+    registry: Registry,
+    outlets: HashMap<Stream, Outlet>,
+    /// Outlets that wait for their streams, one entry for each.
+    rooms: FuturesUnordered<BoxFuture<'static, Room>>,
+    started: Instant,
+}
+
+impl Task {
+    async fn run(
+        mut self,
+        mut said: mpsc::Receiver<Said>,
+        mut changes: mpsc::UnboundedReceiver<Change>,
+        mut heard: mpsc::Receiver<Heard>,
+    ) {
+        let mut round = Vec::with_capacity(ROUND_MAX);
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let mut fx = Effects::default();
+            tokio::select! {
+                taken = said.recv_many(&mut round, ROUND_MAX), if self.router.has_room() => {
+                    if taken == 0 {
+                        return;
+                    }
+                    let now_ms = self.now_ms();
+                    for Said { session, call, action } in round.drain(..) {
+                        self.router.command(now_ms, session, call, action, &mut fx);
+                    }
+                }
+                Some(first) = heard.recv() => {
+                    self.hear(first, &mut fx);
+                    while let Ok(next) = heard.try_recv() {
+                        self.hear(next, &mut fx);
+                    }
+                }
+                Some(change) = changes.recv() => self.change(change, &mut fx),
+                Some(room) = self.rooms.next() => self.has_room(room),
+                _ = tick.tick() => self.router.tick(self.now_ms(), &mut fx),
+            }
+            self.act(fx);
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn hear(&mut self, heard: Heard, fx: &mut Effects) {
+        let now_ms = self.now_ms();
+        match heard {
+            Heard::Replies(stream, response) => {
+                for reply in response.replies {
+                    self.router.replied(now_ms, stream, reply, fx);
                 }
             }
+            Heard::Map(map) => self.router.mapped(now_ms, map, fx),
         }
     }
-}
 
-/// Sends what waits, as one frame; `None`: the stream has ended. Cancel safe: there is room before a command is taken, and
-/// what is taken is sent without another wait.
-async fn send_batch(queue: &mut mpsc::Receiver<Command>, frames: &mpsc::Sender<ConverseRequest>) -> Option<()> {
-    let room = frames.reserve().await.ok()?;
-    let mut commands = Vec::new();
-    let taken = queue.recv_many(&mut commands, BATCH_MAX).await;
-    if taken == 0 {
-        return None;
+    fn change(&mut self, change: Change, fx: &mut Effects) {
+        let now_ms = self.now_ms();
+        match change {
+            Change::Connected { name, stream, outlet } => {
+                self.outlets.insert(stream, outlet);
+                self.router.connected(now_ms, &name, stream, fx);
+            }
+            Change::Lost(stream) => {
+                self.outlets.remove(&stream);
+                self.router.lost(now_ms, stream, fx);
+            }
+            Change::Closed(session) => self.router.closed(now_ms, session),
+        }
     }
-    room.send(ConverseRequest { commands });
-    Some(())
-}
 
-fn hand_out(response: ConverseResponse, registry: &Registry) {
-    let connections = registry.read();
-    for reply in response.replies {
-        if let Some(mailbox) = connections.get(reply.session) {
-            mailbox.push(Item::Reply(Box::new(reply)));
+    fn has_room(&mut self, Room { stream, permit }: Room) {
+        if let Some(outlet) = self.outlets.get_mut(&stream) {
+            outlet.has_room(permit);
+            self.rooms.extend(outlet.flush(stream));
+        }
+    }
+
+    /// Does what the core has said.
+    fn act(&mut self, fx: Effects) {
+        for (stream, commands) in fx.commands {
+            let Some(outlet) = self.outlets.get_mut(&stream) else { continue };
+            if outlet.push(commands).is_none() {
+                tracing::warn!(stream, "a stream whose instance takes nothing is cut");
+                // Its end is told by the stream.
+                self.outlets.remove(&stream);
+                continue;
+            }
+            self.rooms.extend(outlet.flush(stream));
+        }
+        if fx.replies.is_empty() {
+            return;
+        }
+        let connections = self.registry.read();
+        for reply in fx.replies {
+            if let Some(mailbox) = connections.get(reply.session) {
+                mailbox.push(Item::Reply(Box::new(reply)));
+            }
         }
     }
 }

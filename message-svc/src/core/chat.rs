@@ -12,7 +12,7 @@ use super::ownership::rules::{self, Rule};
 use super::recovery::Recovered;
 use super::sends::Sends;
 use super::{Accepted, ChatView, Origin, Outcome, Payload};
-use crate::store::{ChatRecord, Meta, Row, bucket_of};
+use crate::store::{ChatRecord, MemberRow, Meta, Roster, Row, bucket_of};
 
 /// Members per block of watermarks.
 pub(crate) const BLOCK: usize = 128;
@@ -25,6 +25,18 @@ pub(crate) struct Member {
     pub joined_seq: Seq,
     pub marks: Marks,
     pub receipts: ReceiptClock,
+}
+
+impl Member {
+    pub(crate) fn row(&self, slot: usize) -> MemberRow {
+        MemberRow {
+            user: self.user,
+            slot: u32::try_from(slot).unwrap_or(u32::MAX),
+            role: self.role,
+            joined_at_ms: self.joined_at_ms,
+            joined_seq: self.joined_seq,
+        }
+    }
 }
 
 /// A place in a chat's log, for an event yet to be written.
@@ -108,9 +120,13 @@ pub(crate) struct Chat {
     pub sends: Sends,
     /// Of its last recovery; 0 where there is no other owner.
     pub epoch: i64,
+    /// The last event that changed the members.
+    pub roster_seq: Seq,
     /// Keys are being looked up; the next bucket is being opened.
     pub looking: bool,
     pub opening: bool,
+    /// Nothing is appended before the head is here: a change of members goes alone, where there are other owners.
+    pub barrier: Seq,
     /// Writes that are not stored yet.
     pub writing: u32,
     pub dirty_blocks: BTreeSet<u32>,
@@ -133,6 +149,7 @@ impl Chat {
             });
         }
         chat.refresh_ids();
+        chat.roster_seq = record.roster_seq;
         chat.last = record.head;
         chat.head = record.head;
         chat.settled = record.head;
@@ -177,8 +194,10 @@ impl Chat {
             pending: VecDeque::new(),
             sends,
             epoch: 0,
+            roster_seq: Seq::ZERO,
             looking: false,
             opening: false,
+            barrier: Seq::ZERO,
             writing: 0,
             dirty_blocks: BTreeSet::new(),
             used_ms: 0,
@@ -221,10 +240,18 @@ impl Chat {
         self.meta.openings.last().is_none_or(|last| last.bucket < bucket_of(seq))
     }
 
-    /// Nothing can be appended now: keys are looked up, a bucket is opened, or as many seqs as may be are on their way.
+    /// Nothing can be appended now: keys are looked up, a bucket is opened, members change, or as many seqs as may be are
+    /// on their way.
     pub(crate) fn is_blocked(&self, window: Option<usize>) -> bool {
         let full = window.is_some_and(|window| self.pending.len() >= window);
-        self.looking || self.opening || full && rules::holds(Rule::Window)
+        self.looking || self.opening || self.head < self.barrier || full && rules::holds(Rule::Window)
+    }
+
+    /// The chat's own row as of now, with its members where other owners may write.
+    pub(crate) fn row(&self, alone: bool) -> Row {
+        let members = || self.members.iter().enumerate().map(|(slot, member)| member.row(slot)).collect();
+        let roster = (!alone).then(|| Roster { seq: self.roster_seq, members: members() });
+        Row::Chat { meta: self.meta.clone(), roster }
     }
 
     /// The event at `seq` is stored: the rows to write next, or else it is durable.
@@ -280,7 +307,8 @@ impl Chat {
     }
 
     pub(crate) fn view(&self, user: UserId, device: &str) -> Option<ChatView> {
-        let member = &self.members[self.slot(user)?];
+        // Whose join is not durable yet is no member yet.
+        let member = self.members.get(self.slot(user)?).filter(|member| member.joined_seq <= self.head)?;
         let peer = match self.meta.kind {
             ChatKind::Direct => self.members.iter().find(|other| other.user != user),
             _ => None,

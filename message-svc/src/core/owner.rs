@@ -6,11 +6,13 @@
 //! ```text
 //! sending.rs   a message's way into the log     creating.rs   chats and members      marking.rs   watermarks
 //! durable.rs   what is written, and then        fenced.rs     among other owners: recovery, shards that come and go
+//!                                               making.rs     among other owners: chats that are made
 //! ```
 
 mod creating;
 mod durable;
 mod fenced;
+mod making;
 mod marking;
 #[cfg(test)]
 mod model_test;
@@ -19,6 +21,7 @@ mod sending;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use super::chat::{Answer, Chat};
+use super::chat_ids::ChatIds;
 use super::outbox::Outbox;
 use super::ownership::Ownership;
 use super::recovery::Recovery;
@@ -30,7 +33,6 @@ use crate::store::{ChatRecord, Creation, CreationKey};
 use confab_ids::{ChatId, Seq, Shard, UserId};
 
 pub(crate) use durable::Write;
-#[cfg(test)]
 pub(crate) use fenced::Answered;
 pub(crate) use sending::key_and_sent;
 
@@ -117,6 +119,9 @@ pub(crate) struct Owner {
     loads: u64,
     next_chat: u64,
     creations: HashMap<CreationKey, (Creation, u64)>,
+    making: HashMap<CreationKey, making::Making>,
+    ids: ChatIds,
+    taking_ids: bool,
     outbox: Outbox,
     /// Events in the rows that are being gathered.
     gathered: Vec<(ChatId, Seq)>,
@@ -154,6 +159,9 @@ impl Owner {
             loads: 0,
             next_chat,
             creations: HashMap::new(),
+            making: HashMap::new(),
+            ids: ChatIds::default(),
+            taking_ids: false,
             outbox: Outbox::default(),
             gathered: Vec::new(),
             commits: HashMap::new(),
@@ -224,11 +232,7 @@ impl Owner {
         match record {
             Some(record) if self.fence.is_sole() => self.make_hot(now, chat, Chat::from_record(record), fx),
             Some(record) => self.recover(load, record, fx),
-            None => {
-                let Some(Slot::Loading { waiting, .. }) = self.slots.remove(&chat) else { return };
-                self.waiting -= waiting.len();
-                fx.replies.extend(waiting.into_iter().map(|(origin, command)| (origin, not_member(&command))));
-            }
+            None => self.absent(now, chat, fx),
         }
     }
 
@@ -280,8 +284,9 @@ impl Owner {
         let window = self.fence.window();
         let Some(chat) = self.hot(id) else { return };
         chat.used_ms = now.mono_ms;
-        let appends = matches!(command, Command::Send(_) | Command::AddMembers(_));
-        if appends && window.is_some() {
+        let appends = command.appends();
+        // A chat's row is written by one at a time: not while members change.
+        if appends && window.is_some() && chat.head >= chat.barrier {
             self.open_bucket(now, id, fx);
         }
         let Some(chat) = self.hot(id) else { return self.turn_away(id, origin, &command, fx) };
@@ -299,6 +304,7 @@ impl Owner {
                 fx.replies.push((origin, viewed));
             }
             Command::AddMembers(add) => self.add_members(now, id, origin, add, fx),
+            Command::Create(create) => self.ensure(now, id, origin, *create, fx),
         }
     }
 
@@ -368,7 +374,7 @@ fn unavailable(command: &Command) -> Outcome {
     match command {
         Command::Send(_) => Outcome::SendRefused(SendError::Unavailable),
         Command::Mark(_) => Outcome::MarkRefused(MarkError::Unavailable),
-        Command::View(_) | Command::AddMembers(_) => Outcome::ChatRefused(ChatError::Unavailable),
+        Command::View(_) | Command::AddMembers(_) | Command::Create(_) => Outcome::ChatRefused(ChatError::Unavailable),
     }
 }
 
@@ -376,7 +382,7 @@ fn not_owner(command: &Command) -> Outcome {
     match command {
         Command::Send(_) => Outcome::SendRefused(SendError::NotOwner),
         Command::Mark(_) => Outcome::MarkRefused(MarkError::NotOwner),
-        Command::View(_) | Command::AddMembers(_) => Outcome::ChatRefused(ChatError::NotOwner),
+        Command::View(_) | Command::AddMembers(_) | Command::Create(_) => Outcome::ChatRefused(ChatError::NotOwner),
     }
 }
 
@@ -391,6 +397,6 @@ fn not_member(command: &Command) -> Outcome {
     match command {
         Command::Send(_) => Outcome::SendRefused(SendError::NotMember),
         Command::Mark(_) => Outcome::MarkRefused(MarkError::NotMember),
-        Command::View(_) | Command::AddMembers(_) => Outcome::ChatRefused(ChatError::NotMember),
+        Command::View(_) | Command::AddMembers(_) | Command::Create(_) => Outcome::ChatRefused(ChatError::NotMember),
     }
 }

@@ -103,6 +103,16 @@ impl Ownership {
         self.lease.is_draining() && self.map.shards_of(self.lease.incarnation()).next().is_none()
     }
 
+    /// It gives its shards away, and nobody is there to take them.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.lease.is_draining() && self.wanted.is_empty()
+    }
+
+    /// Of its last renewal.
+    pub(crate) fn counter(&self) -> u64 {
+        self.lease.counter()
+    }
+
     pub(crate) fn incarnation(&self) -> Incarnation {
         self.lease.incarnation()
     }

@@ -4,14 +4,15 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
-use confab_ids::{ChatId, Seq};
-use confab_proto::message::v1::Event;
+use confab_ids::{ChatId, Seq, UserId};
+use confab_proto::message::v1::{Event, MembershipKind, Role, event};
 use prost::Message as _;
 
+use super::marks::Marks;
 use super::owner::{WINDOW, key_and_sent};
 use super::ownership::rules::{self, Rule};
 use super::sends::Sent;
-use crate::store::{BUCKET, ChatRecord, Row, SendKey, bucket_of};
+use crate::store::{BUCKET, ChatRecord, MemberRow, Roster, Row, SendKey, bucket_of};
 
 /// Rows at a log's end that are looked at: the window of whoever wrote them, and as many below it.
 pub(crate) const TAIL: usize = 2 * WINDOW;
@@ -83,6 +84,8 @@ impl Recovery {
         };
         self.rows.truncate(certain(&self.rows, first));
         let Some(last) = self.rows.last() else { return false };
+        let as_it_was = self.chat_row();
+        let known = self.record.roster_seq;
         let fresh = rules::holds(Rule::RewriteWithFreshEpoch);
         self.epoch = if fresh { epoch } else { last.epoch };
         for row in &mut self.rows {
@@ -90,13 +93,54 @@ impl Recovery {
         }
         self.sends = self.rows.iter().filter_map(|row| key_and_sent(&decoded(row))).collect();
         if rules::holds(Rule::Rewrite) {
-            self.rewrites = self.batches(chat);
+            self.rewrites = self.batches(chat, as_it_was);
+        }
+        let joined = self.catch_up();
+        if self.record.roster_seq > known {
+            let kind = self.record.meta.kind;
+            self.rewrites.push_back(joined.into_iter().map(|member| Row::Member { chat, kind, member }).collect());
+            self.rewrites.push_back(vec![self.chat_row()]);
         }
         true
     }
 
-    /// Upper bucket first: were it the lower, a second recovery could take the first one's rows for the log's end.
-    fn batches(&self, chat: ChatId) -> VecDeque<Vec<Row>> {
+    /// The chat's row was written, and its log not begun: nobody was told of it.
+    pub(crate) fn is_unmade(&self) -> bool {
+        self.record.roster_seq == Seq::ZERO
+    }
+
+    fn chat_row(&self) -> Row {
+        let members = self.record.members.iter().map(|(member, _)| member.clone()).collect();
+        Row::Chat { meta: self.record.meta.clone(), roster: Some(Roster { seq: self.record.roster_seq, members }) }
+    }
+
+    /// Brings the roster up to the log: the owner before may have stored an event that changes it, and no more. Gives out
+    /// whose lists may lack the chat.
+    fn catch_up(&mut self) -> Vec<MemberRow> {
+        let mut joined = Vec::new();
+        for event in self.rows.iter().map(decoded) {
+            let (seq, at_ms) = (Seq(event.seq), event.created_at_ms);
+            let Some(event::Body::Membership(membership)) = event.body else { continue };
+            if seq <= self.record.roster_seq {
+                continue;
+            }
+            self.record.roster_seq = seq;
+            let members = &mut self.record.members;
+            if membership.kind() == MembershipKind::Created {
+                joined.extend(members.iter().map(|(member, _)| member.clone()));
+            }
+            for user in membership.user_ids.into_iter().map(UserId) {
+                let slot = u32::try_from(members.len()).unwrap_or(u32::MAX);
+                let member = MemberRow { user, slot, role: Role::Member, joined_at_ms: at_ms, joined_seq: seq };
+                joined.push(member.clone());
+                members.push((member, Marks::default()));
+            }
+        }
+        joined
+    }
+
+    /// The chat's row, then the upper bucket: were it the lower, a second recovery could take the first one's rows for the log's end.
+    fn batches(&self, chat: ChatId, chat_row: Row) -> VecDeque<Vec<Row>> {
         let mut by_bucket: BTreeMap<u32, Vec<Row>> = BTreeMap::new();
         for LogRow { seq, epoch, bytes } in self.rows.iter().cloned() {
             by_bucket.entry(bucket_of(seq)).or_default().push(Row::Event { chat, seq, epoch, bytes });
@@ -108,8 +152,11 @@ impl Recovery {
         if !rules::holds(Rule::RewriteUpperFirst) {
             batches.make_contiguous().reverse();
         }
-        if let Some(batch) = batches.front_mut() {
-            batch.push(Row::Chat { meta: self.record.meta.clone(), roster: None });
+        if rules::holds(Rule::RosterBeforeRewrite) {
+            // Alone, and before the log is changed: else the owner before could yet add a member whose event is cut.
+            batches.push_front(vec![chat_row]);
+        } else if let Some(batch) = batches.front_mut() {
+            batch.push(chat_row);
         }
         batches
     }

@@ -22,7 +22,7 @@ const SCHEDULES: u64 = 300;
 /// Schedules within which the lack of a rule has to show.
 const CONTROL_SCHEDULES: u64 = 20_000;
 
-const RULES: [Rule; 17] = [
+const RULES: [Rule; 18] = [
     Rule::SettleUnknownMap,
     Rule::DeadBeforeMove,
     Rule::StampsInRange,
@@ -36,6 +36,7 @@ const RULES: [Rule; 17] = [
     Rule::CutAtHole,
     Rule::CutWhereEpochFalls,
     Rule::RewriteWithFreshEpoch,
+    Rule::RosterBeforeRewrite,
     Rule::RewriteUpperFirst,
     Rule::CheckSendAgainstRow,
     Rule::RefuseGenerations,

@@ -197,20 +197,20 @@ impl Store for Embedded {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::suite;
+    use crate::store::suite::{self, Writers};
 
     #[tokio::test]
     async fn it_keeps_the_contract() {
         let folder = tempfile::tempdir().expect("a folder");
         let store = Embedded::open(folder.path(), Durability::Synced).expect("a store");
-        suite::run(&store).await;
+        suite::run(&store, Writers::One).await;
     }
 
     #[tokio::test]
     async fn what_was_committed_is_there_after_reopening() {
         let folder = tempfile::tempdir().expect("a folder");
         let store = Embedded::open(folder.path(), Durability::Synced).expect("a store");
-        suite::fill(&store).await;
+        suite::fill(&store, Writers::One).await;
         drop(store);
         let again = loop {
             // The committing thread ends soon after its last sender, and with it the lock.
@@ -219,7 +219,7 @@ mod tests {
                 other => break other.expect("a store"),
             }
         };
-        suite::check(&again).await;
+        suite::check(&again, Writers::One).await;
     }
 
     #[test]

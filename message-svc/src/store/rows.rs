@@ -1,5 +1,7 @@
 //! The stored form of rows: protobuf, so that fields can be added.
 
+use std::sync::Arc;
+
 use confab_ids::{ChatId, MessageId, Seq, UserId};
 use confab_proto::message::v1::{ChatKind, Role};
 use prost::Message;
@@ -84,6 +86,34 @@ impl MemberValue {
             joined_at_ms: self.joined_at_ms,
             joined_seq: Seq(self.joined_seq),
         }
+    }
+}
+
+/// A chat's members in one value, in the order of joining.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct RosterValue {
+    #[prost(message, repeated, tag = "1")]
+    members: Vec<RosterMemberValue>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct RosterMemberValue {
+    #[prost(uint64, tag = "1")]
+    user: u64,
+    #[prost(message, optional, tag = "2")]
+    member: Option<MemberValue>,
+}
+
+impl RosterValue {
+    pub(super) fn of(members: &[MemberRow]) -> Self {
+        let member =
+            |member: &MemberRow| RosterMemberValue { user: member.user.0, member: Some(MemberValue::of(member)) };
+        Self { members: members.iter().map(member).collect() }
+    }
+
+    pub(super) fn members(self) -> Arc<[MemberRow]> {
+        let member = |value: RosterMemberValue| value.member.unwrap_or_default().member(UserId(value.user));
+        self.members.into_iter().map(member).collect()
     }
 }
 

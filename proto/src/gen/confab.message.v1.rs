@@ -206,7 +206,8 @@ pub struct Send {
     #[prost(message, optional, tag = "6")]
     pub content: ::core::option::Option<Content>,
 }
-/// Raises the watermarks of one device; lower values than the known ones change nothing.
+/// Raises the watermarks of one device; lower values than the known ones change nothing. One that raises nothing has the
+/// chat's owner take it up, which a new owner of its shard otherwise does at the next message.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Mark {
     #[prost(uint64, tag = "1")]
@@ -539,6 +540,81 @@ pub struct FilterAcquaintedRequest {
 pub struct FilterAcquaintedResponse {
     #[prost(uint64, repeated, tag = "1")]
     pub user_ids: ::prost::alloc::vec::Vec<u64>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ViewChatsRequest {
+    #[prost(uint64, tag = "1")]
+    pub user_id: u64,
+    #[prost(string, tag = "2")]
+    pub device: ::prost::alloc::string::String,
+    /// At most 200.
+    #[prost(uint64, repeated, tag = "3")]
+    pub chat_ids: ::prost::alloc::vec::Vec<u64>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ViewChatsResponse {
+    /// One for each chat asked for, in that order.
+    #[prost(message, repeated, tag = "1")]
+    pub chats: ::prost::alloc::vec::Vec<ViewedChat>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ViewedChat {
+    #[prost(oneof = "viewed_chat::Outcome", tags = "1, 2")]
+    pub outcome: ::core::option::Option<viewed_chat::Outcome>,
+}
+/// Nested message and enum types in `ViewedChat`.
+pub mod viewed_chat {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Outcome {
+        #[prost(message, tag = "1")]
+        View(super::ChatView),
+        #[prost(message, tag = "2")]
+        Refused(super::Refused),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ChatView {
+    #[prost(uint64, tag = "1")]
+    pub chat_id: u64,
+    #[prost(enumeration = "ChatKind", tag = "2")]
+    pub kind: i32,
+    #[prost(string, tag = "3")]
+    pub title: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "4")]
+    pub created_by: u64,
+    #[prost(int64, tag = "5")]
+    pub created_at_ms: i64,
+    /// The last seq of the durable, contiguous log.
+    #[prost(uint64, tag = "6")]
+    pub head: u64,
+    /// Countable events up to the head.
+    #[prost(uint64, tag = "7")]
+    pub count: u64,
+    #[prost(uint32, tag = "8")]
+    pub member_count: u32,
+    /// The member's own.
+    #[prost(enumeration = "Role", tag = "9")]
+    pub role: i32,
+    #[prost(uint64, tag = "10")]
+    pub joined_seq: u64,
+    /// Of a direct chat: the other member, and their watermarks.
+    #[prost(uint64, tag = "11")]
+    pub peer: u64,
+    #[prost(uint64, tag = "12")]
+    pub peer_delivered: u64,
+    #[prost(uint64, tag = "13")]
+    pub peer_read: u64,
+    /// What the device has confirmed; unset: nothing ever.
+    #[prost(uint64, optional, tag = "14")]
+    pub confirmed: ::core::option::Option<u64>,
+    /// The highest over the member's devices.
+    #[prost(uint64, tag = "15")]
+    pub delivered: u64,
+    #[prost(uint64, tag = "16")]
+    pub read: u64,
+    /// The member's own last message.
+    #[prost(uint64, tag = "17")]
+    pub own: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WatchShardsRequest {}
@@ -937,6 +1013,34 @@ pub mod message_service_client {
                 );
             self.inner.server_streaming(req, path, codec).await
         }
+        /// Chats as one of their members sees them, from the instance that owns them. For other instances, which read the rest
+        /// from storage.
+        pub async fn view_chats(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ViewChatsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ViewChatsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/confab.message.v1.MessageService/ViewChats",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("confab.message.v1.MessageService", "ViewChats"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -1037,6 +1141,15 @@ pub mod message_service_server {
             request: tonic::Request<super::WatchShardsRequest>,
         ) -> std::result::Result<
             tonic::Response<Self::WatchShardsStream>,
+            tonic::Status,
+        >;
+        /// Chats as one of their members sees them, from the instance that owns them. For other instances, which read the rest
+        /// from storage.
+        async fn view_chats(
+            &self,
+            request: tonic::Request<super::ViewChatsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ViewChatsResponse>,
             tonic::Status,
         >;
     }
@@ -1615,6 +1728,51 @@ pub mod message_service_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/confab.message.v1.MessageService/ViewChats" => {
+                    #[allow(non_camel_case_types)]
+                    struct ViewChatsSvc<T: MessageService>(pub Arc<T>);
+                    impl<
+                        T: MessageService,
+                    > tonic::server::UnaryService<super::ViewChatsRequest>
+                    for ViewChatsSvc<T> {
+                        type Response = super::ViewChatsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ViewChatsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as MessageService>::view_chats(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ViewChatsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

@@ -87,6 +87,7 @@ impl Cluster {
             let ready: Ready = Arc::new(|| true);
             let deps = confab_edge::Deps {
                 messages: local(Identity::new("edge"), messages.peer.clone()),
+                owners: Pool::fixed([("local", local(Identity::new("edge"), messages.peer.clone()))]),
                 fanout: to_fanout(from),
                 presence,
                 token_secret: SECRET.to_vec(),

@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use confab_ids::{ChatId, Seq, UserId};
 use confab_proto::message::v1::command::Action;
-use confab_proto::message::v1::{Accepted, ChatSync, Content, Event, Membership, MembershipKind, Reply, event, reply};
+use confab_proto::message::v1::{
+    Accepted, ChatSync, Content, Event, Membership, MembershipKind, Refused, Reply, event, reply,
+};
 use proptest::prelude::*;
 use proptest::test_runner::{TestCaseError, TestRunner};
 use prost::Message as _;
@@ -448,9 +450,11 @@ fn in_seed_mode_an_event_in_doubt_comes_as_a_message_and_an_accepted_one_is_acke
     let mut seed = Seed::new();
     seed.synced(4, &[]);
     let (call, accepted) = seed.send();
-    let (_, unknown) = seed.send();
+    let (in_doubt, unknown) = seed.send();
     seed.accepted(call, 5, &accepted);
-    seed.session.item(seed.now, Item::Broken);
+    let refused = Refused { code: "UNAVAILABLE".into(), retry_after_ms: 1_000, ..Refused::default() };
+    let reply = Reply { session: 1, call: in_doubt, outcome: Some(reply::Outcome::Refused(refused)) };
+    seed.session.item(seed.now, Item::Reply(Box::new(reply)));
     assert_eq!(seed.told(), ["error null"]);
     seed.event(5, 2, accepted);
     seed.event(6, 2, unknown);

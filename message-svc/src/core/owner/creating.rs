@@ -1,6 +1,7 @@
 //! Chats that are made, and members that join them.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
 use confab_ids::{ChatId, Seq, UserId};
 use confab_proto::message::v1::{self as pb, ChatKind, MembershipKind, Role, event};
@@ -10,12 +11,13 @@ use super::{Owner, Slot};
 use crate::core::chat::{Answer, Author, Chat, Member, Place};
 use crate::core::marks::{Marks, ReceiptClock};
 use crate::core::sends::Sends;
-use crate::core::{AddMembers, Create, Effects, Now, Origin, Outcome};
+use crate::core::{AddMembers, Command, Create, Effects, Now, Origin, Outcome};
 use crate::error::ChatError;
-use crate::store::{Creation, MEMBERS_MAX, MemberRow, Meta, Row};
+use crate::store::{Creation, MEMBERS_MAX, Meta, Row};
 
 impl Owner {
-    pub(super) fn add_members(&mut self, now: Now, id: ChatId, origin: Origin, add: AddMembers, fx: &mut Effects) {
+    pub(super) fn add_members(&mut self, now: Now, id: ChatId, origin: Origin, mut add: AddMembers, fx: &mut Effects) {
+        let alone = self.fence.is_sole();
         let refuse = |error| (origin, Outcome::ChatRefused(error));
         let Some(chat) = self.hot(id) else { return };
         let Some(slot) = chat.slot(add.by) else {
@@ -27,7 +29,8 @@ impl Owner {
         if chat.members[slot].role != Role::Admin {
             return fx.replies.push(refuse(ChatError::NotAdmin));
         }
-        let mut fresh: Vec<UserId> = add.users.into_iter().filter(|user| chat.slot(*user).is_none()).collect();
+        let users = std::mem::take(&mut add.users);
+        let mut fresh: Vec<UserId> = users.into_iter().filter(|user| chat.slot(*user).is_none()).collect();
         fresh.sort_unstable();
         fresh.dedup();
         if chat.members.len() + fresh.len() > MEMBERS_MAX {
@@ -37,8 +40,16 @@ impl Owner {
         if fresh.is_empty() {
             return fx.replies.push((origin, answer));
         }
+        if !alone && !chat.pending.is_empty() {
+            chat.barrier = chat.last;
+            add.users = fresh;
+            return self.wait_in_front(id, origin, Command::AddMembers(add));
+        }
         let place = chat.take_place(now.wall_ms, false);
-        join(chat, &fresh, None, place, fx);
+        let joined = join(chat, &fresh, None, place);
+        if alone {
+            fx.rows.extend(member_rows(chat, joined.clone()));
+        }
         let membership = pb::Membership {
             kind: MembershipKind::Added.into(),
             user_ids: fresh.iter().map(|user| user.0).collect(),
@@ -49,6 +60,21 @@ impl Owner {
         let author = Author { user: add.by, device: add.device, client_id: String::new(), message_id: add.message_id };
         let event = place.event(id, author, event::Body::Membership(membership));
         self.append(now, id, &event, (origin, Answer::Now(answer)), fx);
+        if !alone {
+            self.change_members(id, joined);
+        }
+    }
+
+    /// Where there are other owners, nothing else is under way while members change: their lists and the chat's row are
+    /// written when the event is stored, one after the other, and it counts as durable after that.
+    pub(super) fn change_members(&mut self, id: ChatId, joined: Range<usize>) {
+        let Some(chat) = self.hot(id) else { return };
+        chat.roster_seq = chat.last;
+        chat.barrier = chat.last;
+        let then = VecDeque::from([member_rows(chat, joined), vec![chat.row(false)]]);
+        if let Some(event) = chat.pending.back_mut() {
+            event.then = then;
+        }
     }
 
     /// Makes a chat, unless its key made one before.
@@ -56,8 +82,11 @@ impl Owner {
         if self.failed {
             return fx.replies.push((origin, Outcome::ChatRefused(ChatError::Unavailable)));
         }
+        if !self.fence.is_sole() {
+            return self.create_among(now, origin, create, fx);
+        }
         let body_hash = create.body_hash();
-        if let Some((made, _)) = create.key.as_ref().and_then(|key| self.creations.get(key)) {
+        if let Some((made, _)) = self.creations.get(&create.key) {
             let chat = made.chat;
             if made.body_hash != body_hash {
                 return fx.replies.push((origin, Outcome::ChatRefused(ChatError::Conflict)));
@@ -87,31 +116,37 @@ impl Owner {
         let mut chat = Chat::empty(meta, Sends::new(true));
         let place = chat.take_place(now.wall_ms, false);
         let admin = (create.kind == ChatKind::Group).then_some(create.by);
-        join(&mut chat, &create.members, admin, place, fx);
+        let joined = join(&mut chat, &create.members, admin, place);
+        fx.rows.extend(member_rows(&chat, joined));
         chat.used_ms = now.mono_ms;
-        if let Some(key) = create.key {
-            let made = Creation { chat: id, body_hash };
-            fx.rows.push(Row::Creation { key: key.clone(), made });
-            self.creations.insert(key, (made, now.mono_ms));
-        }
-        let membership = pb::Membership {
-            kind: MembershipKind::Created.into(),
-            user_ids: Vec::new(),
-            title: create.title,
-            chat_kind: create.kind.into(),
-            member_count: count_u32(chat.members.len()),
-        };
-        let Create { by: user, device, message_id, .. } = create;
-        let author = Author { user, device, client_id: String::new(), message_id };
-        let event = place.event(id, author, event::Body::Membership(membership));
+        let made = Creation { chat: id, body_hash };
+        fx.rows.push(Row::Creation { key: create.key.clone(), made });
+        self.creations.insert(create.key.clone(), (made, now.mono_ms));
+        let event = create.event(id, place, chat.members.len());
         self.slots.insert(id, Slot::Hot { chat: Box::new(chat), waiting: VecDeque::new() });
         let answer = Answer::Now(Outcome::Created { chat: id, existed: false });
         self.append(now, id, &event, (origin, answer), fx);
     }
 }
 
-/// Makes them members as of the event at this place, with their rows.
-fn join(chat: &mut Chat, users: &[UserId], admin: Option<UserId>, place: Place, fx: &mut Effects) {
+impl Create {
+    /// The first event of the chat's log.
+    pub(super) fn event(self, chat: ChatId, place: Place, members: usize) -> pb::Event {
+        let membership = pb::Membership {
+            kind: MembershipKind::Created.into(),
+            user_ids: Vec::new(),
+            title: self.title,
+            chat_kind: self.kind.into(),
+            member_count: count_u32(members),
+        };
+        let Self { by: user, device, message_id, .. } = self;
+        let author = Author { user, device, client_id: String::new(), message_id };
+        place.event(chat, author, event::Body::Membership(membership))
+    }
+}
+
+/// Makes them members as of the event at this place; in these slots.
+fn join(chat: &mut Chat, users: &[UserId], admin: Option<UserId>, place: Place) -> Range<usize> {
     let first = chat.members.len();
     for user in users {
         chat.push_member(Member {
@@ -124,24 +159,10 @@ fn join(chat: &mut Chat, users: &[UserId], admin: Option<UserId>, place: Place, 
         });
     }
     chat.refresh_ids();
-    fx.rows.extend(member_rows(chat, first..chat.members.len()));
+    first..chat.members.len()
 }
 
-fn member_rows(chat: &Chat, slots: std::ops::Range<usize>) -> Vec<Row> {
-    slots
-        .map(|slot| {
-            let member = &chat.members[slot];
-            Row::Member {
-                chat: chat.id(),
-                kind: chat.meta.kind,
-                member: MemberRow {
-                    user: member.user,
-                    slot: count_u32(slot),
-                    role: member.role,
-                    joined_at_ms: member.joined_at_ms,
-                    joined_seq: member.joined_seq,
-                },
-            }
-        })
-        .collect()
+fn member_rows(chat: &Chat, slots: Range<usize>) -> Vec<Row> {
+    let row = |slot: usize| Row::Member { chat: chat.id(), kind: chat.meta.kind, member: chat.members[slot].row(slot) };
+    slots.map(row).collect()
 }

@@ -9,7 +9,7 @@ use super::{Owner, Slot, unavailable, unavailable_answer};
 use crate::core::chat::{Answer, Pending};
 use crate::core::ownership::rules::{self, Rule};
 use crate::core::{Effects, Now, Outcome};
-use crate::store::Row;
+use crate::store::{CreationKey, Row};
 
 /// One write, stored whole or not at all as far as each partition goes; until it is, it is tried again.
 #[derive(Debug)]
@@ -32,12 +32,14 @@ pub(super) enum Commit {
     Bucket(ChatId),
     /// A step of a chat's recovery.
     Recovery(ChatId),
+    /// What a creation's key makes.
+    Creation(CreationKey),
 }
 
 impl Commit {
     pub(super) fn chat(&self) -> Option<ChatId> {
         match self {
-            Self::Round(_) => None,
+            Self::Round(_) | Self::Creation(_) => None,
             Self::Chat(chat, _) | Self::Bucket(chat) | Self::Recovery(chat) => Some(*chat),
         }
     }
@@ -81,7 +83,7 @@ impl Owner {
         fx.writes.push(Write { number, stamp, rows });
     }
 
-    fn number(&mut self, commit: Commit) -> u64 {
+    pub(super) fn number(&mut self, commit: Commit) -> u64 {
         self.next_commit += 1;
         self.commits.insert(self.next_commit, commit);
         self.next_commit
@@ -103,6 +105,7 @@ impl Owner {
                 self.go_on(now, id, fx);
             }
             Commit::Recovery(chat) => self.go_on_recovering(now, chat, fx),
+            Commit::Creation(key) => self.key_written(now, &key, fx),
         }
     }
 

@@ -15,7 +15,7 @@ use crate::core::ownership::rules::{self, Rule};
 use crate::core::recovery::{LogRow, Recovery};
 use crate::core::{Effects, Load, Now, Origin, Outcome, Payload, TailRead};
 use crate::error::{ChatError, SendError};
-use crate::store::{ChatRecord, Opening, Row, bucket_of};
+use crate::store::{ChatRecord, Opening, bucket_of};
 
 /// What came of an [`Ask`](crate::core::ownership::Ask).
 #[derive(Debug)]
@@ -50,6 +50,24 @@ impl Owner {
         }
     }
 
+    /// There is nobody whom it could give its shards to.
+    pub(crate) fn is_alone(&self) -> bool {
+        matches!(&self.fence, Fence::Among(ownership) if ownership.is_alone())
+    }
+
+    /// Its incarnation and its lease's counter.
+    pub(crate) fn lease(&self) -> Option<(Incarnation, u64)> {
+        match &self.fence {
+            Fence::Sole => None,
+            Fence::Among(ownership) => Some((ownership.incarnation(), ownership.counter())),
+        }
+    }
+
+    /// Whether it may take commands, of its shards.
+    pub(crate) fn holds(&self, now: Now) -> bool {
+        self.fence.holds(now)
+    }
+
     /// It has no shard any more, and gets none.
     pub(crate) fn is_drained(&self) -> bool {
         matches!(&self.fence, Fence::Among(ownership) if ownership.is_drained())
@@ -80,6 +98,7 @@ impl Owner {
             let lost: HashSet<Shard> = changes.lost.into_iter().collect();
             let chats = self.slots.keys().filter(|chat| lost.contains(&Shard::of_chat(**chat)));
             self.drop_chats(&chats.copied().collect(), fx);
+            self.give_up_makings(&lost, fx);
         }
         if !changes.stopped.is_empty() {
             self.stop(changes.stopped, fx);
@@ -109,6 +128,7 @@ impl Owner {
             }
         }
         self.drop_chats(&loading, fx);
+        self.give_up_makings(&shards, fx);
         self.write_marks(fx);
     }
 
@@ -200,6 +220,8 @@ impl Owner {
         };
         if recovery.cut(chat, epoch) {
             self.go_on_recovering(now, chat, fx);
+        } else if recovery.is_unmade() {
+            self.absent(now, chat, fx);
         } else {
             tracing::error!(chat = chat.0, "a log without its first row");
             self.load_failed(load, fx);
@@ -230,7 +252,7 @@ impl Owner {
         }
         chat.opening = rules::holds(Rule::BucketBeforeItsRows);
         chat.meta.open_bucket(Opening { bucket: bucket_of(seq), at_ms: now.wall_ms });
-        let row = Row::Chat { meta: chat.meta.clone(), roster: None };
+        let row = chat.row(false);
         self.write(now, id, vec![row], Commit::Bucket(id), fx);
     }
 }

@@ -358,8 +358,7 @@ impl World {
         let mut members = vec![a, b];
         members.dedup();
         let message_id = self.message_id();
-        let create =
-            Create { key: Some(key), kind, title: String::new(), by: a, device: "d".into(), members, message_id };
+        let create = Create { key, kind, title: String::new(), by: a, device: "d".into(), members, message_id };
         self.creating.push((self.now.mono_ms, create));
     }
 

@@ -88,7 +88,7 @@ impl Owner {
             for bucket in chat.meta.open_bucket(Opening { bucket: bucket_of(seq), at_ms: now.wall_ms }) {
                 fx.rows.push(Row::DropSends { chat: id, bucket });
             }
-            fx.rows.push(Row::Chat { meta: chat.meta.clone(), roster: None });
+            fx.rows.push(chat.row(true));
         }
         fx.rows.push(Row::Event { chat: id, seq, epoch, bytes: bytes.clone() });
         chat.pending.push_back(Pending {

@@ -84,6 +84,10 @@ impl Lease {
         self.row.incarnation
     }
 
+    pub(crate) fn counter(&self) -> u64 {
+        self.row.counter
+    }
+
     pub(crate) fn addr(&self) -> &str {
         &self.row.addr
     }

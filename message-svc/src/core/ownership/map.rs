@@ -96,6 +96,11 @@ impl Wanted {
             .collect();
     }
 
+    /// Nobody can.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.among.is_empty()
+    }
+
     pub(crate) fn owner(&self, shard: Shard) -> Option<Incarnation> {
         self.owners.get(usize::from(shard.0)).copied()
     }

@@ -17,6 +17,7 @@ pub(crate) enum Rule {
     CutAtHole,
     CutWhereEpochFalls,
     RewriteWithFreshEpoch,
+    RosterBeforeRewrite,
     RewriteUpperFirst,
     CheckSendAgainstRow,
     RefuseGenerations,

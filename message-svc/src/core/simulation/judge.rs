@@ -1,9 +1,9 @@
 //! What must hold, whatever happens.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use confab_ids::{ChatId, Seq};
-use confab_proto::message::v1::Event;
+use confab_ids::{ChatId, Seq, UserId};
+use confab_proto::message::v1::{Event, event};
 use prost::Message as _;
 
 use crate::core::recovery::LogRow;
@@ -15,6 +15,9 @@ pub(super) type Sending = (usize, ChatId, u64);
 pub(super) struct Judge {
     acked: HashMap<Sending, Seq>,
     published: BTreeMap<(ChatId, Seq), Vec<u8>>,
+    /// By the number of its key.
+    made: BTreeMap<u64, ChatId>,
+    joined: BTreeSet<(ChatId, UserId)>,
     pub fault: Option<String>,
 }
 
@@ -33,6 +36,52 @@ impl Judge {
         }
     }
 
+    pub(super) fn made(&mut self, key: u64, chat: ChatId) {
+        let first = *self.made.entry(key).or_insert(chat);
+        if first != chat {
+            self.blame(format!("key {key} has made chats {first} and {chat}"));
+        }
+    }
+
+    pub(super) fn chats_made(&self) -> impl Iterator<Item = ChatId> + use<> {
+        self.made.clone().into_values()
+    }
+
+    pub(super) fn joined(&mut self, chat: ChatId, user: UserId) {
+        self.joined.insert((chat, user));
+    }
+
+    /// The members of a chat, at the end: those of its row are those of its log, and each has the chat in their list.
+    pub(super) fn members(
+        &mut self,
+        chat: ChatId,
+        rows: &[LogRow],
+        (as_of, members): (Seq, &[UserId]),
+        unlisted: Option<UserId>,
+    ) {
+        let mut in_log: Vec<UserId> = members.iter().copied().filter(|user| user.0 < 100).collect();
+        let head = as_of.max(self.head(chat));
+        let certain = rows.iter().take_while(|row| row.seq <= head);
+        for event in certain.filter_map(|row| Event::decode(&row.bytes[..]).ok()) {
+            if let Some(event::Body::Membership(membership)) = event.body {
+                in_log.extend(membership.user_ids.into_iter().map(UserId));
+            }
+        }
+        if in_log.is_empty() || rows.len() < 2 && self.made.values().any(|made| *made == chat) {
+            return self.blame(format!("chat {chat} was made, and is not there"));
+        }
+        if in_log != members {
+            return self.blame(format!("chat {chat} has the members {members:?}, and in its log {in_log:?}"));
+        }
+        if let Some(user) = unlisted {
+            return self.blame(format!("chat {chat} is not in the list of its member {user}"));
+        }
+        let lost = self.joined.iter().find(|(of, user)| *of == chat && !members.contains(user));
+        if let Some((_, user)) = lost {
+            self.blame(format!("{user} has joined chat {chat}, and is no member"));
+        }
+    }
+
     pub(super) fn acks(&self) -> u64 {
         self.acked.len() as u64
     }
@@ -41,11 +90,16 @@ impl Judge {
         self.fault.get_or_insert(fault);
     }
 
-    /// The whole log of a chat, at the end.
-    pub(super) fn log(&mut self, chat: ChatId, rows: &[LogRow]) {
+    /// What anybody was told of a chat's log ends here.
+    fn head(&self, chat: ChatId) -> Seq {
         let acked = self.acked.iter().filter(|((_, of, _), _)| *of == chat).map(|(_, seq)| *seq);
         let published = self.published.keys().filter(|(of, _)| *of == chat).map(|(_, seq)| *seq);
-        let head = acked.chain(published).max().unwrap_or(Seq::ZERO);
+        acked.chain(published).max().unwrap_or(Seq::ZERO)
+    }
+
+    /// The whole log of a chat, at the end.
+    pub(super) fn log(&mut self, chat: ChatId, rows: &[LogRow]) {
+        let head = self.head(chat);
         let mut last_of_sender: HashMap<u64, u64> = HashMap::new();
         let mut at: HashMap<(u64, u64), Seq> = HashMap::new();
         for (row, expected) in rows.iter().zip(0..).take_while(|(row, _)| row.seq <= head) {
@@ -59,6 +113,9 @@ impl Judge {
                 return self.blame(format!("what was published at {} of chat {chat} is not in the log", row.seq));
             }
             let event = Event::decode(&row.bytes[..]).unwrap_or_default();
+            if matches!(event.body, Some(event::Body::Membership(_))) {
+                continue;
+            }
             let n: u64 = event.client_id.parse().unwrap_or_default();
             if let Some(before) = at.insert((event.sender_id, n), row.seq) {
                 return self.blame(format!("chat {chat}: {}'s {n} is at {before} and at {}", event.sender_id, row.seq));

@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
-use confab_ids::{ChatId, Seq};
+use confab_ids::{ChatId, Seq, UserId};
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::core::ownership::rules::{self, Rule};
 use crate::core::recovery::LogRow;
 use crate::core::sends::Sent;
-use crate::store::{Meta, Row, SendKey, bucket_of};
+use crate::store::{Creation, CreationKey, Meta, Roster, Row, SendKey, bucket_of};
 
 /// Sends are forgotten so long after they were written, milliseconds: as with the store's time to live, if shorter.
 pub(super) const SENDS_KEPT_MS: u64 = 400_000;
@@ -19,13 +20,17 @@ pub(super) enum Partition {
     Log(ChatId, u32),
     Chat(ChatId),
     Marks(ChatId),
+    List(UserId),
+    Creation(u64),
 }
 
 #[derive(Clone, Debug)]
 enum Cell {
     Event { epoch: i64, bytes: Bytes },
     Send { sent: Sent, at_ms: u64 },
-    Chat(Meta),
+    Chat(Meta, Roster),
+    Listed,
+    Creation(Creation),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,6 +38,8 @@ enum Key {
     Event(Seq),
     Send(SendKey),
     Chat,
+    Listed(ChatId),
+    Creation,
 }
 
 /// One mutation: the rows of one partition.
@@ -73,7 +80,14 @@ pub(super) fn mutations(rows: &[Row], stamp: i64, at_ms: u64) -> Vec<Mutation> {
                 let cell = Cell::Send { sent: *sent, at_ms };
                 (Partition::Log(*chat, bucket), Some((Key::Send(key.clone()), cell)))
             }
-            Row::Chat { meta, .. } => (Partition::Chat(meta.chat), Some((Key::Chat, Cell::Chat(meta.clone())))),
+            Row::Chat { meta, roster } => {
+                let roster = roster.clone().expect("there are other owners");
+                (Partition::Chat(meta.chat), Some((Key::Chat, Cell::Chat(meta.clone(), roster))))
+            }
+            Row::Member { chat, member, .. } => {
+                (Partition::List(member.user), Some((Key::Listed(*chat), Cell::Listed)))
+            }
+            Row::Creation { key, made } => (creation(key), Some((Key::Creation, Cell::Creation(*made)))),
             Row::Marks { chat, .. } => (Partition::Marks(*chat), None),
             other => panic!("not simulated: {other:?}"),
         };
@@ -109,12 +123,29 @@ fn read(
     merged.into_iter().map(|(key, (_, cell))| (key, cell)).collect()
 }
 
-pub(super) fn read_chat(replicas: &mut [Replica; 3], which: &[usize], chat: ChatId) -> Option<Meta> {
+pub(super) fn read_chat(replicas: &mut [Replica; 3], which: &[usize], chat: ChatId) -> Option<(Meta, Roster)> {
     let found = read(replicas, which, Partition::Chat(chat), |_| true);
     found.into_values().find_map(|cell| match cell {
-        Cell::Chat(meta) => Some(meta),
+        Cell::Chat(meta, roster) => Some((meta, roster)),
         _ => None,
     })
+}
+
+fn creation(key: &CreationKey) -> Partition {
+    Partition::Creation(xxh3_64(format!("{key:?}").as_bytes()))
+}
+
+pub(super) fn read_creation(replicas: &mut [Replica; 3], which: &[usize], key: &CreationKey) -> Option<Creation> {
+    let found = read(replicas, which, creation(key), |_| true);
+    found.into_values().find_map(|cell| match cell {
+        Cell::Creation(made) => Some(made),
+        _ => None,
+    })
+}
+
+/// Whether a chat is in the list of a user's chats.
+pub(super) fn lists(replicas: &mut [Replica; 3], which: &[usize], user: UserId, chat: ChatId) -> bool {
+    !read(replicas, which, Partition::List(user), |key| *key == Key::Listed(chat)).is_empty()
 }
 
 /// The newest rows of a bucket.

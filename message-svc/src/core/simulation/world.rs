@@ -1,5 +1,6 @@
 //! The world of one schedule: nodes, replicas, registers, senders, and the faults that befall them, in virtual time.
 
+mod makers;
 mod senders;
 mod store;
 
@@ -9,21 +10,24 @@ use std::sync::Arc;
 use bytes::Bytes;
 use confab_ids::{ChatId, Seq, UserId};
 use confab_proto::fanout::v1::{Publication, publication};
-use confab_proto::message::v1::{ChatKind, Role};
+use confab_proto::message::v1::{ChatKind, Event, Membership, MembershipKind, Role, event};
+use prost::Message as _;
 
 use super::chance::Chance;
 use super::judge::Judge;
 use super::register::Register;
 use super::replicas::{self, Mutation, Replica};
 use super::sender::Sender;
+use crate::core::chat_ids::BLOCK_IDS;
 use crate::core::marks::Marks;
 use crate::core::owner::{Answered, Limits, Owner};
 use crate::core::ownership::lease::{Incarnation, LeaseRow};
 use crate::core::ownership::map::ShardMap;
 use crate::core::ownership::{Ask, Ownership};
 use crate::core::recovery::{LogRow, TAIL};
-use crate::core::{Command, Effects, Found, Load, Lookup, Now, Origin, Outcome, TailRead};
-use crate::store::{ChatRecord, MemberRow, Meta, Opening, Row};
+use crate::core::{Command, Create, Effects, Found, KeyRead, Load, Lookup, Now, Origin, Outcome, TailRead};
+use crate::store::{ChatRecord, Creation, MemberRow, Meta, Opening, Roster, Row};
+use makers::Makers;
 
 const LIMITS: Limits = Limits { hot_chats: 10, in_flight: 10_000 };
 const CHATS: [ChatId; 3] = [ChatId(1), ChatId(2), ChatId(3)];
@@ -37,6 +41,9 @@ const REST_MS: u64 = 180_000;
 enum Input {
     Tick,
     Command { origin: Origin, chat: ChatId, command: Command },
+    Create(Origin, Create),
+    Key(KeyRead, Option<Creation>),
+    Ids(Option<u64>),
     Loaded(Load, Option<ChatRecord>),
     Tail(TailRead, Vec<LogRow>),
     Found(Vec<(Lookup, Found)>),
@@ -55,6 +62,10 @@ enum Happening {
     Ask { node: usize, life: u64, of: Incarnation, ask: Ask },
     SettleLease(Incarnation, u64),
     SettleMap(u64),
+    ReadKey { node: usize, life: u64, read: KeyRead },
+    TakeIds { node: usize, life: u64 },
+    Wish,
+    Granted { call: u64, outcome: Outcome },
     Say { sender: usize },
     Reply { call: u64, outcome: Outcome },
     Map { sender: usize, map: Arc<ShardMap> },
@@ -107,6 +118,8 @@ pub(super) struct World {
     writes: HashMap<u64, Write>,
     next_write: u64,
     senders: Vec<Sender>,
+    makers: Makers,
+    next_id: u64,
     calls: HashMap<u64, Call>,
     next_call: u64,
     next_stream: u64,
@@ -133,11 +146,9 @@ impl World {
                 return Err(world.left());
             }
         }
-        for chat in CHATS {
-            let log: Vec<LogRow> = (0..100)
-                .flat_map(|bucket| replicas::read_tail(&mut world.replicas, &[0, 1, 2], chat, bucket, usize::MAX))
-                .collect();
-            world.judge.log(chat, &log);
+        let made: Vec<ChatId> = world.judge.chats_made().collect();
+        for chat in CHATS.into_iter().chain(made) {
+            world.judge_chat(chat);
         }
         match world.judge.fault.take() {
             Some(fault) => Err(fault),
@@ -145,12 +156,26 @@ impl World {
         }
     }
 
+    fn judge_chat(&mut self, chat: ChatId) {
+        const ALL: [usize; 3] = [0, 1, 2];
+        let log: Vec<LogRow> = (0..100)
+            .flat_map(|bucket| replicas::read_tail(&mut self.replicas, &ALL, chat, bucket, usize::MAX))
+            .collect();
+        self.judge.log(chat, &log);
+        let row = replicas::read_chat(&mut self.replicas, &ALL, chat);
+        let (as_of, members) = row.map_or((Seq::ZERO, Arc::from([])), |(_, roster)| (roster.seq, roster.members));
+        let members: Vec<UserId> = members.iter().map(|member| member.user).collect();
+        let mut listed = |user: &UserId| replicas::lists(&mut self.replicas, &ALL, *user, chat) || user.0 <= 3;
+        let unlisted = members.iter().copied().find(|user| !listed(user));
+        self.judge.members(chat, &log, (as_of, &members), unlisted);
+    }
+
     /// What is still open though all has been well for long.
     fn left(&self) -> String {
         let queues: Vec<_> = self.senders.iter().map(|sender| &sender.queues).collect();
         let owners: Vec<_> = self.nodes.iter().map(|node| &node.owner).collect();
         let owners = if std::env::var("CONFAB_TRACE").is_ok() { format!("{owners:#?}") } else { String::new() };
-        format!("not at rest after {REST_MS} ms: {queues:?} {owners}")
+        format!("not at rest after {REST_MS} ms: {queues:?} {:?} {owners}", self.makers)
     }
 
     fn new(seed: u64) -> Self {
@@ -179,6 +204,8 @@ impl World {
             writes: HashMap::new(),
             next_write: 0,
             senders: (0..3).map(|_| Sender::default()).collect(),
+            makers: Makers::default(),
+            next_id: 1_000,
             calls: HashMap::new(),
             next_call: 0,
             next_stream: 0,
@@ -200,8 +227,10 @@ impl World {
                 created_at_ms: 0,
                 openings: vec![Opening { bucket: 0, at_ms: 0 }],
             };
-            let rows =
-                [Row::Chat { meta, roster: None }, Row::Event { chat, seq: Seq::ZERO, epoch: 1, bytes: Bytes::new() }];
+            let roster = Some(Roster { seq: Seq(1), members: (0..3).map(first_member).collect() });
+            let log = [Bytes::new(), created(chat)].into_iter().zip(0..);
+            let event = |(bytes, seq)| Row::Event { chat, seq: Seq(seq), epoch: 1, bytes };
+            let rows: Vec<Row> = log.map(event).chain([Row::Chat { meta, roster }]).collect();
             for mutation in replicas::mutations(&rows, 1, 0) {
                 self.replicas.iter_mut().for_each(|replica| replica.apply(&mutation));
             }
@@ -213,6 +242,7 @@ impl World {
         for sender in 0..self.senders.len() {
             self.at(1_000, Happening::Say { sender });
         }
+        self.at(2_000, Happening::Wish);
         self.at(4_000, Happening::Fault);
     }
 
@@ -240,6 +270,7 @@ impl World {
     fn is_done(&self) -> bool {
         self.senders.iter().all(|sender| sender.queues.values().all(|queue| queue.unacked.is_empty()))
             && self.writes.is_empty()
+            && self.makers.is_done()
     }
 
     fn happen(&mut self, happening: Happening) {
@@ -270,6 +301,19 @@ impl World {
                 self.leases.entry(incarnation).or_default().settle(chance, number);
             }
             Happening::SettleMap(number) => self.map.settle(&mut self.chance, number),
+            Happening::ReadKey { node, life, read } => {
+                let which = self.quorum();
+                let made = replicas::read_creation(&mut self.replicas, &which, &read.key);
+                self.soon(Happening::Input { node, life, input: Input::Key(read, made) });
+            }
+            Happening::TakeIds { node, life } => {
+                let first = self.next_id;
+                self.next_id += BLOCK_IDS;
+                let first = (self.resting || !self.chance.one_in(5)).then_some(first);
+                self.soon(Happening::Input { node, life, input: Input::Ids(first) });
+            }
+            Happening::Wish => self.wish(),
+            Happening::Granted { call, outcome } => self.granted(call, &outcome),
             Happening::Say { sender } => self.say(sender),
             Happening::Reply { call, outcome } => self.replied(call, outcome),
             Happening::Map { sender, map } => self.learned(sender, map),
@@ -323,12 +367,16 @@ impl World {
                     owner.reborn(Incarnation(self.incarnations), this.addr.clone());
                 }
                 owner.tick(now, &mut fx);
-                if owner.is_drained() {
+                // As the task around it does.
+                if owner.is_drained() || owner.is_alone() {
                     return self.crash(node);
                 }
                 self.at(self.now_ms + TICK_MS, Happening::Input { node, life, input: Input::Tick });
             }
             Input::Command { origin, chat, command } => owner.command(now, chat, origin, command, &mut fx),
+            Input::Create(origin, create) => owner.create(now, origin, create, &mut fx),
+            Input::Key(read, made) => owner.creation_found(now, &read, made, &mut fx),
+            Input::Ids(first) => owner.ids_taken(now, first, &mut fx),
             Input::Loaded(load, record) => owner.loaded(now, load, record, &mut fx),
             Input::Tail(read, rows) => owner.tail_read(now, read, rows, &mut fx),
             Input::Found(found) => owner.found(now, found, &mut fx),
@@ -362,6 +410,10 @@ impl World {
         }
         fx.loads.into_iter().for_each(|load| self.soon(Happening::ReadChat { node, life, load }));
         fx.tails.into_iter().for_each(|read| self.soon(Happening::ReadTail { node, life, read }));
+        fx.creations.into_iter().for_each(|read| self.soon(Happening::ReadKey { node, life, read }));
+        if fx.take_ids {
+            self.soon(Happening::TakeIds { node, life });
+        }
         if !fx.lookups.is_empty() {
             self.soon(Happening::ReadSends { node, life, lookups: fx.lookups });
         }
@@ -370,8 +422,9 @@ impl World {
             self.published(&publication);
         }
         for (origin, outcome) in fx.replies {
-            if let Origin::Stream { call, .. } = origin {
-                self.soon(Happening::Reply { call, outcome });
+            match origin {
+                Origin::Stream { call, .. } => self.soon(Happening::Reply { call, outcome }),
+                Origin::Call(call) => self.soon(Happening::Granted { call, outcome }),
             }
         }
         if let Some(map) = fx.map {
@@ -432,14 +485,24 @@ impl World {
     }
 }
 
-fn record(meta: Meta) -> ChatRecord {
-    let member = |slot: u32| MemberRow {
+/// The first event of a chat's log.
+fn created(chat: ChatId) -> Bytes {
+    let membership = Membership { kind: MembershipKind::Created.into(), ..Membership::default() };
+    let body = Some(event::Body::Membership(membership));
+    Event { chat_id: chat.0, seq: 1, body, ..Event::default() }.encode_to_vec().into()
+}
+
+fn first_member(slot: u32) -> MemberRow {
+    MemberRow {
         user: UserId(u64::from(slot) + 1),
         slot,
-        role: Role::Member,
+        role: if slot == 0 { Role::Admin } else { Role::Member },
         joined_at_ms: 0,
-        joined_seq: Seq(1),
-    };
-    let members = (0..3).map(|slot| (member(slot), Marks::default())).collect();
-    ChatRecord { meta, members, roster_seq: Seq::ZERO, head: Seq::ZERO, count: 0, last_at_ms: 0 }
+        joined_seq: Seq::ZERO,
+    }
+}
+
+fn record((meta, roster): (Meta, Roster)) -> ChatRecord {
+    let members = roster.members.iter().map(|member| (member.clone(), Marks::default())).collect();
+    ChatRecord { meta, members, roster_seq: roster.seq, head: Seq::ZERO, count: 0, last_at_ms: 0 }
 }

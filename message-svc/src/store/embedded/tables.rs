@@ -97,7 +97,7 @@ impl Tables {
                 }
                 Row::Creation { key, made } => {
                     let value = pair(made.chat.0, &made.body_hash.to_be_bytes());
-                    batch.insert(&self.creations, creation_key(key), value);
+                    batch.insert(&self.creations, key.encoded(), value);
                 }
                 Row::Marks { chat, block, marks } => {
                     let key = pair(chat.0, &block.to_be_bytes());
@@ -227,7 +227,7 @@ impl Tables {
     }
 
     pub(super) fn creation(&self, key: &CreationKey) -> Result<Option<Creation>, StoreError> {
-        let Some(value) = self.creations.get(creation_key(key))? else { return Ok(None) };
+        let Some(value) = self.creations.get(key.encoded())? else { return Ok(None) };
         Ok(Some(Creation { chat: ChatId(first(&value)?), body_hash: second(&value)? }))
     }
 
@@ -257,15 +257,6 @@ fn bucket_key(chat: ChatId, bucket: u32) -> Vec<u8> {
 
 fn send_key(chat: ChatId, day: u32, key: &SendKey) -> Vec<u8> {
     [&chat.0.to_be_bytes()[..], &day.to_be_bytes(), key.as_bytes()].concat()
-}
-
-fn creation_key(key: &CreationKey) -> Vec<u8> {
-    match key {
-        CreationKey::Direct(a, b) => [&[0][..], &a.0.to_be_bytes(), &b.0.to_be_bytes()].concat(),
-        CreationKey::Group { user, device, client_id } => {
-            [&[1][..], &user.0.to_be_bytes(), device.as_bytes(), &[0], client_id.as_bytes()].concat()
-        }
-    }
 }
 
 fn first(key: &[u8]) -> Result<u64, StoreError> {

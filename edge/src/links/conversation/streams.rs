@@ -1,0 +1,153 @@
+//! One `Converse` stream to each instance that is up, and one `WatchShards` stream to any.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use confab_mesh::{ClientConfig, Member, Members, Peer, Pool, client};
+use confab_proto::message::v1::message_service_client::MessageServiceClient;
+use confab_proto::message::v1::{ConverseResponse, WatchShardsRequest, WatchShardsResponse};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::Streaming;
+
+use super::outlet::{FRAMES_MAX, Outlet};
+use crate::core::routes::Stream;
+use crate::links::Backoff;
+
+/// What is rare.
+pub(super) enum Change {
+    Connected { name: Arc<str>, stream: Stream, outlet: Outlet },
+    Lost(Stream),
+    Closed(u64),
+}
+
+/// What comes from the instances.
+pub(super) enum Heard {
+    Replies(Stream, ConverseResponse),
+    Map(WatchShardsResponse),
+}
+
+#[derive(Clone)]
+pub(super) struct Link {
+    owners: Pool,
+    changes: mpsc::UnboundedSender<Change>,
+    heard: mpsc::Sender<Heard>,
+    streams: Arc<AtomicU64>,
+}
+
+/// Tells the end of a stream, also when its task is ended.
+struct Open {
+    stream: Stream,
+    changes: mpsc::UnboundedSender<Change>,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        // Without the router the process is ending.
+        drop(self.changes.send(Change::Lost(self.stream)));
+    }
+}
+
+impl Link {
+    pub(super) fn new(owners: Pool, changes: mpsc::UnboundedSender<Change>, heard: mpsc::Sender<Heard>) -> Self {
+        Self { owners, changes, heard, streams: Arc::default() }
+    }
+
+    /// Keeps a stream to an instance open while it is up. Never returns.
+    pub(super) async fn keep_open(self, member: Member) {
+        let mut messages = messages_client(&member);
+        let mut backoff = Backoff::default();
+        loop {
+            self.is(&member.id, true).await;
+            let (frames, queue) = mpsc::channel(FRAMES_MAX);
+            match messages.converse(ReceiverStream::new(queue)).await {
+                Ok(response) => {
+                    backoff = Backoff::default();
+                    self.converse(&member, frames, response.into_inner()).await;
+                    tracing::warn!(owner = %member.id, "a stream to message-svc has ended");
+                }
+                Err(status) => {
+                    tracing::warn!(owner = %member.id, code = ?status.code(), "message-svc can't be reached")
+                }
+            }
+            backoff.wait().await;
+        }
+    }
+
+    async fn converse(
+        &self,
+        member: &Member,
+        frames: mpsc::Sender<confab_proto::message::v1::ConverseRequest>,
+        mut responses: Streaming<ConverseResponse>,
+    ) {
+        let stream = self.streams.fetch_add(1, Ordering::Relaxed) + 1;
+        let cut = CancellationToken::new();
+        let outlet = Outlet::new(frames, cut.clone().drop_guard());
+        // Without the router the process is ending.
+        drop(self.changes.send(Change::Connected { name: member.id.clone(), stream, outlet }));
+        let _open = Open { stream, changes: self.changes.clone() };
+        loop {
+            tokio::select! {
+                response = responses.message() => match response {
+                    Ok(Some(response)) => drop(self.heard.send(Heard::Replies(stream, response)).await),
+                    Ok(None) | Err(_) => return,
+                },
+                () = cut.cancelled() => return,
+            }
+        }
+    }
+
+    /// Keeps the newest map known. Never returns.
+    pub(super) async fn follow_shards(self) {
+        let mut backoff = Backoff::default();
+        // Edges begin at different instances.
+        let mut turn = usize::try_from(uuid::Uuid::new_v4().as_u64_pair().0 >> 32).unwrap_or(0);
+        loop {
+            let up: Vec<Member> = self.owners.members().iter().filter(|member| member.up).cloned().collect();
+            turn = turn.wrapping_add(1);
+            if let Some(member) = turn.checked_rem(up.len()).and_then(|at| up.get(at)) {
+                tokio::select! {
+                    heard = self.watch(member) => if heard { backoff = Backoff::default() },
+                    // It may be frozen: another one knows better.
+                    () = self.is(&member.id, false) => {}
+                }
+            }
+            backoff.wait().await;
+        }
+    }
+
+    /// Passes on what an instance tells, until its stream ends; says whether it has told something.
+    async fn watch(&self, member: &Member) -> bool {
+        let mut has_told = false;
+        match messages_client(member).watch_shards(WatchShardsRequest {}).await {
+            Ok(maps) => {
+                let mut maps = maps.into_inner();
+                while let Ok(Some(map)) = maps.message().await {
+                    has_told = true;
+                    // Without the router the process is ending.
+                    drop(self.heard.send(Heard::Map(map)).await);
+                }
+            }
+            Err(status) => tracing::warn!(owner = %member.id, code = ?status.code(), "the shard map can't be followed"),
+        }
+        has_told
+    }
+
+    /// Waits until an instance is up, or is not.
+    async fn is(&self, id: &str, up: bool) {
+        let mut members = self.owners.watch();
+        let is_up = |listed: &Members| listed.iter().any(|member| member.up && *member.id == *id);
+        if members.wait_for(|listed| is_up(listed) == up).await.is_err() {
+            // Nobody tells any more: what is known holds.
+            std::future::pending().await
+        }
+    }
+}
+
+/// Calls that instance. It has no breaker: what is here tries again by its own measure, and a second later at most.
+fn messages_client(member: &Member) -> MessageServiceClient<Peer> {
+    let mut cfg = ClientConfig::new("edge", "message-svc").streaming(&["Converse", "WatchShards"]);
+    cfg.breaker_failures = 0;
+    MessageServiceClient::new(client(cfg, member.peer.clone()))
+}

@@ -1,0 +1,238 @@
+//! Where a chat's owner is, and the one hop there: any instance takes any unary call. `Converse` is not passed on; its
+//! commands at another than the owner are refused, and the edge follows the map.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use confab_ids::{ChatId, Shard, UserId};
+use confab_mesh::{ClientConfig, Members, Peer, Pool, client};
+use confab_proto::message::v1::message_service_client::MessageServiceClient;
+use confab_proto::message::v1::{ViewChatsRequest, viewed_chat};
+use futures_util::future::{join, join_all};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+use tonic::metadata::MetadataValue;
+use tonic::{Code, Request, Status};
+
+use crate::convert;
+use crate::core::ownership::map::ShardMap;
+use crate::core::{ChatView, Command, Outcome, View};
+use crate::error::ChatError;
+use crate::owner::OwnerHandle;
+
+/// Marks a call that another instance has passed on: it is answered here, or not at all.
+const HOP: &str = "confab-hop";
+
+/// How long a call waits, at most, for a shard that is between two owners. Callers have deadlines of their own, of 5 s mostly.
+const WAIT_MAX: Duration = Duration::from_secs(4);
+
+/// Between two tries, unless the map changes before.
+const PAUSE: Duration = Duration::from_millis(100);
+
+type Client = MessageServiceClient<Peer>;
+
+/// The owners of all chats.
+#[derive(Clone)]
+pub(crate) struct Owners(Arc<Inner>);
+
+struct Inner {
+    here: OwnerHandle,
+    /// Among others: where this instance is called, and the others.
+    among: Option<Among>,
+}
+
+struct Among {
+    addr: String,
+    pool: Pool,
+    /// Made of these members.
+    clients: Mutex<(Members, HashMap<Arc<str>, Client>)>,
+}
+
+pub(crate) enum Place {
+    Here,
+    There(Client),
+    /// Nobody's at the moment, or of an instance that is not known yet.
+    Nowhere,
+}
+
+impl Owners {
+    /// All chats are of this one.
+    pub(crate) fn alone(here: OwnerHandle) -> Self {
+        Self(Arc::new(Inner { here, among: None }))
+    }
+
+    pub(crate) fn among(here: OwnerHandle, addr: String, pool: Pool) -> Self {
+        let clients = Mutex::new((Members::from([]), HashMap::new()));
+        Self(Arc::new(Inner { here, among: Some(Among { addr, pool, clients }) }))
+    }
+
+    pub(crate) fn is_alone(&self) -> bool {
+        self.0.among.is_none()
+    }
+
+    /// To be asked for each call of a request.
+    pub(crate) fn tries<T>(&self, request: &Request<T>) -> Tries {
+        let passed_on = request.metadata().contains_key(HOP);
+        self.tries_of(passed_on || self.0.among.is_none())
+    }
+
+    fn tries_of(&self, once: bool) -> Tries {
+        Tries { owners: self.clone(), map: self.0.here.map(), once, until: Instant::now() + WAIT_MAX }
+    }
+
+    /// Chats as one of their members sees them.
+    pub(crate) async fn views(&self, chats: &[ChatId], user: UserId, device: &str) -> Vec<Result<ChatView, ChatError>> {
+        let mut tries = self.tries_of(self.0.among.is_none());
+        let mut views: Vec<Result<ChatView, ChatError>> = vec![Err(ChatError::NotOwner); chats.len()];
+        loop {
+            let open: Vec<usize> = (0..chats.len()).filter(|at| may_pass(&views[*at])).collect();
+            let asked: Vec<ChatId> = open.iter().map(|at| chats[*at]).collect();
+            let found = tries.views(&asked, user, device).await;
+            open.into_iter().zip(found).for_each(|(at, view)| views[at] = view);
+            if !views.iter().any(may_pass) || !tries.wait().await {
+                return views;
+            }
+        }
+    }
+
+    /// The same, of the chats that this instance owns.
+    pub(crate) async fn views_here(
+        &self,
+        chats: &[ChatId],
+        user: UserId,
+        device: &str,
+    ) -> Vec<Result<ChatView, ChatError>> {
+        join_all(chats.iter().map(|chat| self.view_here(*chat, user, device))).await
+    }
+
+    pub(crate) async fn view_here(&self, chat: ChatId, user: UserId, device: &str) -> Result<ChatView, ChatError> {
+        match self.0.here.call(chat, Command::View(View { user, device: device.to_owned() })).await {
+            Outcome::Viewed(view) => Ok(*view),
+            Outcome::ChatRefused(error) => Err(error),
+            _ => Err(ChatError::Unavailable),
+        }
+    }
+}
+
+fn may_pass(view: &Result<ChatView, ChatError>) -> bool {
+    matches!(view, Err(ChatError::NotOwner | ChatError::Unavailable))
+}
+
+/// A call on its way to a shard's owner, as often as it takes within [`WAIT_MAX`].
+pub(crate) struct Tries {
+    owners: Owners,
+    map: watch::Receiver<Arc<ShardMap>>,
+    once: bool,
+    until: Instant,
+}
+
+impl Tries {
+    pub(crate) fn place(&mut self, shard: Shard) -> Place {
+        let Some(among) = &self.owners.0.among else { return Place::Here };
+        let map = self.map.borrow_and_update().clone();
+        match map.owner(shard).and_then(|owner| map.addrs.get(&owner)) {
+            Some(addr) if **addr == *among.addr => Place::Here,
+            // Else two instances that disagree could pass it to and fro.
+            Some(addr) if !self.once => among.client(addr).map_or(Place::Nowhere, Place::There),
+            _ => Place::Nowhere,
+        }
+    }
+
+    /// What a call came to: to be answered, or to be tried again.
+    pub(crate) async fn next<T>(&mut self, result: Result<T, Status>) -> ControlFlow<Result<T, Status>> {
+        match &result {
+            Err(status) if status.code() == Code::Unavailable && self.wait().await => ControlFlow::Continue(()),
+            _ => ControlFlow::Break(result),
+        }
+    }
+
+    /// Until another try makes sense; `false`: none does.
+    async fn wait(&mut self) -> bool {
+        let next = Instant::now() + PAUSE;
+        if self.once || next > self.until {
+            return false;
+        }
+        tokio::select! {
+            () = sleep_until(next) => {}
+            changed = self.map.changed() => if changed.is_err() {
+                sleep_until(next).await;
+            }
+        }
+        true
+    }
+
+    async fn views(&mut self, chats: &[ChatId], user: UserId, device: &str) -> Vec<Result<ChatView, ChatError>> {
+        let mut here = Vec::new();
+        let mut there: BTreeMap<Arc<str>, (Client, Vec<usize>)> = BTreeMap::new();
+        let map = self.map.borrow_and_update().clone();
+        for (at, chat) in chats.iter().enumerate() {
+            let shard = Shard::of_chat(*chat);
+            match self.place(shard) {
+                Place::Here => here.push(at),
+                Place::There(client) => {
+                    let addr = map.owner(shard).and_then(|owner| map.addrs.get(&owner)).cloned().unwrap_or_default();
+                    there.entry(addr).or_insert_with(|| (client, Vec::new())).1.push(at);
+                }
+                Place::Nowhere => {}
+            }
+        }
+        let mut views = vec![Err(ChatError::NotOwner); chats.len()];
+        let these = |places: &[usize]| places.iter().map(|at| chats[*at]).collect::<Vec<ChatId>>();
+        let chats_here = these(&here);
+        let of_here = self.owners.views_here(&chats_here, user, device);
+        let of_there = there.into_values().map(|(client, places)| {
+            let asked = these(&places);
+            async move { (places, views_there(client, &asked, user, device).await) }
+        });
+        let (of_here, of_there) = join(of_here, join_all(of_there)).await;
+        let all = of_there.into_iter().chain([(here, of_here)]);
+        for (at, view) in all.flat_map(|(places, found)| places.into_iter().zip(found)) {
+            views[at] = view;
+        }
+        views
+    }
+}
+
+/// Marks a request as passed on.
+pub(crate) fn passed_on<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.metadata_mut().insert(HOP, MetadataValue::from_static("1"));
+    request
+}
+
+async fn views_there(
+    mut client: Client,
+    chats: &[ChatId],
+    user: UserId,
+    device: &str,
+) -> Vec<Result<ChatView, ChatError>> {
+    let chat_ids = chats.iter().map(|chat| chat.0).collect();
+    let request = ViewChatsRequest { user_id: user.0, device: device.to_owned(), chat_ids };
+    let Ok(response) = client.view_chats(passed_on(request)).await else {
+        return vec![Err(ChatError::Unavailable); chats.len()];
+    };
+    let viewed = response.into_inner().chats.into_iter().map(|chat| match chat.outcome {
+        Some(viewed_chat::Outcome::View(view)) => Ok(convert::view(view)),
+        Some(viewed_chat::Outcome::Refused(refused)) => Err(ChatError::named(&refused.code)),
+        None => Err(ChatError::Unavailable),
+    });
+    let missing = std::iter::repeat(Err(ChatError::Unavailable));
+    viewed.chain(missing).take(chats.len()).collect()
+}
+
+impl Among {
+    fn client(&self, addr: &str) -> Option<Client> {
+        let members = self.pool.members();
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        if !Arc::ptr_eq(&clients.0, &members) {
+            let made = members.iter().map(|member| {
+                let cfg = ClientConfig::new("message-svc", "message-svc");
+                (member.id.clone(), MessageServiceClient::new(client(cfg, member.peer.clone())))
+            });
+            *clients = (members.clone(), made.collect());
+        }
+        clients.1.get(addr).cloned()
+    }
+}

@@ -1,0 +1,106 @@
+//! Reads of chats, members and lists.
+
+use std::collections::{HashMap, HashSet};
+
+use bytes::Bytes;
+use confab_ids::{ChatId, Seq, UserId};
+use confab_proto::message::v1::ChatKind;
+use futures_util::stream::TryStreamExt;
+use prost::Message;
+
+use super::{Cassandra, big, failed};
+use crate::core::recovery::LogRow;
+use crate::store::rows::{ChatValue, MarksValue, RosterValue};
+use crate::store::{ChatOfUser, ChatRecord, Meta, Roster, StoreError};
+
+/// Chats of a user that are compared with others'; who shares only later ones counts as a stranger.
+const COMPARED_MAX: usize = 65_536;
+
+impl Cassandra {
+    pub(super) async fn chat(&self, chat: ChatId) -> Result<Option<(Meta, Roster)>, StoreError> {
+        let row: Option<(Bytes, Bytes, i64)> = self.row(&self.statements.chat, (big(chat.0),)).await?;
+        let Some((meta, members, seq)) = row else { return Ok(None) };
+        let members = RosterValue::decode(members)?.members();
+        let roster = Roster { seq: Seq(seq.cast_unsigned()), members };
+        Ok(Some((ChatValue::decode(meta)?.meta(chat), roster)))
+    }
+
+    /// Without its log's end.
+    pub(super) async fn load_one(self, chat: ChatId) -> Result<Option<ChatRecord>, StoreError> {
+        let marks = self.rows::<(Bytes,)>(&self.statements.marks, (big(chat.0),));
+        let (found, blocks) = futures_util::future::try_join(self.chat(chat), marks).await?;
+        let Some((meta, roster)) = found else { return Ok(None) };
+        let mut marks = HashMap::new();
+        for (block,) in blocks {
+            marks.extend(MarksValue::decode(block)?.marks());
+        }
+        let with_marks = roster.members.iter().map(|member| {
+            let marks = marks.remove(&member.user).unwrap_or_default();
+            (member.clone(), marks)
+        });
+        let members = with_marks.collect();
+        Ok(Some(ChatRecord { meta, members, roster_seq: roster.seq, head: Seq::ZERO, count: 0, last_at_ms: 0 }))
+    }
+
+    /// In one page: what a recovery cuts at must not change between two.
+    pub(super) async fn tail(self, chat: ChatId, bucket: u32, limit: usize) -> Result<Vec<LogRow>, StoreError> {
+        let values = (big(chat.0), bucket.cast_signed(), rows_at_most(limit));
+        let rows: Vec<(i64, i64, Bytes)> = self.rows(&self.statements.tail, values).await?;
+        Ok(rows.into_iter().map(|(seq, epoch, bytes)| LogRow { seq: Seq(seq.cast_unsigned()), epoch, bytes }).collect())
+    }
+
+    pub(super) async fn chats(&self, user: UserId, after: ChatId, limit: usize) -> Result<Vec<ChatOfUser>, StoreError> {
+        let values = (big(user.0), big(after.0), rows_at_most(limit));
+        let rows: Vec<(i64, i32)> = self.rows(&self.statements.chats_of, values).await?;
+        let chat = |(chat, kind): (i64, i32)| ChatOfUser {
+            chat: ChatId(chat.cast_unsigned()),
+            kind: ChatKind::try_from(kind).unwrap_or_default(),
+        };
+        Ok(rows.into_iter().map(chat).collect())
+    }
+
+    pub(super) async fn sharing(&self, user: UserId, others: Vec<UserId>) -> Result<Vec<UserId>, StoreError> {
+        let chats = std::sync::Arc::new(self.clone().first_chats(user).await?);
+        let shares = |store: Self, other| {
+            let chats = chats.clone();
+            async move { Ok(store.is_in_any(other, &chats).await?.then_some(other)) }
+        };
+        Ok(self.for_each(others, shares).await?.into_iter().flatten().collect())
+    }
+
+    async fn first_chats(self, user: UserId) -> Result<HashSet<i64>, StoreError> {
+        let mut chats = HashSet::new();
+        let mut rows = self.all_chats(user).await?;
+        while chats.len() < COMPARED_MAX
+            && let Some((chat,)) = rows.try_next().await.map_err(failed)?
+        {
+            chats.insert(chat);
+        }
+        Ok(chats)
+    }
+
+    async fn is_in_any(&self, user: UserId, chats: &HashSet<i64>) -> Result<bool, StoreError> {
+        let mut rows = self.all_chats(user).await?;
+        let mut compared = 0;
+        while compared < COMPARED_MAX
+            && let Some((chat,)) = rows.try_next().await.map_err(failed)?
+        {
+            if chats.contains(&chat) {
+                return Ok(true);
+            }
+            compared += 1;
+        }
+        Ok(false)
+    }
+
+    /// By ascending id, page after page.
+    async fn all_chats(&self, user: UserId) -> Result<scylla::client::pager::TypedRowStream<(i64,)>, StoreError> {
+        let pages = self.session.execute_iter(self.statements.all_chats_of.clone(), (big(user.0),)).await;
+        pages.map_err(failed)?.rows_stream().map_err(failed)
+    }
+}
+
+/// A count as CQL's LIMIT has it.
+pub(super) fn rows_at_most(limit: usize) -> i32 {
+    i32::try_from(limit).unwrap_or(i32::MAX).max(1)
+}
