@@ -83,13 +83,22 @@ pub(crate) fn table(written: &[Written]) -> String {
     })
 }
 
+/// What an internal team's service has before its name.
+const TEAM: &str = "service:";
+
 pub(crate) fn parse_role(text: &str) -> Result<String, String> {
     let fine = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    if (1..=63).contains(&text.len()) && text.chars().all(fine) {
+    let name = text.strip_prefix(TEAM).unwrap_or(text);
+    if (1..=63).contains(&name.len()) && name.chars().all(fine) {
         Ok(text.to_owned())
     } else {
-        Err("a role's name has 1 to 63 of a-z 0-9 -".to_owned())
+        Err("a role's name has 1 to 63 of a-z 0-9 -, and a team's service is service:NAME".to_owned())
     }
+}
+
+/// The certificate's file is `edge.crt`, or `service-billing.crt`.
+fn file_name(role: &str, kind: &str) -> String {
+    format!("{}.{kind}", role.replace(':', "-"))
 }
 
 fn make_authority(cert_path: &Path, key_path: &Path) -> anyhow::Result<()> {
@@ -131,8 +140,8 @@ fn issue_role(
     let cert = params.signed_by(&key, authority).with_context(|| format!("can't sign the certificate of {role}"))?;
 
     let files = Files {
-        cert: request.folder.join(format!("{role}.crt")),
-        key: request.folder.join(format!("{role}.key")),
+        cert: request.folder.join(file_name(role, "crt")),
+        key: request.folder.join(file_name(role, "key")),
         authorities: authorities.to_owned(),
     };
     replace(&files.key, &key.serialize_pem(), 0o600)?;
@@ -148,7 +157,9 @@ fn issue_role(
 
 /// The role, by which the mesh knows it, and the hosts.
 fn names(role: &str, hosts: &[String]) -> anyhow::Result<Vec<SanType>> {
-    let mut names = vec![SanType::URI(format!("spiffe://confab/{role}/development").try_into()?)];
+    // A team's is spiffe://confab/service/<name>/<instance>.
+    let path = role.replace(':', "/");
+    let mut names = vec![SanType::URI(format!("spiffe://confab/{path}/development").try_into()?)];
     for host in hosts {
         names.push(match host.parse::<IpAddr>() {
             Ok(address) => SanType::IpAddress(address),
@@ -212,6 +223,20 @@ mod tests {
             use std::os::unix::fs::PermissionsExt as _;
             let mode = fs::metadata(&file.path).expect("there").permissions().mode();
             assert_eq!(mode & 0o777, 0o600, "{}", file.path.display());
+        }
+    }
+
+    #[test]
+    fn a_team_s_service_and_a_process_of_several_roles_get_theirs() {
+        let dir = tempfile::tempdir().expect("a folder");
+        issue(&request(dir.path(), &["service:billing", "confab"])).expect("made");
+        assert_eq!(credentials(dir.path(), "service-billing").identity().role(), "service:billing");
+        assert_eq!(credentials(dir.path(), "confab").identity().role(), confab_mesh::identity::ALL_ROLES);
+        for good in ["edge", "service:billing", "a-1"] {
+            assert_eq!(parse_role(good).as_deref(), Ok(good));
+        }
+        for bad in ["", "service:", "Edge", "edge:1", "service:a:b", "a/b", "../a"] {
+            assert!(parse_role(bad).is_err(), "{bad}");
         }
     }
 

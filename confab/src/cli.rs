@@ -72,9 +72,12 @@ Examples:
   confab certs --out certs
   confab certs --out certs --role edge --days 7
   confab certs --out certs --host localhost --host 127.0.0.1
+  confab certs --out certs --role service:billing   an internal team's service, as a caller
+  confab certs --out certs --role confab            a process with several roles
 
 For trying out a cluster. Each role gets a certificate that says which role it is, signed by an authority (ca.crt) that is made
-the first time and then used again; it is never written over. A running server takes its new files by itself.";
+the first time and then used again; it is never written over. A running server takes its new files by itself:
+  CONFAB_MESH__TLS__CERT=certs/edge.crt CONFAB_MESH__TLS__KEY=certs/edge.key CONFAB_MESH__TLS__CA=certs/ca.crt confab serve --role edge …";
 
 /// A chat backend: one program, no database to install, and an acked message is never lost.
 #[derive(Debug, Parser)]
@@ -179,7 +182,7 @@ pub(crate) struct CertsArgs {
     /// Whose certificate; can be repeated [default: edge, message-svc, fanout-svc and presence-svc]
     #[arg(long, value_name = "NAME", value_parser = parse_role)]
     pub(crate) role: Vec<String>,
-    /// A host's name or address that they hold, too; can be repeated. The services don't look at it
+    /// A host's name or address that they hold, too; can be repeated. The services don't look at it; grpcurl and the like do
     #[arg(long, value_name = "HOST")]
     pub(crate) host: Vec<String>,
     /// How many days they hold

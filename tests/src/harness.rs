@@ -5,12 +5,16 @@
 
 pub mod client;
 pub mod http;
+pub mod mesh;
+pub mod processes;
 pub mod server;
 pub mod token;
 
 use std::time::Duration;
 
 pub use client::{Client, Incoming, Mode};
+pub use mesh::{Mesh, Shape};
+pub use processes::{Process, Signal};
 pub use server::Server;
 
 /// How long anything may take that should be quick. Generous: CI has two busy cores.

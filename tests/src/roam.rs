@@ -27,7 +27,8 @@ const WINDOW: usize = 4;
 
 /// What all roamers of a run share.
 pub struct Field {
-    pub addr: SocketAddr,
+    /// Where to connect: each roamer has one of them, and goes on to the next one when it fails.
+    pub addrs: Vec<SocketAddr>,
     pub seed: u64,
     /// Frames after which a connection is dropped: drawn anew for each.
     pub drop_after: Range<u32>,
@@ -42,9 +43,15 @@ pub struct Field {
 
 impl Field {
     #[must_use]
-    pub fn new(addr: SocketAddr, seed: u64, drop_after: Range<u32>, chats: &[u64], senders: usize) -> Self {
+    pub fn new(
+        addrs: impl Into<Vec<SocketAddr>>,
+        seed: u64,
+        drop_after: Range<u32>,
+        chats: &[u64],
+        senders: usize,
+    ) -> Self {
         Self {
-            addr,
+            addrs: addrs.into(),
             seed,
             drop_after,
             acked: AtomicU64::new(0),
@@ -105,6 +112,8 @@ struct Roamer<'a> {
     pending: VecDeque<Pending>,
     made: u32,
     connection: u32,
+    /// Of the field's addresses, the one to try next, modulo their number.
+    at: usize,
     finished: bool,
 }
 
@@ -137,6 +146,7 @@ pub async fn roam(
         pending: VecDeque::new(),
         made: 0,
         connection: 0,
+        at: usize::try_from(device.user).unwrap_or(0),
         finished: false,
         device,
     };
@@ -168,9 +178,11 @@ impl Roamer<'_> {
     async fn connect(&mut self) -> Client {
         loop {
             let mode = client::Mode::Json;
-            if let Ok(client) = Client::connect(self.field.addr, &self.token, mode).await {
+            let addr = self.field.addrs[self.at % self.field.addrs.len()];
+            if let Ok(client) = Client::connect(addr, &self.token, mode).await {
                 return client;
             }
+            self.at += 1;
             // The backoff of a client whose server is down.
             let pause = self.rng.random_range(20..150);
             sleep(Duration::from_millis(pause)).await;

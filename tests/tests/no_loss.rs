@@ -37,7 +37,7 @@ async fn acked_messages_reach_every_member_once_and_in_order() {
     let mut server = Server::start().await.unwrap();
     let chats = create_chats(&server).await;
     let users = 1000..1000 + USERS;
-    let field = Arc::new(Field::new(server.addr(), seed, 60..700, &chats, users.clone().count()));
+    let field = Arc::new(Field::new([server.addr()], seed, 60..700, &chats, users.clone().count()));
     let roamers: Vec<_> = users
         .map(|user| {
             let (field, token) = (Arc::clone(&field), server.token(user));

@@ -3,7 +3,9 @@
 //!
 //! A call fails if nobody answers it, if it is late though it was waited for, or if it is answered `Unavailable`. A server
 //! that sheds load (see `shed.rs`) works, and is no failure: a circuit that opens for it would turn a part of the calls
-//! refused into all of them.
+//! refused into all of them. Nor is a call that was not even sent, since there is no connection (see `unsent.rs`): that
+//! failed at once and cost nobody anything, and connections are looked for at a pace of their own; a circuit that opened
+//! for it would stay open when they are back.
 
 mod circuit;
 
@@ -24,7 +26,7 @@ use tonic::{Code, Status};
 use tower::{Layer, Service};
 
 use self::circuit::{Change, Circuit, Outcome, Pass};
-use crate::{ClientConfig, call::code_in, shed};
+use crate::{ClientConfig, call::code_in, shed, unsent};
 
 /// A deadline that left less than this says more of the caller than of the target.
 const WAITED_MIN: Duration = Duration::from_millis(250);
@@ -103,6 +105,7 @@ fn outcome<B>(result: &Result<Response<B>, Status>, waited: Duration) -> Outcome
             Some(Code::DeadlineExceeded) => late(),
             _ => Outcome::Works,
         },
+        Err(status) if unsent::is_source_of(status) => Outcome::Unknown,
         Err(status) => match status.code() {
             Code::DeadlineExceeded => late(),
             // Of the caller's own making.

@@ -26,6 +26,11 @@ pub fn take(status: &Status) -> Option<Request<Body>> {
     unsent.0.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
+/// Whether the request of `status` was not sent, wherever it is now.
+pub(crate) fn is_source_of(status: &Status) -> bool {
+    status.source().is_some_and(|source| source.is::<Unsent>())
+}
+
 /// The lock only makes it `Sync`, as a source must be.
 struct Unsent(Mutex<Option<Request<Body>>>);
 
@@ -45,7 +50,7 @@ impl Error for Unsent {}
 
 #[cfg(test)]
 mod tests {
-    use super::{Body, Request, Status, give_back, take};
+    use super::{Body, Request, Status, give_back, is_source_of, take};
 
     #[test]
     fn a_request_comes_back_once() {
@@ -53,7 +58,8 @@ mod tests {
         let status = give_back(Status::unavailable("no connection"), request);
         let back = take(&status).expect("given back");
         assert_eq!(back.uri(), "/a.v1.A/Get");
-        assert!(take(&status).is_none());
-        assert!(take(&Status::unavailable("sent")).is_none());
+        assert!(take(&status).is_none() && is_source_of(&status));
+        let sent = Status::unavailable("sent");
+        assert!(take(&sent).is_none() && !is_source_of(&sent));
     }
 }

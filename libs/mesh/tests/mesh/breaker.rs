@@ -33,7 +33,31 @@ fn comes_back_after(failures: usize) -> (Peer, Arc<AtomicUsize>) {
             tower::Service::call(&mut works, request).await
         }
     }));
-    (client(ClientConfig::new("edge", "test-svc"), peer), calls)
+    let mut cfg = ClientConfig::new("edge", "test-svc");
+    cfg.breaker_pause_max = Duration::from_secs(30);
+    (client(cfg, peer), calls)
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_not_sent_is_no_failure_and_the_first_connection_is_used_at_once() {
+    let connected = Arc::new(AtomicUsize::new(0));
+    let is_connected = Arc::clone(&connected);
+    let works = server(ServerConfig::new("test-svc"), unary(|_| async { Ok(Response::new(String::new())) }));
+    let peer = Peer::new(service_fn(move |request| {
+        let (connected, mut works) = (is_connected.load(Ordering::SeqCst), works.clone());
+        async move {
+            match connected {
+                0 => Err(confab_mesh::unsent::give_back(Status::unavailable("no connection"), request)),
+                _ => tower::Service::call(&mut works, request).await,
+            }
+        }
+    }));
+    let peer = client(ClientConfig::new("edge", "test-svc"), peer);
+    for _ in 0..50 {
+        assert_eq!(say(&peer, empty()).await.expect_err("not there").message(), "no connection");
+    }
+    connected.store(1, Ordering::SeqCst);
+    say(&peer, empty()).await.expect("at once");
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,0 +1,256 @@
+//! A mesh: each role in processes of their own, over mutual TLS with certificates of `confab certs`.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, ensure};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::client::{Client, Mode};
+use super::http::{self, Response};
+use super::processes::{Process, Spec};
+use super::server::command;
+use super::token::Minter;
+use super::{BOUND, wait_for};
+
+/// How many instances of each role.
+#[derive(Clone, Debug)]
+pub struct Shape {
+    pub presence: usize,
+    pub fanout: usize,
+    pub message: usize,
+    pub edge: usize,
+    /// Without: plaintext, which loopback allows, and no policy.
+    pub tls: bool,
+    /// Settings of every process beside what it needs: `("CONFAB_LOG__FILTER", "debug")`.
+    pub env: Vec<(String, String)>,
+}
+
+impl Default for Shape {
+    /// Two of each, and one message-svc: on embedded storage there can be only one.
+    fn default() -> Self {
+        Self { presence: 2, fanout: 2, message: 1, edge: 2, tls: true, env: Vec::new() }
+    }
+}
+
+/// In the order in which they start: each calls only those before it.
+const ROLES: [&str; 4] = ["presence-svc", "fanout-svc", "message-svc", "edge"];
+
+/// The processes, by name: `edge-0`, `message-svc-0`, … Dropping it kills them.
+pub struct Mesh {
+    pub processes: BTreeMap<String, Process>,
+    shape: Shape,
+    ip: Ipv4Addr,
+    folder: TempDir,
+    minter: Minter,
+    team_secret: String,
+}
+
+impl Mesh {
+    /// Starts all, and waits until they are ready.
+    ///
+    /// # Errors
+    /// If the program is missing, or one of them isn't ready in time.
+    pub async fn start(shape: Shape) -> anyhow::Result<Self> {
+        let mut mesh = Self::prepare(shape)?;
+        for spec in mesh.specs() {
+            mesh.spawn(spec)?;
+        }
+        for process in mesh.processes.values_mut() {
+            process.wait_ready().await?;
+        }
+        Ok(mesh)
+    }
+
+    /// A folder with certificates and secrets, and an address of its own, as every test has: nobody else's ports are in the
+    /// way, and they are known before the processes are. Nothing runs yet.
+    ///
+    /// # Errors
+    /// If the program is missing.
+    pub fn prepare(shape: Shape) -> anyhow::Result<Self> {
+        let folder = tempfile::tempdir()?;
+        // 127.0.0.1 is for those who take a free port there.
+        let ip = Ipv4Addr::new(127, rand::random_range(1..=254), rand::random(), rand::random_range(1..=254));
+        let (secret, team_secret) = (random_secret(), random_secret());
+        std::fs::write(folder.path().join("token.key"), &secret)?;
+        std::fs::write(folder.path().join("team.key"), &team_secret)?;
+        std::fs::create_dir(folder.path().join("logs"))?;
+        let minter = Minter::with_secret(secret.as_bytes());
+        let mesh = Self { processes: BTreeMap::new(), shape, ip, folder, minter, team_secret };
+        mesh.certs(&mesh.folder.path().join("certs"), &["edge", "message-svc", "fanout-svc", "presence-svc"])?;
+        Ok(mesh)
+    }
+
+    /// Certificates of `roles` into `folder`: of the mesh's authority if it is [`Self::certs_folder`], of another one's if not.
+    ///
+    /// # Errors
+    /// If they can't be made.
+    pub fn certs(&self, folder: &Path, roles: &[&str]) -> anyhow::Result<()> {
+        let mut command = command()?;
+        command.args(["certs", "--host", &self.ip.to_string(), "--out"]).arg(folder);
+        for role in roles {
+            command.args(["--role", role]);
+        }
+        let output = command.output()?;
+        ensure!(output.status.success(), "confab certs: {output:?}");
+        Ok(())
+    }
+
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    #[must_use]
+    pub fn certs_folder(&self) -> PathBuf {
+        self.folder.path().join("certs")
+    }
+
+    /// How each process of the shape is started, in order.
+    #[must_use]
+    pub fn specs(&self) -> Vec<Spec> {
+        let of = |role: &'static str| (0..self.count(role)).map(move |at| self.spec(role, at));
+        ROLES.into_iter().flat_map(of).collect()
+    }
+
+    /// # Errors
+    /// If the program is missing.
+    pub fn spawn(&mut self, spec: Spec) -> anyhow::Result<()> {
+        let process = Process::spawn(spec, &self.folder.path().join("logs"))?;
+        self.processes.insert(process.name().to_owned(), process);
+        Ok(())
+    }
+
+    /// # Panics
+    /// If there is none of this name.
+    pub fn process(&mut self, name: &str) -> &mut Process {
+        self.processes.get_mut(name).unwrap_or_else(|| panic!("no process {name}"))
+    }
+
+    /// Where others call it, by gRPC.
+    #[must_use]
+    pub fn grpc(&self, role: &str, at: usize) -> SocketAddr {
+        self.address(7_000, role, at)
+    }
+
+    /// Where clients connect.
+    #[must_use]
+    pub fn edge(&self, at: usize) -> SocketAddr {
+        self.address(8_000, "edge", at)
+    }
+
+    /// # Errors
+    /// If connecting fails.
+    pub async fn connect(&self, edge: usize, user: u64) -> anyhow::Result<Client> {
+        Client::connect(self.edge(edge), &self.token(user), Mode::Json).await
+    }
+
+    #[must_use]
+    pub fn token(&self, user: u64) -> String {
+        self.minter.token(user, None)
+    }
+
+    /// The secret that service tokens are signed with.
+    #[must_use]
+    pub fn team_secret(&self) -> &str {
+        &self.team_secret
+    }
+
+    /// An HTTP request as `user`.
+    ///
+    /// # Errors
+    /// If the edge doesn't answer.
+    pub async fn http(
+        &self,
+        edge: usize,
+        user: u64,
+        method: &str,
+        path: &str,
+        body: &Value,
+    ) -> anyhow::Result<Response> {
+        http::request(self.edge(edge), method, path, Some(&self.token(user)), Some(body)).await
+    }
+
+    /// A direct chat's id, made if there is none.
+    ///
+    /// # Errors
+    /// If it can't be made.
+    pub async fn direct(&self, edge: usize, user: u64, peer: u64) -> anyhow::Result<u64> {
+        self.create(edge, user, &json!({"kind": "direct", "peer": peer})).await
+    }
+
+    /// A group's id.
+    ///
+    /// # Errors
+    /// If it can't be made.
+    pub async fn group(&self, edge: usize, creator: u64, members: &[u64]) -> anyhow::Result<u64> {
+        self.create(edge, creator, &json!({"kind": "group", "title": "a group", "members": members})).await
+    }
+
+    async fn create(&self, edge: usize, user: u64, body: &Value) -> anyhow::Result<u64> {
+        // As clients do: 503 is to try again.
+        let response = wait_for("an answer but 503", BOUND, || async {
+            let response = self.http(edge, user, "POST", "/v1/chats", body).await;
+            response.as_ref().is_ok_and(|response| response.status != 503).then_some(response)
+        });
+        let response = response.await??;
+        ensure!(matches!(response.status, 200 | 201), "creating a chat: {} {}", response.status, response.text());
+        response.json()?["chat_id"].as_u64().with_context(|| format!("no chat_id in {}", response.text()))
+    }
+
+    fn count(&self, role: &str) -> usize {
+        match role {
+            "presence-svc" => self.shape.presence,
+            "fanout-svc" => self.shape.fanout,
+            "message-svc" => self.shape.message,
+            _ => self.shape.edge,
+        }
+    }
+
+    /// A port per role and instance; `base` tells what it is for.
+    fn address(&self, base: u16, role: &str, at: usize) -> SocketAddr {
+        let role = ROLES.iter().position(|name| *name == role).unwrap_or(0);
+        let offset = u16::try_from(role * 100 + at).unwrap_or(u16::MAX - base);
+        SocketAddr::from((self.ip, base + offset))
+    }
+
+    fn spec(&self, role: &'static str, at: usize) -> Spec {
+        let mut env: Vec<(String, String)> = self.shape.env.clone();
+        let mut set = |key: &str, value: String| env.push((format!("CONFAB_{key}"), value));
+        let ready = match role {
+            "edge" => self.edge(at),
+            _ => self.address(9_000, role, at),
+        };
+        set("MESH__LISTEN", self.grpc(role, at).to_string());
+        for (other, key) in
+            [("message-svc", "MESSAGE_SVC"), ("fanout-svc", "FANOUT_SVC"), ("presence-svc", "PRESENCE_SVC")]
+        {
+            let all: Vec<String> = (0..self.count(other)).map(|at| self.grpc(other, at).to_string()).collect();
+            set(&format!("MESH__DISCOVER__{key}"), format!("static:{}", all.join(",")));
+        }
+        let path = |name: &str| self.folder.path().join(name).display().to_string();
+        if self.shape.tls {
+            set("MESH__TLS__CERT", path(&format!("certs/{role}.crt")));
+            set("MESH__TLS__KEY", path(&format!("certs/{role}.key")));
+            set("MESH__TLS__CA", path("certs/ca.crt"));
+            set("MESH__TOKEN_KEYS", path("team.key"));
+        }
+        match role {
+            "edge" => {
+                set("LISTEN", ready.to_string());
+                set("TOKEN__SECRET_FILE", path("token.key"));
+            }
+            _ => set("MESH__HTTP", ready.to_string()),
+        }
+        set("DATA", path(&format!("{role}-{at}")));
+        let args = ["serve", "--role", role].map(str::to_owned).to_vec();
+        Spec { name: format!("{role}-{at}"), args, env, ready }
+    }
+}
+
+/// 32 bytes, as hexadecimal digits.
+fn random_secret() -> String {
+    rand::random::<[u64; 4]>().iter().map(|part| format!("{part:016x}")).collect()
+}

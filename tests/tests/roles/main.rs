@@ -1,0 +1,5 @@
+//! Each role in processes of their own: a mesh over mutual TLS, as a cluster has it.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking, and prints its figures")]
+
+mod chatting;
