@@ -138,7 +138,7 @@ pub(crate) struct Flags {
     pub(crate) tls_key: Option<PathBuf>,
     pub(crate) behind_proxy: Vec<String>,
     pub(crate) role: Vec<String>,
-    /// For `confab migrate`: it has no roles.
+    /// For `confab migrate`, which serves nobody.
     pub(crate) migrate: bool,
 }
 
@@ -203,9 +203,8 @@ impl Config {
             storage,
             roles,
         };
-        config.check_together(r);
-        if uses == Use::Serve && config.roles.is_empty() && config.storage != StorageConfig::Embedded {
-            r.reject("storage.kind", "must be embedded where one process has all services; a cluster's have --role");
+        if uses == Use::Serve {
+            config.check_together(r);
         }
         reader.finish(config)
     }
@@ -225,6 +224,9 @@ impl Config {
                 "token.secret_file",
                 "is needed by an edge without a data folder: the file with the key that clients' tokens are signed with",
             );
+        }
+        if self.roles.is_empty() && self.storage != StorageConfig::Embedded {
+            r.reject("storage.kind", "must be embedded where one process has all services; a cluster's have --role");
         }
         if self.edge.frame_bytes_max > self.edge.frame_bytes_hard_max {
             r.reject(
