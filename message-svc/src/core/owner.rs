@@ -231,7 +231,7 @@ impl Owner {
         let chat = load.chat;
         match record {
             Some(record) if self.fence.is_sole() => self.make_hot(now, chat, Chat::from_record(record), fx),
-            Some(record) => self.recover(load, record, fx),
+            Some(record) => self.recover(now, load, record, fx),
             None => self.absent(now, chat, fx),
         }
     }

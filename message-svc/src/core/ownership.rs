@@ -257,17 +257,16 @@ impl Ownership {
         }
         let me = self.lease.incarnation();
         for shard in Shard::all() {
-            let (before, after) = (self.map.owner(shard), map.tenure(shard));
-            let mine = after.is_some_and(|tenure| tenure.owner == me);
-            if before == Some(me) && !mine {
+            let (before, after) = (self.map.tenure(shard), map.tenure(shard));
+            let owned = before.is_some_and(|tenure| tenure.owner == me);
+            // Another may have had it in between, in versions of the map that were not seen: then its floor has risen.
+            let same = before == after || !rules::holds(Rule::NoticeAnotherTenure) && owned;
+            if owned && !(same && after.is_some_and(|tenure| tenure.owner == me)) {
                 self.changes.lost.push(shard);
                 self.stopping.remove(&shard);
                 self.quiet.remove(&shard);
             }
-            if let Some(tenure) = after
-                && mine
-                && before != Some(me)
-            {
+            if let Some(tenure) = after.filter(|tenure| tenure.owner == me && !(owned && same)) {
                 self.lease.stamps.raise(tenure.floor);
             }
         }

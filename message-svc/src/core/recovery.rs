@@ -30,7 +30,8 @@ pub(crate) struct LogRow {
 /// A chat's log on its way into memory.
 #[derive(Debug)]
 pub(crate) struct Recovery {
-    record: ChatRecord,
+    /// The chat's row as it was read last.
+    pub record: ChatRecord,
     to_read: VecDeque<u32>,
     rows: Vec<LogRow>,
     sends: Vec<(SendKey, Sent)>,
@@ -58,7 +59,14 @@ impl Recovery {
         Self { record, to_read, rows: Vec::new(), sends: Vec::new(), rewrites: VecDeque::new() }
     }
 
-    /// The bucket to read the newest [`TAIL`] rows of; after the last one it is to be [`cut`](Self::cut).
+    /// Whether the rows that were read are of the log's last buckets, by the chat's row as it was read again after them. If
+    /// not, all is to be read again.
+    pub(crate) fn confirmed(&self, record: &ChatRecord) -> bool {
+        self.to_read.is_empty() && upper_bucket(record) == upper_bucket(&self.record)
+    }
+
+    /// The bucket to read the newest [`TAIL`] rows of; after the last one the chat's row, again, and then it is to be
+    /// [`cut`](Self::cut).
     pub(crate) fn next(&self) -> Option<u32> {
         self.to_read.front().copied()
     }

@@ -22,8 +22,9 @@ const SCHEDULES: u64 = 300;
 /// Schedules within which the lack of a rule has to show.
 const CONTROL_SCHEDULES: u64 = 20_000;
 
-const RULES: [Rule; 18] = [
+const RULES: [Rule; 20] = [
     Rule::SettleUnknownMap,
+    Rule::NoticeAnotherTenure,
     Rule::DeadBeforeMove,
     Rule::StampsInRange,
     Rule::Window,
@@ -33,6 +34,7 @@ const RULES: [Rule; 18] = [
     Rule::BucketBeforeItsRows,
     Rule::QuorumReads,
     Rule::LowerBeforeUpper,
+    Rule::ReadChatAgain,
     Rule::CutAtHole,
     Rule::CutOtherEpochs,
     Rule::RewriteWithFreshEpoch,

@@ -194,8 +194,14 @@ impl Owner {
         self.refusals.closed(stream);
     }
 
-    pub(super) fn recover(&mut self, load: Load, record: ChatRecord, fx: &mut Effects) {
+    pub(super) fn recover(&mut self, now: Now, load: Load, record: ChatRecord, fx: &mut Effects) {
         let Some(Slot::Loading { recovery, .. }) = self.slots.get_mut(&load.chat) else { return };
+        if let Some(begun) = recovery
+            && begun.confirmed(&record)
+        {
+            begun.record = record;
+            return self.cut(now, load, fx);
+        }
         let begun = recovery.insert(Box::new(Recovery::new(record)));
         if let Some(bucket) = begun.next() {
             fx.tails.push(TailRead { load, bucket });
@@ -215,6 +221,17 @@ impl Owner {
         if let Some(bucket) = recovery.next() {
             return fx.tails.push(TailRead { bucket, ..read });
         }
+        if rules::holds(Rule::ReadChatAgain) {
+            // What it says of the log must be no older than the rows are: an owner before may have written both meanwhile.
+            return fx.loads.push(load);
+        }
+        self.cut(now, load, fx);
+    }
+
+    /// All is read: keeps what is certain of the log.
+    fn cut(&mut self, now: Now, load: Load, fx: &mut Effects) {
+        let chat = load.chat;
+        let Some(Slot::Loading { recovery: Some(recovery), .. }) = self.slots.get_mut(&chat) else { return };
         let Some(epoch) = self.fence.stamp(now) else {
             return self.drop_chats(&HashSet::from([chat]), fx);
         };

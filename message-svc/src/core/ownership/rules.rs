@@ -5,6 +5,7 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rule {
     SettleUnknownMap,
+    NoticeAnotherTenure,
     DeadBeforeMove,
     StampsInRange,
     Window,
@@ -14,6 +15,7 @@ pub(crate) enum Rule {
     BucketBeforeItsRows,
     QuorumReads,
     LowerBeforeUpper,
+    ReadChatAgain,
     CutAtHole,
     CutOtherEpochs,
     RewriteWithFreshEpoch,

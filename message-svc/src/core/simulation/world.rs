@@ -360,6 +360,7 @@ impl World {
         match &input {
             Input::Tail(read, rows) => self.trace_tail(node, *read, rows),
             Input::Committed(number) => self.trace_committed(node, *number),
+            Input::Loaded(load, Some(record)) => self.trace_loaded(node, *load, record),
             _ => {}
         }
         let this = &mut self.nodes[node];

@@ -5,10 +5,10 @@ use confab_proto::message::v1::{Event, event};
 use prost::Message as _;
 
 use super::World;
-use crate::core::TailRead;
 use crate::core::owner::Write;
 use crate::core::recovery::LogRow;
-use crate::store::Row;
+use crate::core::{Load, TailRead};
+use crate::store::{Certain, ChatRecord, Row};
 
 impl World {
     fn tell(&self, chat: u64, node: usize, what: impl FnOnce() -> String) {
@@ -27,6 +27,11 @@ impl World {
         if let Some(chat) = self.traced {
             self.tell(chat, node, || format!("write {number} is stored"));
         }
+    }
+
+    pub(super) fn trace_loaded(&self, node: usize, load: Load, record: &ChatRecord) {
+        let Certain { epoch, upto } = record.certain;
+        self.tell(load.chat.0, node, || format!("load {} finds the log certain up to {upto}@{epoch}", load.number));
     }
 
     pub(super) fn trace_tail(&self, node: usize, read: TailRead, rows: &[LogRow]) {
