@@ -81,6 +81,14 @@ pub fn row(name: &str) -> anyhow::Result<Row> {
     TABLE.into_iter().find(|row| row.name == name).with_context(|| format!("no fault {name}; there are {names}"))
 }
 
+/// What clients do meanwhile.
+#[derive(Clone, Copy, Debug)]
+pub struct Load {
+    pub messages: usize,
+    /// How long the sending takes where nothing is in the way.
+    pub lasts: Duration,
+}
+
 /// What came of a row.
 pub struct Outcome {
     pub row: Row,
@@ -130,20 +138,22 @@ impl Cluster {
         Ok(Self { mesh: Mesh::start(shape).await?, cassandra })
     }
 
-    /// Sends `messages` while it happens, and judges. `first`: a user id above all that were used before.
+    /// Puts the load on while it happens, and judges. `first`: a user id above all that were used before.
     ///
     /// # Errors
     /// If a client can't get through at all.
-    pub async fn run(&mut self, row: Row, messages: usize, seed: u64, first: u64) -> anyhow::Result<Outcome> {
+    pub async fn run(&mut self, row: Row, load: Load, seed: u64, first: u64) -> anyhow::Result<Outcome> {
         let started = Instant::now();
         let users: Vec<u64> = (first..).take(MEMBERS * GROUPS).collect();
         let mut chats = Vec::new();
         for part in users.chunks(MEMBERS) {
             chats.push(self.mesh.group(0, part[0], &part[1..]).await?);
         }
-        let per_user = messages.div_ceil(users.len());
+        let per_user = load.messages.div_ceil(users.len());
         let addrs = [self.mesh.edge(0), self.mesh.edge(1)];
-        let field = Arc::new(Field::new(addrs, seed, 400..4_000, &chats, users.len()));
+        let mut field = Field::new(addrs, seed, 400..4_000, &chats, users.len());
+        field.pace = load.lasts / u32::try_from(per_user).unwrap_or(u32::MAX);
+        let field = Arc::new(field);
         let mut roamers = Vec::new();
         for (at, user) in users.iter().enumerate() {
             let (field, token, chat) = (Arc::clone(&field), self.mesh.token(*user), chats[at / MEMBERS]);

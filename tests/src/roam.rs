@@ -16,7 +16,7 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;
 use rand::{Rng as _, SeedableRng as _};
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::checker::{Device, History, Sent, digest};
 use crate::harness::client::{self, Client};
@@ -32,6 +32,8 @@ pub struct Field {
     pub seed: u64,
     /// Frames after which a connection is dropped: drawn anew for each.
     pub drop_after: Range<u32>,
+    /// Between two sends of a roamer; zero: as fast as acks come.
+    pub pace: Duration,
     acked: AtomicU64,
     reconnects: AtomicU64,
     senders_left: AtomicUsize,
@@ -54,6 +56,7 @@ impl Field {
             addrs: addrs.into(),
             seed,
             drop_after,
+            pace: Duration::ZERO,
             acked: AtomicU64::new(0),
             reconnects: AtomicU64::new(0),
             senders_left: AtomicUsize::new(senders),
@@ -127,6 +130,8 @@ struct Roamer<'a> {
     /// Of the field's addresses, the one to try next, modulo their number.
     at: usize,
     finished: bool,
+    /// No send before.
+    next_at: Instant,
 }
 
 /// Sends `per_chat` messages in each of `chats` and stays until it has seen everyone's.
@@ -160,6 +165,7 @@ pub async fn roam(
         connection: 0,
         at: usize::try_from(device.user).unwrap_or(0),
         finished: false,
+        next_at: Instant::now(),
         device,
     };
     let who = roamer.device.to_string();
@@ -201,12 +207,19 @@ impl Roamer<'_> {
         }
     }
 
+    /// Another message may be sent, if it is time.
+    fn has_room(&self) -> bool {
+        self.pending.len() < WINDOW && !self.to_send.is_empty()
+    }
+
     /// The next message to send, noted as sent; `None` when the window is full or all are sent.
     fn next_send(&mut self) -> Option<String> {
-        if self.pending.len() >= WINDOW {
+        let now = Instant::now();
+        if !self.has_room() || now < self.next_at {
             return None;
         }
         let chat = self.to_send.pop_front()?;
+        self.next_at = now + self.field.pace;
         self.made += 1;
         let padding = "x".repeat(self.rng.random_range(0..200));
         let content = format!("{} says {} {padding}", self.device, self.made);

@@ -2,6 +2,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod bench;
+mod faults;
 mod lint;
 mod proto;
 mod simulate;
@@ -34,6 +35,11 @@ enum Verb {
         #[arg(long, default_value_t = 100_000)]
         schedules: u64,
     },
+    /// Run the fault table, or some of its rows, on a cluster of its own, and write docs/faults.md
+    Faults {
+        /// Rows, by name; none: all
+        names: Vec<String>,
+    },
     /// Run every test, after installing what they need
     Test,
 }
@@ -44,6 +50,7 @@ fn main() -> anyhow::Result<()> {
         Verb::Bench { arguments } => bench::run(&arguments),
         Verb::Proto => proto::regenerate(),
         Verb::Simulate { schedules } => simulate::run(schedules),
+        Verb::Faults { names } => faults::run(&names),
         Verb::Test => test::run(),
     }
 }

@@ -8,6 +8,7 @@ use rand::Rng as _;
 use serde::Deserialize;
 use serde_json::json;
 use tokio::net::TcpStream;
+use tokio::time::sleep_until;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message as Ws;
 
@@ -62,6 +63,12 @@ pub(super) async fn run(roamer: &mut Roamer<'_>, client: Client) -> anyhow::Resu
         let incoming = tokio::select! {
             incoming = socket.next() => incoming,
             _changed = done.changed() => continue,
+            () = sleep_until(roamer.next_at), if roamer.has_room() => {
+                if !send_more(roamer, &mut socket).await {
+                    return Ok(Ended::Dropped);
+                }
+                continue;
+            }
         };
         let Some(Ok(Ws::Text(text))) = incoming else {
             match incoming {
