@@ -178,7 +178,7 @@ impl Mesh {
     /// # Errors
     /// If it can't be made.
     pub async fn direct(&self, edge: usize, user: u64, peer: u64) -> anyhow::Result<u64> {
-        self.create(edge, user, &json!({"kind": "direct", "peer": peer})).await
+        self.create(edge, user, &json!({"kind": "direct", "user_id": peer})).await
     }
 
     /// A group's id.
