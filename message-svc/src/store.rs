@@ -172,6 +172,16 @@ pub(crate) struct Roster {
     pub seq: Seq,
     /// In the order of joining.
     pub members: Arc<[MemberRow]>,
+    pub certain: Certain,
+}
+
+/// What a chat's last recovery says of its log, stored before anything else of it is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Certain {
+    /// The recovery. Rows above `upto` count only if they are of it.
+    pub epoch: i64,
+    /// The log's end as the recovery found it: up to here each row is what it was, whichever recovery it says it is of.
+    pub upto: Seq,
 }
 
 /// A chat as it is loaded into memory.
@@ -182,6 +192,7 @@ pub(crate) struct ChatRecord {
     pub members: Vec<(MemberRow, Marks)>,
     /// Of the roster; 0 where there is none.
     pub roster_seq: Seq,
+    pub certain: Certain,
     pub head: Seq,
     /// Countable events up to the head.
     pub count: u64,

@@ -11,6 +11,8 @@ mod lane;
 #[cfg(test)]
 mod model_test;
 mod owners;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::{BuildHasherDefault, DefaultHasher};

@@ -12,7 +12,7 @@ use super::ownership::rules::{self, Rule};
 use super::recovery::Recovered;
 use super::sends::Sends;
 use super::{Accepted, ChatView, Origin, Outcome, Payload};
-use crate::store::{ChatRecord, MemberRow, Meta, Roster, Row, bucket_of};
+use crate::store::{Certain, ChatRecord, MemberRow, Meta, Roster, Row, bucket_of};
 
 /// Members per block of watermarks.
 pub(crate) const BLOCK: usize = 128;
@@ -118,8 +118,8 @@ pub(crate) struct Chat {
     published: VecDeque<(Seq, bool)>,
     pub pending: VecDeque<Pending>,
     pub sends: Sends,
-    /// Of its last recovery; 0 where there is no other owner.
-    pub epoch: i64,
+    /// Of its last recovery; its epoch is 0 where there is no other owner.
+    pub certain: Certain,
     /// The last event that changed the members.
     pub roster_seq: Seq,
     /// Keys are being looked up; the next bucket is being opened.
@@ -150,6 +150,7 @@ impl Chat {
         }
         chat.refresh_ids();
         chat.roster_seq = record.roster_seq;
+        chat.certain = record.certain;
         chat.last = record.head;
         chat.head = record.head;
         chat.settled = record.head;
@@ -160,14 +161,13 @@ impl Chat {
     }
 
     /// A chat that was recovered. Nothing of it counts as settled until the marker of its head has.
-    pub(crate) fn recovered(Recovered { record, last, sends, epoch }: Recovered) -> Self {
+    pub(crate) fn recovered(Recovered { record, last, sends }: Recovered) -> Self {
         let mut chat = Self::from_record(ChatRecord {
             head: Seq(last.seq),
             count: last.count,
             last_at_ms: last.created_at_ms.max(record.meta.created_at_ms),
             ..record
         });
-        chat.epoch = epoch;
         chat.settled = Seq::ZERO;
         if chat.head > Seq::ZERO {
             chat.published.push_back((chat.head, false));
@@ -193,7 +193,7 @@ impl Chat {
             published: VecDeque::new(),
             pending: VecDeque::new(),
             sends,
-            epoch: 0,
+            certain: Certain::default(),
             roster_seq: Seq::ZERO,
             looking: false,
             opening: false,
@@ -250,7 +250,8 @@ impl Chat {
     /// The chat's own row as of now, with its members where other owners may write.
     pub(crate) fn row(&self, alone: bool) -> Row {
         let members = || self.members.iter().enumerate().map(|(slot, member)| member.row(slot)).collect();
-        let roster = (!alone).then(|| Roster { seq: self.roster_seq, members: members() });
+        let roster = || Roster { seq: self.roster_seq, members: members(), certain: self.certain };
+        let roster = (!alone).then(roster);
         Row::Chat { meta: self.meta.clone(), roster }
     }
 

@@ -12,7 +12,7 @@ use super::marks::Marks;
 use super::owner::{WINDOW, key_and_sent};
 use super::ownership::rules::{self, Rule};
 use super::sends::Sent;
-use crate::store::{BUCKET, ChatRecord, MemberRow, Roster, Row, SendKey, bucket_of};
+use crate::store::{BUCKET, Certain, ChatRecord, MemberRow, Roster, Row, SendKey, bucket_of};
 
 /// Rows at a log's end that are looked at: the window of whoever wrote them, and as many below it.
 pub(crate) const TAIL: usize = 2 * WINDOW;
@@ -35,7 +35,6 @@ pub(crate) struct Recovery {
     rows: Vec<LogRow>,
     sends: Vec<(SendKey, Sent)>,
     rewrites: VecDeque<Vec<Row>>,
-    epoch: i64,
 }
 
 /// A recovery's end.
@@ -47,7 +46,6 @@ pub(crate) struct Recovered {
     pub last: Event,
     /// Those among the rows that were looked at.
     pub sends: Vec<(SendKey, Sent)>,
-    pub epoch: i64,
 }
 
 impl Recovery {
@@ -57,7 +55,7 @@ impl Recovery {
         if !rules::holds(Rule::LowerBeforeUpper) {
             to_read.make_contiguous().reverse();
         }
-        Self { record, to_read, rows: Vec::new(), sends: Vec::new(), rewrites: VecDeque::new(), epoch: 0 }
+        Self { record, to_read, rows: Vec::new(), sends: Vec::new(), rewrites: VecDeque::new() }
     }
 
     /// The bucket to read the newest [`TAIL`] rows of; after the last one it is to be [`cut`](Self::cut).
@@ -82,15 +80,16 @@ impl Recovery {
             Some(row) if self.rows.len() == TAIL => row.seq,
             _ => Seq(u64::from(upper.saturating_sub(1)) * BUCKET),
         };
-        self.rows.truncate(certain(&self.rows, first));
+        self.rows.truncate(certain(&self.rows, first, self.record.certain));
         let Some(last) = self.rows.last() else { return false };
-        let as_it_was = self.chat_row();
         let known = self.record.roster_seq;
         let fresh = rules::holds(Rule::RewriteWithFreshEpoch);
-        self.epoch = if fresh { epoch } else { last.epoch };
+        let epoch = if fresh { epoch } else { last.epoch };
+        self.record.certain = Certain { epoch, upto: last.seq };
         for row in &mut self.rows {
-            row.epoch = self.epoch;
+            row.epoch = epoch;
         }
+        let as_it_was = self.chat_row();
         self.sends = self.rows.iter().filter_map(|row| key_and_sent(&decoded(row))).collect();
         if rules::holds(Rule::Rewrite) {
             self.rewrites = self.batches(chat, as_it_was);
@@ -111,7 +110,8 @@ impl Recovery {
 
     fn chat_row(&self) -> Row {
         let members = self.record.members.iter().map(|(member, _)| member.clone()).collect();
-        Row::Chat { meta: self.record.meta.clone(), roster: Some(Roster { seq: self.record.roster_seq, members }) }
+        let ChatRecord { meta, roster_seq, certain, .. } = &self.record;
+        Row::Chat { meta: meta.clone(), roster: Some(Roster { seq: *roster_seq, members, certain: *certain }) }
     }
 
     /// Brings the roster up to the log: the owner before may have stored an event that changes it, and no more. Gives out
@@ -169,7 +169,7 @@ impl Recovery {
     /// Its end, once all batches are stored.
     pub(crate) fn done(self) -> Recovered {
         let last = self.rows.last().map(decoded).unwrap_or_default();
-        Recovered { record: self.record, last, sends: self.sends, epoch: self.epoch }
+        Recovered { record: self.record, last, sends: self.sends }
     }
 }
 
@@ -182,19 +182,17 @@ fn decoded(row: &LogRow) -> Event {
     Event::decode(&row.bytes[..]).unwrap_or_default()
 }
 
-/// How many of these ascending rows are certain: up to the first hole, and to where an older recovery's row comes after a
-/// newer one's.
-fn certain(rows: &[LogRow], first: Seq) -> usize {
+/// How many of these ascending rows are certain: up to the first hole, and beyond the last recovery's end up to the first
+/// row that is not of it.
+fn certain(rows: &[LogRow], first: Seq, last: Certain) -> usize {
     let mut expected = first;
-    let mut epoch = i64::MIN;
     for (at, row) in rows.iter().enumerate() {
         let hole = row.seq != expected && rules::holds(Rule::CutAtHole);
-        let falls = row.epoch < epoch && rules::holds(Rule::CutWhereEpochFalls);
-        if hole || falls {
+        let other = row.seq > last.upto && row.epoch != last.epoch && rules::holds(Rule::CutOtherEpochs);
+        if hole || other {
             return at;
         }
         expected = row.seq.next();
-        epoch = row.epoch;
     }
     rows.len()
 }
@@ -208,10 +206,13 @@ mod tests {
     }
 
     #[test]
-    fn a_log_is_certain_up_to_its_first_hole_and_while_epochs_do_not_fall() {
-        assert_eq!(certain(&rows(&[(0, 1), (1, 1), (3, 1)]), Seq(0)), 2);
-        assert_eq!(certain(&rows(&[(0, 1), (1, 2), (2, 2), (3, 1)]), Seq(0)), 3);
-        assert_eq!(certain(&rows(&[(1, 1)]), Seq(0)), 0);
-        assert_eq!(certain(&[], Seq(0)), 0);
+    fn a_log_is_certain_up_to_its_first_hole_and_beyond_the_last_recovery_in_its_epoch() {
+        let at = |epoch, upto| Certain { epoch, upto: Seq(upto) };
+        assert_eq!(certain(&rows(&[(0, 1), (1, 1), (3, 1)]), Seq(0), at(1, 0)), 2);
+        assert_eq!(certain(&rows(&[(0, 1), (1, 2), (2, 2), (3, 1)]), Seq(0), at(2, 0)), 3);
+        // The recovery's rows are not all there yet.
+        assert_eq!(certain(&rows(&[(0, 1), (1, 2), (2, 1), (3, 1)]), Seq(0), at(2, 2)), 3);
+        assert_eq!(certain(&rows(&[(1, 1)]), Seq(0), at(1, 0)), 0);
+        assert_eq!(certain(&[], Seq(0), at(1, 0)), 0);
     }
 }

@@ -34,7 +34,7 @@ const RULES: [Rule; 18] = [
     Rule::QuorumReads,
     Rule::LowerBeforeUpper,
     Rule::CutAtHole,
-    Rule::CutWhereEpochFalls,
+    Rule::CutOtherEpochs,
     Rule::RewriteWithFreshEpoch,
     Rule::RosterBeforeRewrite,
     Rule::RewriteUpperFirst,

@@ -1,12 +1,10 @@
 //! The stored form of rows: protobuf, so that fields can be added.
 
-use std::sync::Arc;
-
 use confab_ids::{ChatId, MessageId, Seq, UserId};
 use confab_proto::message::v1::{ChatKind, Role};
 use prost::Message;
 
-use super::{MemberRow, Meta, Opening};
+use super::{Certain, MemberRow, Meta, Opening, Roster};
 use crate::core::marks::Marks;
 use crate::core::sends::Sent;
 
@@ -94,6 +92,10 @@ impl MemberValue {
 pub(super) struct RosterValue {
     #[prost(message, repeated, tag = "1")]
     members: Vec<RosterMemberValue>,
+    #[prost(sint64, tag = "2")]
+    epoch: i64,
+    #[prost(uint64, tag = "3")]
+    upto: u64,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -105,15 +107,17 @@ struct RosterMemberValue {
 }
 
 impl RosterValue {
-    pub(super) fn of(members: &[MemberRow]) -> Self {
+    pub(super) fn of(roster: &Roster) -> Self {
+        let Roster { members, certain: Certain { epoch, upto }, .. } = roster;
         let member =
             |member: &MemberRow| RosterMemberValue { user: member.user.0, member: Some(MemberValue::of(member)) };
-        Self { members: members.iter().map(member).collect() }
+        Self { members: members.iter().map(member).collect(), epoch: *epoch, upto: upto.0 }
     }
 
-    pub(super) fn members(self) -> Arc<[MemberRow]> {
+    pub(super) fn roster(self, seq: Seq) -> Roster {
         let member = |value: RosterMemberValue| value.member.unwrap_or_default().member(UserId(value.user));
-        self.members.into_iter().map(member).collect()
+        let certain = Certain { epoch: self.epoch, upto: Seq(self.upto) };
+        Roster { seq, members: self.members.into_iter().map(member).collect(), certain }
     }
 }
 

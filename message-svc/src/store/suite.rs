@@ -12,8 +12,8 @@ use confab_proto::message::v1::{ChatKind, Content, Event, Role, event};
 use prost::Message;
 
 use super::{
-    BUCKET, ChatOfUser, Creation, CreationKey, DAY_MS, MemberRow, Meta, Opening, Page, Range, Roster, Row, SendKey,
-    Store, bucket_of,
+    BUCKET, Certain, ChatOfUser, Creation, CreationKey, DAY_MS, MemberRow, Meta, Opening, Page, Range, Roster, Row,
+    SendKey, Store, bucket_of,
 };
 use crate::core::marks::Marks;
 use crate::core::recovery::LogRow;
@@ -79,7 +79,8 @@ pub(crate) async fn check(store: &impl Store, writers: Writers) {
     let record = loaded[1].clone().expect("the chat");
     let end = if one { (Seq(EVENTS), EVENTS, SENT_AT) } else { (Seq::ZERO, 0, 0) };
     assert_eq!((record.head, record.count, record.last_at_ms), end);
-    assert_eq!(record.roster_seq, if one { Seq::ZERO } else { roster().seq });
+    let known = if one { (Seq::ZERO, Certain::default()) } else { (roster().seq, roster().certain) };
+    assert_eq!((record.roster_seq, record.certain), known);
     assert_eq!(record.meta, meta());
     assert_eq!(record.members, [(member(1, 0), Marks::default()), (member(2, 1), marks())]);
     assert_eq!(store.members(CHAT).await.expect("read"), [member(1, 0), member(2, 1)]);
@@ -197,7 +198,7 @@ fn seqs(found: &[Found]) -> Vec<Option<Sent>> {
 }
 
 fn roster() -> Roster {
-    Roster { seq: Seq(1), members: [member(1, 0), member(2, 1)].into() }
+    Roster { seq: Seq(1), members: [member(1, 0), member(2, 1)].into(), certain: Certain { epoch: 9, upto: Seq(1) } }
 }
 
 fn meta() -> Meta {

@@ -105,7 +105,7 @@ enum Answer {
 
 /// A message that its owner refuses for good.
 fn is_bad(call: u64) -> bool {
-    call % 13 == 0
+    call.is_multiple_of(13)
 }
 
 fn shard(chat: ChatId) -> usize {
@@ -452,15 +452,15 @@ fn what_is_sent_is_accepted_once_in_order_and_answered() {
         assert!(world.router.sessions.is_empty() && world.router.timers.0.is_empty(), "seed {seed}");
         assert_eq!(world.router.lanes, 0, "seed {seed}");
     }
-    println!("{SCHEDULES} schedules: {totals:?}");
-    assert!(totals.len() == 3, "{totals:?}");
+    assert!(totals.len() == 3, "some kind of answer was never given: {totals:?}");
 }
 
 #[test]
 fn controls_each_rule_that_is_cut_is_missed() {
     for cut in [Cut::Generations, Cut::Refusals, Cut::Order, Cut::Touches, Cut::Marks] {
-        let caught = (0..SCHEDULES).find_map(|seed| Some((seed, World::run(seed, cut).err()?)));
-        println!("{cut:?}: {caught:?}");
-        assert!(caught.is_some(), "{cut:?} is not missed in {SCHEDULES} schedules");
+        assert!(
+            (0..SCHEDULES).any(|seed| World::run(seed, cut).is_err()),
+            "{cut:?} is not missed in {SCHEDULES} schedules"
+        );
     }
 }

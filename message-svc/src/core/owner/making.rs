@@ -22,7 +22,7 @@ use crate::core::marks::{Marks, ReceiptClock};
 use crate::core::sends::Sends;
 use crate::core::{Command, Create, Effects, KeyRead, Now, Origin, Outcome};
 use crate::error::ChatError;
-use crate::store::{Creation, CreationKey, Meta, Opening, Row};
+use crate::store::{Certain, Creation, CreationKey, Meta, Opening, Row};
 use confab_proto::message::v1::{ChatKind, Role};
 
 /// A key whose chat is not settled yet, and who waits for it. The first one's chat is made.
@@ -187,7 +187,7 @@ impl Owner {
         chat.opening = true;
         chat.used_ms = now.mono_ms;
         let epoch = self.fence.stamp(now);
-        chat.epoch = epoch.unwrap_or_default();
+        chat.certain = Certain { epoch: epoch.unwrap_or_default(), upto: Seq::ZERO };
         let row = chat.row(false);
         self.slots.insert(id, Slot::Hot { chat: Box::new(chat), waiting });
         match epoch {
@@ -203,7 +203,7 @@ impl Owner {
             return fx.replies.push((origin, Outcome::Created { chat: id, existed: true }));
         }
         let everyone = 0..chat.members.len();
-        let (place, epoch) = (chat.take_place(now.wall_ms, false), chat.epoch);
+        let (place, epoch) = (chat.take_place(now.wall_ms, false), chat.certain.epoch);
         let event = create.event(id, place, everyone.len());
         fx.rows.push(Row::Event { chat: id, seq: Seq::ZERO, epoch, bytes: Bytes::new() });
         let answer = Answer::Now(Outcome::Created { chat: id, existed: false });

@@ -16,7 +16,7 @@ use crate::core::marks::Marks;
 use crate::core::sends::Sent;
 use crate::core::{AddMembers, Command, Create, Effects, Found, Load, Lookup, Mark, Now, Origin, Outcome, Send, View};
 use crate::error::SendError;
-use crate::store::{ChatRecord, Creation, CreationKey, MemberRow, Meta, Row, SendKey};
+use crate::store::{Certain, ChatRecord, Creation, CreationKey, MemberRow, Meta, Row, SendKey};
 
 /// Chats are forgotten beyond two, so that many sends find theirs cold.
 const LIMITS: Limits = Limits { hot_chats: 2, in_flight: 1_000 };
@@ -151,6 +151,7 @@ impl Disk {
             meta,
             members: members.into_iter().map(|member| (member.clone(), marks(member.user))).collect(),
             roster_seq: Seq::ZERO,
+            certain: Certain::default(),
             head: Seq(last.seq),
             count: last.count,
             last_at_ms: last.created_at_ms,

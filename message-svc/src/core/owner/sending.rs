@@ -83,7 +83,7 @@ impl Owner {
         let Some(chat) = self.hot(id) else { return };
         let seq = Seq(event.seq);
         let bytes = Bytes::from(event.encode_to_vec());
-        let epoch = chat.epoch;
+        let epoch = chat.certain.epoch;
         if chat.opens_bucket(seq) {
             for bucket in chat.meta.open_bucket(Opening { bucket: bucket_of(seq), at_ms: now.wall_ms }) {
                 fx.rows.push(Row::DropSends { chat: id, bucket });
@@ -113,7 +113,7 @@ impl Owner {
         let unknown = keys.filter(|key| chat.sends.get(key) == Known::Unknown);
         let buckets = chat.meta.buckets_of_keys(at_ms);
         let lookup =
-            |key| Lookup { chat: id, key, at_ms, buckets: buckets.clone(), epoch: chat.epoch, head: chat.head };
+            |key| Lookup { chat: id, key, at_ms, buckets: buckets.clone(), epoch: chat.certain.epoch, head: chat.head };
         fx.lookups.extend(unknown.map(lookup));
     }
 
@@ -123,7 +123,7 @@ impl Owner {
         let sole = self.fence.is_sole();
         for (lookup, found) in found {
             // One that was asked before the chat was last recovered says nothing of what came between.
-            let Some(chat) = self.hot(lookup.chat).filter(|chat| chat.epoch == lookup.epoch) else { continue };
+            let Some(chat) = self.hot(lookup.chat).filter(|chat| chat.certain.epoch == lookup.epoch) else { continue };
             if let Some(hashes) = found.of_sender {
                 chat.sends.complete(&lookup.key, hashes);
             }
@@ -145,7 +145,7 @@ impl Owner {
         let mut chats = BTreeSet::new();
         for lookup in lookups {
             let Some(Slot::Hot { chat, waiting }) = self.slots.get_mut(&lookup.chat) else { continue };
-            if chat.epoch != lookup.epoch {
+            if chat.certain.epoch != lookup.epoch {
                 continue;
             }
             chat.looking = false;

@@ -15,7 +15,7 @@ pub(crate) enum Rule {
     QuorumReads,
     LowerBeforeUpper,
     CutAtHole,
-    CutWhereEpochFalls,
+    CutOtherEpochs,
     RewriteWithFreshEpoch,
     RosterBeforeRewrite,
     RewriteUpperFirst,

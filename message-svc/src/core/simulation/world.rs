@@ -3,6 +3,7 @@
 mod makers;
 mod senders;
 mod store;
+mod trace;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -26,7 +27,7 @@ use crate::core::ownership::map::ShardMap;
 use crate::core::ownership::{Ask, Ownership};
 use crate::core::recovery::{LogRow, TAIL};
 use crate::core::{Command, Create, Effects, Found, KeyRead, Load, Lookup, Now, Origin, Outcome, TailRead};
-use crate::store::{ChatRecord, Creation, MemberRow, Meta, Opening, Roster, Row};
+use crate::store::{Certain, ChatRecord, Creation, MemberRow, Meta, Opening, Roster, Row};
 use makers::Makers;
 
 const LIMITS: Limits = Limits { hot_chats: 10, in_flight: 10_000 };
@@ -128,6 +129,8 @@ pub(super) struct World {
     /// All is well again.
     resting: bool,
     judge: Judge,
+    /// The chat that is told of.
+    traced: Option<u64>,
 }
 
 impl World {
@@ -174,7 +177,7 @@ impl World {
     fn left(&self) -> String {
         let queues: Vec<_> = self.senders.iter().map(|sender| &sender.queues).collect();
         let owners: Vec<_> = self.nodes.iter().map(|node| &node.owner).collect();
-        let owners = if std::env::var("CONFAB_TRACE").is_ok() { format!("{owners:#?}") } else { String::new() };
+        let owners = self.traced.map(|_| format!("{owners:#?}")).unwrap_or_default();
         format!("not at rest after {REST_MS} ms: {queues:?} {:?} {owners}", self.makers)
     }
 
@@ -212,6 +215,7 @@ impl World {
             incarnations: 0,
             resting: false,
             judge: Judge::default(),
+            traced: std::env::var("CONFAB_TRACE").ok().and_then(|chat| chat.parse().ok()),
         };
         world.begin();
         world
@@ -227,7 +231,11 @@ impl World {
                 created_at_ms: 0,
                 openings: vec![Opening { bucket: 0, at_ms: 0 }],
             };
-            let roster = Some(Roster { seq: Seq(1), members: (0..3).map(first_member).collect() });
+            let roster = Some(Roster {
+                seq: Seq(1),
+                members: (0..3).map(first_member).collect(),
+                certain: Certain { epoch: 1, upto: Seq(1) },
+            });
             let log = [Bytes::new(), created(chat)].into_iter().zip(0..);
             let event = |(bytes, seq)| Row::Event { chat, seq: Seq(seq), epoch: 1, bytes };
             let rows: Vec<Row> = log.map(event).chain([Row::Chat { meta, roster }]).collect();
@@ -349,6 +357,11 @@ impl World {
     }
 
     fn input(&mut self, node: usize, life: u64, input: Input) {
+        match &input {
+            Input::Tail(read, rows) => self.trace_tail(node, *read, rows),
+            Input::Committed(number) => self.trace_committed(node, *number),
+            _ => {}
+        }
         let this = &mut self.nodes[node];
         if this.life != life || this.owner.is_none() {
             return;
@@ -400,6 +413,7 @@ impl World {
             self.writes.retain(|_, write| (write.node, write.life, write.number) != (node, life, number));
         }
         for write in writes {
+            self.trace_write(node, &write);
             self.next_write += 1;
             let mutations = replicas::mutations(&write.rows, write.stamp, self.now_ms);
             let mutations: Vec<_> = mutations.into_iter().map(Arc::new).collect();
@@ -419,6 +433,7 @@ impl World {
         }
         fx.asks.into_iter().for_each(|(of, ask)| self.soon(Happening::Ask { node, life, of, ask }));
         for publication in fx.publications {
+            self.trace_published(node, &publication);
             self.published(&publication);
         }
         for (origin, outcome) in fx.replies {
@@ -504,5 +519,13 @@ fn first_member(slot: u32) -> MemberRow {
 
 fn record((meta, roster): (Meta, Roster)) -> ChatRecord {
     let members = roster.members.iter().map(|member| (member.clone(), Marks::default())).collect();
-    ChatRecord { meta, members, roster_seq: roster.seq, head: Seq::ZERO, count: 0, last_at_ms: 0 }
+    ChatRecord {
+        meta,
+        members,
+        roster_seq: roster.seq,
+        certain: roster.certain,
+        head: Seq::ZERO,
+        count: 0,
+        last_at_ms: 0,
+    }
 }

@@ -20,8 +20,7 @@ impl Cassandra {
     pub(super) async fn chat(&self, chat: ChatId) -> Result<Option<(Meta, Roster)>, StoreError> {
         let row: Option<(Bytes, Bytes, i64)> = self.row(&self.statements.chat, (big(chat.0),)).await?;
         let Some((meta, members, seq)) = row else { return Ok(None) };
-        let members = RosterValue::decode(members)?.members();
-        let roster = Roster { seq: Seq(seq.cast_unsigned()), members };
+        let roster = RosterValue::decode(members)?.roster(Seq(seq.cast_unsigned()));
         Ok(Some((ChatValue::decode(meta)?.meta(chat), roster)))
     }
 
@@ -39,7 +38,8 @@ impl Cassandra {
             (member.clone(), marks)
         });
         let members = with_marks.collect();
-        Ok(Some(ChatRecord { meta, members, roster_seq: roster.seq, head: Seq::ZERO, count: 0, last_at_ms: 0 }))
+        let Roster { seq: roster_seq, certain, .. } = roster;
+        Ok(Some(ChatRecord { meta, members, roster_seq, certain, head: Seq::ZERO, count: 0, last_at_ms: 0 }))
     }
 
     /// In one page: what a recovery cuts at must not change between two.

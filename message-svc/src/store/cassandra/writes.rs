@@ -116,12 +116,8 @@ fn write_of(row: Row) -> Result<Option<Write>, StoreError> {
         Row::Chat { meta, roster } => {
             let missing = || StoreError("a chat's row without its members: they are kept with it here".into());
             let roster = roster.ok_or_else(missing)?;
-            let cells = vec![
-                id(meta.chat.0),
-                blob(&ChatValue::of(&meta)),
-                blob(&RosterValue::of(&roster.members)),
-                id(roster.seq.0),
-            ];
+            let cells =
+                vec![id(meta.chat.0), blob(&ChatValue::of(&meta)), blob(&RosterValue::of(&roster)), id(roster.seq.0)];
             (Partition::Chat(meta.chat), Key::Only, Table::Chats, cells)
         }
         Row::Member { chat, kind, member } => {

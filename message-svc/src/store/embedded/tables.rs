@@ -15,8 +15,8 @@ use crate::core::recovery::LogRow;
 use crate::core::sends::Sent;
 use crate::store::rows::{ChatOfUserValue, ChatValue, MarksValue, MemberValue, SendValue};
 use crate::store::{
-    BUCKET, ChatOfUser, ChatRecord, Creation, CreationKey, MemberRow, Page, Range, Row, SendKey, StoreError, bucket_of,
-    day_of, send_days,
+    BUCKET, Certain, ChatOfUser, ChatRecord, Creation, CreationKey, MemberRow, Page, Range, Row, SendKey, StoreError,
+    bucket_of, day_of, send_days,
 };
 
 /// Tables in memory before they are written out, bytes per keyspace: the two that every message goes to, and the others.
@@ -137,6 +137,7 @@ impl Tables {
         Ok(Some(ChatRecord {
             last_at_ms: last.as_ref().map_or(meta.created_at_ms, |event| event.created_at_ms),
             roster_seq: Seq::ZERO,
+            certain: Certain::default(),
             head: Seq(last.as_ref().map_or(0, |event| event.seq)),
             count: last.map_or(0, |event| event.count),
             meta,

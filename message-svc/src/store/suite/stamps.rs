@@ -8,7 +8,7 @@ use super::{key, meta};
 use crate::core::Lookup;
 use crate::core::marks::Marks;
 use crate::core::sends::Sent;
-use crate::store::{Creation, CreationKey, MemberRow, Meta, Roster, Row, SendKey, Store};
+use crate::store::{Certain, Creation, CreationKey, MemberRow, Meta, Roster, Row, SendKey, Store};
 
 /// Whose write it was, in every table. Ordered otherwise than the times are: a store that keeps the greater value fails.
 const EARLIER: Writer = Writer { name: "zz", number: 900 };
@@ -91,6 +91,7 @@ async fn check(store: &impl Store, chat: ChatId, by: Writer) {
 
     let record = store.load(vec![chat]).await.expect("read").remove(0).expect("the chat");
     assert_eq!((record.meta, record.roster_seq), (chat_of(chat, by), Seq(by.number)), "chats");
+    assert_eq!(record.certain, certain(by), "chats");
     assert_eq!(record.members, [(member(by), marks(by))], "the roster, and watermarks");
 
     let chats = store.chats_of(LISTED, ChatId(chat.0 - 1), 1).await.expect("read");
@@ -113,8 +114,12 @@ fn chat_of(chat: ChatId, by: Writer) -> Meta {
     Meta { chat, title: by.name.into(), ..meta() }
 }
 
+fn certain(by: Writer) -> Certain {
+    Certain { epoch: by.number.cast_signed(), upto: Seq(by.number) }
+}
+
 fn roster(by: Writer) -> Roster {
-    Roster { seq: Seq(by.number), members: [member(by)].into() }
+    Roster { seq: Seq(by.number), members: [member(by)].into(), certain: certain(by) }
 }
 
 fn member(by: Writer) -> MemberRow {

@@ -74,7 +74,7 @@ impl Cluster {
     pub(super) fn peers(&self) -> Vec<(&'static str, Peer)> {
         let peer = |name: &&'static str| {
             let instance = Instance {
-                name: *name,
+                name,
                 told: self.told.clone(),
                 truth: self.truth.clone(),
                 map: self.map.subscribe(),
