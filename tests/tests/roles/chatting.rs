@@ -37,16 +37,25 @@ async fn users_on_two_edges_chat_and_see_each_other() {
         talk(chat, &mut one, &mut two, &format!("round {round}")).await;
     }
     two.close().await.unwrap();
+    // Presence instances that have just started say of nobody that they are offline, for 15 s.
     let offline = |frame: &serde_json::Value| frame["type"] == "presence" && frame["status"] == "offline";
-    let gone = one.expect_where("user 2 offline", offline).await;
-    assert_eq!(gone.unwrap()["user_id"], 2);
+    let closed = Instant::now();
+    let gone = loop {
+        let frames = one.until_pong().await.unwrap();
+        if let Some(gone) = frames.into_iter().find(offline) {
+            break gone;
+        }
+        assert!(closed.elapsed() < Duration::from_secs(30), "user 2 is still not offline");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
+    assert_eq!(gone["user_id"], 2);
 }
 
 /// Roamers of four groups, on both edges, while a fanout and an edge are killed and start again.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_lost_or_doubled_when_a_fanout_and_an_edge_are_killed() {
     const USERS: u64 = 24;
-    const PER_CHAT: usize = 150;
+    const PER_CHAT: usize = 1_500;
     const PATIENCE: Duration = Duration::from_secs(90);
     let seed = seed();
     println!("CONFAB_SEED={seed}");
@@ -70,11 +79,12 @@ async fn nothing_is_lost_or_doubled_when_a_fanout_and_an_edge_are_killed() {
 
     let all = USERS * PER_CHAT as u64;
     for (share, victim) in [(1, "fanout-svc-1"), (2, "edge-1"), (3, "fanout-svc-0")] {
-        let reached = || std::future::ready((field.acked() >= all * share / 5).then_some(()));
+        let reached = || std::future::ready((field.acked() >= all * share / 6).then_some(()));
         wait_for("acks before a kill", PATIENCE, reached).await.unwrap();
         mesh.process(victim).kill9().unwrap();
         let (acked, killed) = (field.acked(), Instant::now());
         // Of far more than were under way: they go on.
+        assert!(acked + 200 <= all, "{victim} was killed when all was done: too tame");
         let goes_on = || std::future::ready((field.acked() >= acked + 200).then_some(()));
         wait_for("acks after a kill", SOON, goes_on).await.unwrap();
         println!("{victim} killed at {acked} acks; 200 more after {:.1?}", killed.elapsed());
