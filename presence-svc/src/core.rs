@@ -220,7 +220,7 @@ impl Roster {
         if !self.is_warm && now.mono_ms >= self.times.warm_up_ms {
             self.is_warm = true;
             // Also those who went offline meanwhile: their watchers were told that they may be elsewhere.
-            let is_online = |user: &UserId| self.users.get(user).is_some_and(UserState::is_online);
+            let is_online = |user: &UserId| self.users.get(user).is_some_and(|state| state.is_online());
             let unknown: Vec<UserId> = self.watchers.users().filter(|user| !is_online(user)).collect();
             told.extend(unknown.into_iter().flat_map(|user| self.tell(user)));
         }
