@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use confab_tests::checker::{Device, History};
-use confab_tests::harness::{Client, Mesh, Shape, seed, wait_for};
+use confab_tests::harness::{Client, Mesh, Shape, Signal, seed, wait_for};
 use confab_tests::roam::{Field, roam};
 use serde_json::json;
 
@@ -139,4 +139,52 @@ async fn messages_flow_within_seconds_of_a_kill() {
     assert_eq!(again.expect_message(chat).await.unwrap()["content"], "while you are away");
     talk(chat, &mut one, &mut again, "on one edge").await;
     assert!(killed.elapsed() < SOON, "{:?}", killed.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_roles_share_a_process_whose_certificate_says_so() {
+    let mut mesh = Mesh::prepare(Shape { edge: 1, ..Shape::default() }).unwrap();
+    mesh.certs(&mesh.certs_folder(), &["confab"]).unwrap();
+    let there = format!("static:{}", mesh.grpc("message-svc", 0));
+    for mut spec in mesh.specs().into_iter().filter(|spec| ["edge-0", "message-svc-0"].contains(&spec.name.as_str())) {
+        let others = ["FANOUT_SVC", "PRESENCE_SVC"].map(|name| format!("CONFAB_MESH__DISCOVER__{name}"));
+        let several = spec.name == "message-svc-0";
+        for (key, value) in &mut spec.env {
+            if others.contains(key) {
+                value.clone_from(&there);
+            } else if several && key.starts_with("CONFAB_MESH__TLS") {
+                *value = value.replace("message-svc.", "confab.");
+            }
+        }
+        if several {
+            spec.args.extend(["--role", "fanout-svc,presence-svc"].map(str::to_owned));
+        }
+        mesh.spawn(spec).unwrap();
+    }
+    for process in mesh.processes.values_mut() {
+        process.wait_ready().await.unwrap();
+    }
+    let chat = mesh.direct(0, 1, 2).await.unwrap();
+    let (mut one, mut two) = (mesh.connect(0, 1).await.unwrap(), mesh.connect(0, 2).await.unwrap());
+    one.sync(&[]).await.unwrap();
+    two.sync(&[]).await.unwrap();
+    talk(chat, &mut one, &mut two, "by one process").await;
+    mesh.process("message-svc-0").signal(Signal::Term).unwrap();
+    assert!(mesh.process("message-svc-0").wait_exit(Duration::from_secs(15)).await.unwrap().success());
+    assert!(!mesh.process("message-svc-0").log().contains("did not end in time"));
+}
+
+/// Everybody would refuse it: it says so itself, and by which field.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_with_another_role_s_certificate_does_not_start() {
+    let mut mesh = Mesh::prepare(Shape::default()).unwrap();
+    let mut spec = mesh.specs().remove(0);
+    for (_, value) in &mut spec.env {
+        *value = value.replace("presence-svc.crt", "edge.crt").replace("presence-svc.key", "edge.key");
+    }
+    mesh.spawn(spec).unwrap();
+    let process = mesh.process("presence-svc-0");
+    assert!(!process.wait_exit(Duration::from_secs(15)).await.unwrap().success());
+    let log = process.log();
+    assert!(log.contains("mesh.tls.cert: ") && log.contains("confab certs --role presence-svc"), "{log}");
 }
