@@ -13,7 +13,7 @@ pub mod token;
 use std::time::Duration;
 
 pub use client::{Client, Incoming, Mode};
-pub use mesh::{Mesh, Shape};
+pub use mesh::{Mesh, Shape, Store};
 pub use processes::{Process, Signal};
 pub use server::Server;
 

@@ -74,6 +74,18 @@ impl Field {
         self.reconnects.load(Ordering::Relaxed)
     }
 
+    /// The highest acked seq of each chat.
+    #[must_use]
+    pub fn heads(&self) -> BTreeMap<u64, u64> {
+        self.heads.iter().map(|(chat, head)| (*chat, head.load(Ordering::SeqCst))).collect()
+    }
+
+    /// Every sender has all its acks.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        *self.done.borrow()
+    }
+
     fn note_ack(&self, chat: u64, seq: u64) {
         self.acked.fetch_add(1, Ordering::Relaxed);
         if let Some(head) = self.heads.get(&chat) {

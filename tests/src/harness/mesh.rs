@@ -27,6 +27,8 @@ pub struct Shape {
     pub edge: usize,
     /// Without: plaintext, which loopback allows, and no policy.
     pub tls: bool,
+    /// Where message-svc keeps chats; none: on its own disk, which only one instance can.
+    pub cassandra: Option<Store>,
     /// Settings of every process beside what it needs: `("CONFAB_LOG__FILTER", "debug")`.
     pub env: Vec<(String, String)>,
 }
@@ -34,7 +36,36 @@ pub struct Shape {
 impl Default for Shape {
     /// Two of each, and one message-svc: on embedded storage there can be only one.
     fn default() -> Self {
-        Self { presence: 2, fanout: 2, message: 1, edge: 2, tls: true, env: Vec::new() }
+        Self { presence: 2, fanout: 2, message: 1, edge: 2, tls: true, cassandra: None, env: Vec::new() }
+    }
+}
+
+/// A keyspace of a Cassandra that runs.
+#[derive(Clone, Debug)]
+pub struct Store {
+    pub points: Vec<String>,
+    pub keyspace: String,
+}
+
+impl Store {
+    fn settings(&self) -> [(String, String); 4] {
+        let set = |key: &str, value: String| (format!("CONFAB_STORAGE__{key}"), value);
+        [
+            set("KIND", "cassandra".to_owned()),
+            set("CONTACT_POINTS", self.points.join(",")),
+            set("KEYSPACE", self.keyspace.clone()),
+            set("REPLICATION_FACTOR", self.points.len().to_string()),
+        ]
+    }
+
+    /// Makes the tables, as an operator does before the first start.
+    ///
+    /// # Errors
+    /// What the program says.
+    pub fn migrate(&self) -> anyhow::Result<()> {
+        let output = command()?.arg("migrate").envs(self.settings()).output()?;
+        ensure!(output.status.success(), "confab migrate: {output:?}");
+        Ok(())
     }
 }
 
@@ -57,6 +88,9 @@ impl Mesh {
     /// # Errors
     /// If the program is missing, or one of them isn't ready in time.
     pub async fn start(shape: Shape) -> anyhow::Result<Self> {
+        if let Some(store) = &shape.cassandra {
+            store.migrate()?;
+        }
         let mut mesh = Self::prepare(shape)?;
         for spec in mesh.specs() {
             mesh.spawn(spec)?;
@@ -221,6 +255,7 @@ impl Mesh {
 
     fn spec(&self, role: &'static str, at: usize) -> Spec {
         let mut env: Vec<(String, String)> = self.shape.env.clone();
+        env.extend(self.shape.cassandra.iter().flat_map(Store::settings));
         let mut set = |key: &str, value: String| env.push((format!("CONFAB_{key}"), value));
         let ready = match role {
             "edge" => self.edge(at),
