@@ -119,6 +119,7 @@ Usage: confab <COMMAND>
 
 Commands:
   serve           Run the server: every service in one process, on embedded storage
+  migrate         Make or update the tables in a cluster's Cassandra; safe to run twice, and by two at once
   token           Print a token that lets a client in as a user
   chat            Chat in this terminal
   certs           Make certificates by which the services of a cluster know each other, for trying it out

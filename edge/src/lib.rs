@@ -79,7 +79,10 @@ pub async fn serve(cfg: Config, front: Front, deps: Deps, drain: Drain) {
         cfg: cfg.clone(),
     });
     // Nobody is served before deliveries can come.
-    drop(is_attached.wait_for(|attached| *attached > 0).await);
+    tokio::select! {
+        _attached = is_attached.wait_for(|attached| *attached > 0) => {}
+        () = drain.started() => {}
+    }
     let ready: Ready = {
         let drain = drain.clone();
         Arc::new(move || *is_attached.borrow() > 0 && !drain.is_started() && (deps.ready)())

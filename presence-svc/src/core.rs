@@ -219,7 +219,9 @@ impl Roster {
         }
         if !self.is_warm && now.mono_ms >= self.times.warm_up_ms {
             self.is_warm = true;
-            let unknown: Vec<UserId> = self.watchers.users().filter(|user| !self.users.contains_key(user)).collect();
+            // Also those who went offline meanwhile: their watchers were told that they may be elsewhere.
+            let is_online = |user: &UserId| self.users.get(user).is_some_and(|state| state.is_online());
+            let unknown: Vec<UserId> = self.watchers.users().filter(|user| !is_online(user)).collect();
             told.extend(unknown.into_iter().flat_map(|user| self.tell(user)));
         }
         while self.seen.len() > LAST_SEEN_MAX {
@@ -416,6 +418,19 @@ mod tests {
         assert!(roster.tick(at(14_999)).is_empty());
         assert_eq!(roster.tick(at(15_000))[0].1.status(), PresenceStatus::Offline);
         assert!(!roster.locate(&asked).partial);
+    }
+
+    #[test]
+    fn who_goes_offline_while_an_instance_is_fresh_is_told_to_be_when_it_is_not() {
+        let mut roster = Roster::new(Times { warm_up_ms: 15_000, ..TIMES });
+        let edge = roster.attach(at(0), "e");
+        roster.watch(7, ANN);
+        roster.open(edge, 1, ANN);
+        roster.close(at(1_000), edge, 1, ANN);
+        roster.heard(at(11_000), edge);
+        assert_eq!(roster.tick(at(11_000))[0].1.status(), PresenceStatus::Unspecified);
+        let told = roster.tick(at(15_000));
+        assert_eq!((told[0].1.status(), told[0].1.last_seen_ms), (PresenceStatus::Offline, 1_001_000));
     }
 
     #[test]

@@ -14,7 +14,7 @@ pub use config::Config;
 /// Starts the service: its RPCs. `drain` begins once no caller needs it any more.
 #[must_use]
 pub fn build(cfg: &Config, drain: &Drain) -> Peer {
-    let service = service::Service::new(cfg);
+    let service = service::Service::new(cfg, drain.clone());
     let clock = service.clone().run_clock();
     let ended = drain.clone();
     drain.spawn(async move {

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use confab_ids::UserId;
+use confab_mesh::Drain;
 use confab_proto::presence::v1::presence_service_server::PresenceService;
 use confab_proto::presence::v1::{
     GetPresenceRequest, GetPresenceResponse, LocateRequest, LocateResponse, TrackRequest, TrackResponse, WatchRequest,
@@ -42,16 +43,17 @@ struct State {
 pub(crate) struct Service {
     state: Arc<Mutex<State>>,
     started: Instant,
+    drain: Drain,
 }
 
 impl Service {
-    pub(crate) fn new(cfg: &Config) -> Self {
+    pub(crate) fn new(cfg: &Config, drain: Drain) -> Self {
         let times = Times {
             grace_ms: cfg.grace_seconds.saturating_mul(1_000),
             warm_up_ms: cfg.warm_up_seconds.saturating_mul(1_000),
         };
         let state = State { roster: Roster::new(times), watchers: HashMap::new(), next_watcher: 0 };
-        Self { state: Arc::new(Mutex::new(state)), started: Instant::now() }
+        Self { state: Arc::new(Mutex::new(state)), started: Instant::now(), drain }
     }
 
     /// Ends graces and edges, as time goes by.
@@ -143,8 +145,12 @@ impl State {
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-fn answers<T: Send + 'static>(queue: mpsc::Receiver<Result<T, Status>>) -> Response<Answers<T>> {
-    Response::new(Box::pin(ReceiverStream::new(queue)))
+impl Service {
+    /// They end when the service drains: whoever has a stream goes to another instance, and would not end it otherwise.
+    fn answers<T>(&self, answers: impl Stream<Item = Result<T, Status>> + Send + 'static) -> Response<Answers<T>> {
+        let drain = self.drain.clone();
+        Response::new(Box::pin(answers.take_until(Box::pin(async move { drain.started().await }))))
+    }
 }
 
 #[tonic::async_trait]
@@ -171,7 +177,7 @@ impl PresenceService for Service {
                 }
             }
         });
-        Ok(answers(queue))
+        Ok(self.answers(ReceiverStream::new(queue)))
     }
 
     async fn locate(&self, request: Request<Streaming<LocateRequest>>) -> Result<Response<Self::LocateStream>, Status> {
@@ -183,7 +189,7 @@ impl PresenceService for Service {
             }
             Ok(service.locate(&request))
         });
-        Ok(Response::new(Box::pin(located)))
+        Ok(self.answers(located))
     }
 
     async fn get_presence(
@@ -218,6 +224,6 @@ impl PresenceService for Service {
             state.watchers.remove(&watcher);
             state.roster.end_watch(watcher);
         });
-        Ok(answers(queue))
+        Ok(self.answers(ReceiverStream::new(queue)))
     }
 }

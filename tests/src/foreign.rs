@@ -1,4 +1,4 @@
-//! Clients that others wrote: Python's `websockets`, Node's `ws`, and Chromium. Installs them, and runs the scripts in
+//! Clients that others wrote: Python's `websockets`, Node's `ws`, Chromium, and `grpcurl`. Installs them, and runs the scripts in
 //! `tests/foreign/` with them.
 //!
 //! Everything goes into one folder, `target/foreign` unless `CONFAB_FOREIGN_DIR` names another; what is there isn't
@@ -28,6 +28,10 @@ pub const TOOLS: &[Tool] = &[
     Tool { name: "Chromium", check: &["sh", "-c", "command -v chromium"], debian: "chromium" },
     Tool { name: "FUSE", check: &["sh", "-c", "command -v fusermount3"], debian: "fuse3" },
 ];
+
+const GRPCURL: &str = "github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4";
+/// Builds it; an older one fetches the Go that it needs by itself.
+const GO: Tool = Tool { name: "Go", check: &["go", "version"], debian: "golang-go" };
 
 /// Where the installs are.
 #[derive(Clone, Debug)]
@@ -64,6 +68,27 @@ pub fn install() -> anyhow::Result<Foreign> {
         run(Command::new("npm").args(npm).arg(to).args(NODE_PACKAGES))
     })?;
     Ok(foreign)
+}
+
+/// Where `grpcurl` is: built from its source the first time.
+///
+/// # Errors
+/// If it can't be built, with what it was.
+pub fn grpcurl() -> anyhow::Result<PathBuf> {
+    let dir = install_dir()?;
+    std::fs::create_dir_all(&dir)?;
+    let lock = std::fs::File::create(dir.join(".lock"))?;
+    lock.lock().context("waiting for another install")?;
+    Foreign { dir: dir.clone() }.once("grpcurl", &[GRPCURL], |to| {
+        if !succeeds(GO.check) {
+            install_debian(&[&GO])?;
+        }
+        run(Command::new("go")
+            .args(["install", GRPCURL])
+            .env("GOBIN", std::path::absolute(to)?)
+            .env("CGO_ENABLED", "0"))
+    })?;
+    Ok(dir.join("grpcurl").join("grpcurl"))
 }
 
 impl Foreign {

@@ -1,3 +1,5 @@
+mod roles;
+
 use super::*;
 
 fn resolve(flags: &Flags, env: &[(&str, &str)]) -> Result<Config, Problems> {

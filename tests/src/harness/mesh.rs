@@ -1,7 +1,10 @@
 //! A mesh: each role in processes of their own, over mutual TLS with certificates of `confab certs`.
 
 use std::collections::BTreeMap;
+use std::fs::OpenOptions;
+use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
@@ -108,8 +111,8 @@ impl Mesh {
         // 127.0.0.1 is for those who take a free port there.
         let ip = Ipv4Addr::new(127, rand::random_range(1..=254), rand::random(), rand::random_range(1..=254));
         let (secret, team_secret) = (random_secret(), random_secret());
-        std::fs::write(folder.path().join("token.key"), &secret)?;
-        std::fs::write(folder.path().join("team.key"), &team_secret)?;
+        write_private(&folder.path().join("token.key"), &secret)?;
+        write_private(&folder.path().join("team.key"), &team_secret)?;
         std::fs::create_dir(folder.path().join("logs"))?;
         let minter = Minter::with_secret(secret.as_bytes());
         let mesh = Self { processes: BTreeMap::new(), shape, ip, folder, minter, team_secret };
@@ -212,7 +215,7 @@ impl Mesh {
     /// # Errors
     /// If it can't be made.
     pub async fn direct(&self, edge: usize, user: u64, peer: u64) -> anyhow::Result<u64> {
-        self.create(edge, user, &json!({"kind": "direct", "peer": peer})).await
+        self.create(edge, user, &json!({"kind": "direct", "user_id": peer})).await
     }
 
     /// A group's id.
@@ -288,4 +291,9 @@ impl Mesh {
 /// 32 bytes, as hexadecimal digits.
 fn random_secret() -> String {
     rand::random::<[u64; 4]>().iter().map(|part| format!("{part:016x}")).collect()
+}
+
+fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
+    let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(path)?;
+    file.write_all(text.as_bytes())
 }

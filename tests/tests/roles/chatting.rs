@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use confab_tests::checker::{Device, History};
-use confab_tests::harness::{Client, Mesh, Shape, seed, wait_for};
+use confab_tests::harness::{Client, Mesh, Shape, Signal, seed, wait_for};
 use confab_tests::roam::{Field, roam};
 use serde_json::json;
 
@@ -37,16 +37,25 @@ async fn users_on_two_edges_chat_and_see_each_other() {
         talk(chat, &mut one, &mut two, &format!("round {round}")).await;
     }
     two.close().await.unwrap();
+    // Presence instances that have just started say of nobody that they are offline, for 15 s.
     let offline = |frame: &serde_json::Value| frame["type"] == "presence" && frame["status"] == "offline";
-    let gone = one.expect_where("user 2 offline", offline).await;
-    assert_eq!(gone.unwrap()["user_id"], 2);
+    let closed = Instant::now();
+    let gone = loop {
+        let frames = one.until_pong().await.unwrap();
+        if let Some(gone) = frames.into_iter().find(offline) {
+            break gone;
+        }
+        assert!(closed.elapsed() < Duration::from_secs(30), "user 2 is still not offline");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
+    assert_eq!(gone["user_id"], 2);
 }
 
 /// Roamers of four groups, on both edges, while a fanout and an edge are killed and start again.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_lost_or_doubled_when_a_fanout_and_an_edge_are_killed() {
     const USERS: u64 = 24;
-    const PER_CHAT: usize = 150;
+    const PER_CHAT: usize = 1_500;
     const PATIENCE: Duration = Duration::from_secs(90);
     let seed = seed();
     println!("CONFAB_SEED={seed}");
@@ -70,11 +79,12 @@ async fn nothing_is_lost_or_doubled_when_a_fanout_and_an_edge_are_killed() {
 
     let all = USERS * PER_CHAT as u64;
     for (share, victim) in [(1, "fanout-svc-1"), (2, "edge-1"), (3, "fanout-svc-0")] {
-        let reached = || std::future::ready((field.acked() >= all * share / 5).then_some(()));
+        let reached = || std::future::ready((field.acked() >= all * share / 6).then_some(()));
         wait_for("acks before a kill", PATIENCE, reached).await.unwrap();
         mesh.process(victim).kill9().unwrap();
         let (acked, killed) = (field.acked(), Instant::now());
         // Of far more than were under way: they go on.
+        assert!(acked + 200 <= all, "{victim} was killed when all was done: too tame");
         let goes_on = || std::future::ready((field.acked() >= acked + 200).then_some(()));
         wait_for("acks after a kill", SOON, goes_on).await.unwrap();
         println!("{victim} killed at {acked} acks; 200 more after {:.1?}", killed.elapsed());
@@ -129,4 +139,52 @@ async fn messages_flow_within_seconds_of_a_kill() {
     assert_eq!(again.expect_message(chat).await.unwrap()["content"], "while you are away");
     talk(chat, &mut one, &mut again, "on one edge").await;
     assert!(killed.elapsed() < SOON, "{:?}", killed.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_roles_share_a_process_whose_certificate_says_so() {
+    let mut mesh = Mesh::prepare(Shape { edge: 1, ..Shape::default() }).unwrap();
+    mesh.certs(&mesh.certs_folder(), &["confab"]).unwrap();
+    let there = format!("static:{}", mesh.grpc("message-svc", 0));
+    for mut spec in mesh.specs().into_iter().filter(|spec| ["edge-0", "message-svc-0"].contains(&spec.name.as_str())) {
+        let others = ["FANOUT_SVC", "PRESENCE_SVC"].map(|name| format!("CONFAB_MESH__DISCOVER__{name}"));
+        let several = spec.name == "message-svc-0";
+        for (key, value) in &mut spec.env {
+            if others.contains(key) {
+                value.clone_from(&there);
+            } else if several && key.starts_with("CONFAB_MESH__TLS") {
+                *value = value.replace("message-svc.", "confab.");
+            }
+        }
+        if several {
+            spec.args.extend(["--role", "fanout-svc,presence-svc"].map(str::to_owned));
+        }
+        mesh.spawn(spec).unwrap();
+    }
+    for process in mesh.processes.values_mut() {
+        process.wait_ready().await.unwrap();
+    }
+    let chat = mesh.direct(0, 1, 2).await.unwrap();
+    let (mut one, mut two) = (mesh.connect(0, 1).await.unwrap(), mesh.connect(0, 2).await.unwrap());
+    one.sync(&[]).await.unwrap();
+    two.sync(&[]).await.unwrap();
+    talk(chat, &mut one, &mut two, "by one process").await;
+    mesh.process("message-svc-0").signal(Signal::Term).unwrap();
+    assert!(mesh.process("message-svc-0").wait_exit(Duration::from_secs(15)).await.unwrap().success());
+    assert!(!mesh.process("message-svc-0").log().contains("did not end in time"));
+}
+
+/// Everybody would refuse it: it says so itself, and by which field.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_with_another_role_s_certificate_does_not_start() {
+    let mut mesh = Mesh::prepare(Shape::default()).unwrap();
+    let mut spec = mesh.specs().remove(0);
+    for (_, value) in &mut spec.env {
+        *value = value.replace("presence-svc.crt", "edge.crt").replace("presence-svc.key", "edge.key");
+    }
+    mesh.spawn(spec).unwrap();
+    let process = mesh.process("presence-svc-0");
+    assert!(!process.wait_exit(Duration::from_secs(15)).await.unwrap().success());
+    let log = process.log();
+    assert!(log.contains("mesh.tls.cert: ") && log.contains("confab certs --role presence-svc"), "{log}");
 }

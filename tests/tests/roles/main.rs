@@ -3,3 +3,6 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking, and prints its figures")]
 
 mod chatting;
+mod draining;
+mod grpcurl;
+mod refusals;

@@ -1,0 +1,103 @@
+//! The settings of a process with roles.
+
+use super::*;
+
+const EDGE: &str = "role = [\"edge\"]\ntoken.secret_file = \"Cargo.toml\"\n";
+
+fn of(text: &str) -> Config {
+    from_toml(text).unwrap_or_else(|problems| panic!("{text}: {problems}"))
+}
+
+#[test]
+fn roles_come_from_a_list_or_repeated_flags_and_start_in_their_order() {
+    let config = of("role = [\"fanout-svc\", \"presence-svc\"]\nmesh.discover.all = \"gossip:\"");
+    assert_eq!(config.roles, [Role::Presence, Role::Fanout]);
+    let flags = Flags { role: vec!["presence-svc".into(), "fanout-svc,presence-svc".into()], ..Flags::default() };
+    let config = resolve(&flags, &[("CONFAB_MESH__DISCOVER__PRESENCE_SVC", "static:127.0.0.1:7400")]).expect("good");
+    assert_eq!(config.roles, [Role::Presence, Role::Fanout]);
+    assert!(refusal("role = [\"media-svc\"]").contains("must be one or more of edge, message-svc, fanout-svc"));
+}
+
+#[test]
+fn whom_a_role_calls_has_to_be_somewhere() {
+    let words = refusal(EDGE);
+    for key in ["mesh.discover.message_svc", "mesh.discover.fanout_svc", "mesh.discover.presence_svc"] {
+        assert!(words.contains(&format!("{key}\n    is needed: edge calls ")), "{words}");
+    }
+    assert!(from_toml("role = [\"presence-svc\"]").is_ok());
+    let words = refusal(&format!("{EDGE}mesh.discover.all = \"dns:{{service}}\""));
+    assert!(words.contains("mesh.discover.all = ") && words.starts_with("1 problem"), "{words}");
+}
+
+#[test]
+fn one_pattern_serves_all_and_a_service_s_own_goes_before_it() {
+    let text = format!(
+        "{EDGE}mesh.discover.all = \"dns:{{service}}.confab:7400\"\nmesh.discover.fanout_svc = \"static:10.0.0.1:7400\""
+    );
+    let discover = of(&text).mesh.discover;
+    assert_eq!(discover[&Role::Message], "dns:message-svc.confab:7400".parse().expect("a source"));
+    assert_eq!(discover[&Role::Fanout], "static:10.0.0.1:7400".parse().expect("a source"));
+    assert_eq!(discover.len(), 3);
+}
+
+#[test]
+fn a_plain_mesh_stays_on_this_machine() {
+    for exposed in ["0.0.0.0:7400", "10.0.0.1:7400"] {
+        let words = refusal(&format!("role = [\"presence-svc\"]\nmesh.listen = {exposed:?}"));
+        assert!(words.contains("mesh.listen = ") && words.contains("plain text that everybody may call"), "{words}");
+    }
+    assert!(from_toml("role = [\"presence-svc\"]\nmesh.listen = \"127.1.2.3:0\"").is_ok());
+    // One without a listener of that kind may say what it likes: a file is shared by all roles.
+    assert!(
+        from_toml(&format!("{EDGE}mesh.discover.all = \"static:10.0.0.1:1\"\nmesh.listen = \"0.0.0.0:1\"")).is_ok()
+    );
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let file = |name: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, "").expect("written");
+        path.display().to_string()
+    };
+    let (cert, key, ca) = (file("cert"), file("key"), file("ca"));
+    let tls = format!(
+        "role = [\"presence-svc\"]\nmesh.listen = \"0.0.0.0:7400\"\nmesh.tls.cert = {cert:?}\nmesh.tls.key = {key:?}"
+    );
+    assert!(refusal(&tls).contains("mesh.tls.ca\n    is needed, too"), "{}", refusal(&tls));
+    assert!(from_toml(&format!("{tls}\nmesh.tls.ca = {ca:?}")).is_ok());
+}
+
+#[test]
+fn an_edge_alone_needs_the_secret_and_a_gossip_an_address() {
+    let discover = "mesh.discover.all = \"gossip:\"\n";
+    let words = refusal(&format!("role = [\"edge\"]\n{discover}"));
+    assert!(words.contains("token.secret_file\n    is needed by an edge without a data folder"), "{words}");
+    assert!(from_toml(&format!("role = [\"edge\", \"message-svc\"]\n{discover}")).is_ok(), "it has a data folder");
+    let words = refusal(&format!("{EDGE}{discover}mesh.gossip.listen = \"0.0.0.0:7400\""));
+    assert!(words.contains("mesh.gossip.advertise\n    is needed"), "{words}");
+    for bad in ["mesh.gossip.listen = \"127.0.0.1:0\"", "mesh.advertise = \"7400\"", "mesh.gossip.seeds = [\"a\"]"] {
+        let key = bad.split(" = ").next().expect("a key");
+        assert!(refusal(&format!("{EDGE}{discover}{bad}")).contains(key), "{bad}");
+    }
+}
+
+#[test]
+fn the_storage_is_named_whole() {
+    let cassandra = "role = [\"message-svc\"]\nmesh.discover.all = \"gossip:\"\nstorage.kind = \"cassandra\"\n";
+    assert!(
+        refusal(cassandra).contains("storage.contact_points\n    is needed with storage.kind"),
+        "{}",
+        refusal(cassandra)
+    );
+    let config = of(&format!("{cassandra}storage.contact_points = [\"10.0.0.5:9042\"]"));
+    assert!(matches!(config.storage, StorageConfig::Cassandra(fields) if fields.replication_factor == 3));
+    for bad in [
+        "storage.contact_points = [\"10.0.0.5\"]",
+        "storage.keyspace = \"Con fab\"",
+        "storage.replication_factor = 0",
+        "storage.username = \"confab\"",
+    ] {
+        assert!(refusal(&format!("{cassandra}{bad}")).contains("storage."), "{bad}");
+    }
+    assert!(refusal("storage.kind = \"redis\"").contains("must be embedded or cassandra"));
+    let alone = refusal("storage.kind = \"cassandra\"\nstorage.contact_points = [\"10.0.0.5:9042\"]");
+    assert!(alone.contains("a cluster's have --role"), "{alone}");
+}
