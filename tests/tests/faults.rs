@@ -1,5 +1,7 @@
 //! Three rows of the fault table, on one node of Cassandra. All of it, on three: `cargo xtask faults`.
 
+#![allow(clippy::print_stdout, reason = "its figures are what one wants to see of it")]
+
 use std::time::Duration;
 
 use confab_tests::faults::{Cluster, Load, row};

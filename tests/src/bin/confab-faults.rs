@@ -15,7 +15,7 @@ const OWNERS: Load = Load { messages: 20_000, lasts: Duration::from_secs(60) };
 const OTHERS: Load = Load { messages: 5_000, lasts: Duration::from_secs(40) };
 
 /// User ids of a row.
-const USERS: u64 = 1_000;
+const USERS: usize = 1_000;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -29,7 +29,7 @@ async fn main() -> anyhow::Result<()> {
     println!("CONFAB_SEED={seed}: {} rows; Cassandra starts, then two of each role", rows.len());
     let mut cluster = Cluster::start(3).await?;
     let mut outcomes = Vec::new();
-    for (row, first) in rows.into_iter().zip((1..).step_by(USERS as usize)) {
+    for (row, first) in rows.into_iter().zip((1..).step_by(USERS)) {
         println!("{} …", row.name);
         let outcome = cluster.run(row, load(row.strike), seed, first).await?;
         println!("{outcome}{}", if outcome.holds() { "" } else { ": DOES NOT HOLD" });
