@@ -6,11 +6,18 @@ pub(crate) mod presence;
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 /// How long a stream that broke waits before it is opened again.
 pub(crate) const RETRY: Duration = Duration::from_millis(50);
 
 /// The longest wait, while an instance can't be reached.
 const RETRY_MAX: Duration = Duration::from_secs(1);
+
+/// The links' clock, milliseconds.
+fn now_ms(started: Instant) -> u64 {
+    u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
 
 /// Waits longer each time. A fresh one begins with [`RETRY`].
 struct Backoff(Duration);

@@ -2,7 +2,6 @@
 //! commands at another than the owner are refused, and the edge follows the map.
 
 use std::collections::{BTreeMap, HashMap};
-use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -31,7 +30,7 @@ const WAIT_MAX: Duration = Duration::from_secs(4);
 /// Between two tries, unless the map changes before.
 const PAUSE: Duration = Duration::from_millis(100);
 
-type Client = MessageServiceClient<Peer>;
+pub(crate) type Client = MessageServiceClient<Peer>;
 
 /// The owners of all chats.
 #[derive(Clone)]
@@ -50,9 +49,10 @@ struct Among {
     clients: Mutex<(Members, HashMap<Arc<str>, Client>)>,
 }
 
-pub(crate) enum Place {
+enum Place {
     Here,
-    There(Client),
+    /// By its address.
+    There(Arc<str>, Client),
     /// Nobody's at the moment, or of an instance that is not known yet.
     Nowhere,
 }
@@ -129,22 +129,41 @@ pub(crate) struct Tries {
 }
 
 impl Tries {
-    pub(crate) fn place(&mut self, shard: Shard) -> Place {
+    fn place(&mut self, shard: Shard) -> Place {
         let Some(among) = &self.owners.0.among else { return Place::Here };
         let map = self.map.borrow_and_update().clone();
         match map.owner(shard).and_then(|owner| map.addrs.get(&owner)) {
             Some(addr) if **addr == *among.addr => Place::Here,
             // Else two instances that disagree could pass it to and fro.
-            Some(addr) if !self.once => among.client(addr).map_or(Place::Nowhere, Place::There),
+            Some(addr) if !self.once => match among.client(addr) {
+                Some(client) => Place::There(addr.clone(), client),
+                None => Place::Nowhere,
+            },
             _ => Place::Nowhere,
         }
     }
 
-    /// What a call came to: to be answered, or to be tried again.
-    pub(crate) async fn next<T>(&mut self, result: Result<T, Status>) -> ControlFlow<Result<T, Status>> {
-        match &result {
-            Err(status) if status.code() == Code::Unavailable && self.wait().await => ControlFlow::Continue(()),
-            _ => ControlFlow::Break(result),
+    /// Makes a call at a shard's owner: `here`, or `there` with one hop.
+    pub(crate) async fn call<T, H, O>(
+        mut self,
+        shard: Shard,
+        here: impl Fn() -> H,
+        there: impl Fn(Client) -> O,
+    ) -> Result<T, Status>
+    where
+        H: Future<Output = Result<T, Status>>,
+        O: Future<Output = Result<T, Status>>,
+    {
+        loop {
+            let result = match self.place(shard) {
+                Place::Here => here().await,
+                Place::There(_, owner) => there(owner).await,
+                Place::Nowhere => Err(ChatError::NotOwner.into()),
+            };
+            match result {
+                Err(status) if status.code() == Code::Unavailable && self.wait().await => {}
+                result => return result,
+            }
         }
     }
 
@@ -166,13 +185,10 @@ impl Tries {
     async fn views(&mut self, chats: &[ChatId], user: UserId, device: &str) -> Vec<Result<ChatView, ChatError>> {
         let mut here = Vec::new();
         let mut there: BTreeMap<Arc<str>, (Client, Vec<usize>)> = BTreeMap::new();
-        let map = self.map.borrow_and_update().clone();
         for (at, chat) in chats.iter().enumerate() {
-            let shard = Shard::of_chat(*chat);
-            match self.place(shard) {
+            match self.place(Shard::of_chat(*chat)) {
                 Place::Here => here.push(at),
-                Place::There(client) => {
-                    let addr = map.owner(shard).and_then(|owner| map.addrs.get(&owner)).cloned().unwrap_or_default();
+                Place::There(addr, client) => {
                     there.entry(addr).or_insert_with(|| (client, Vec::new())).1.push(at);
                 }
                 Place::Nowhere => {}

@@ -1,6 +1,5 @@
 //! The RPCs: convert, ask the owner or read, convert back.
 
-use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,7 +19,7 @@ use uuid::Uuid;
 use crate::convert::{self, Asked};
 use crate::core::{ChatView, Command, Mark, Outcome};
 use crate::error::{ChatError, Invalid, MarkError, SendError};
-use crate::hop::{Place, passed_on};
+use crate::hop::{Client, passed_on};
 use crate::owner::{StreamCommand, accepted_wire};
 use crate::reads::{PageRequest, Reader};
 use crate::store::{CreationKey, Store};
@@ -184,23 +183,18 @@ impl<S: Store> MessageService for Service<S> {
         &self,
         request: Request<pb::SendMessageRequest>,
     ) -> Result<Response<pb::SendMessageResponse>, Status> {
-        let mut tries = self.reader.owners.tries(&request);
+        let tries = self.reader.owners.tries(&request);
         let mut request = request.into_inner();
         let send = request.send.as_mut().ok_or_else(|| Invalid::new("send", "is required"))?;
         if send.message_id.is_empty() {
             send.message_id = fresh_id().0.to_vec().into();
         }
         let (chat, _) = convert::send(send.clone())?;
-        loop {
-            let sent = match tries.place(Shard::of_chat(chat)) {
-                Place::Here => self.send_here(request.clone()).await,
-                Place::There(mut owner) => owner.send_message(passed_on(request.clone())).await,
-                Place::Nowhere => Err(SendError::NotOwner.into()),
-            };
-            if let ControlFlow::Break(sent) = tries.next(sent).await {
-                return sent;
-            }
-        }
+        let there = |mut owner: Client| {
+            let request = passed_on(request.clone());
+            async move { owner.send_message(request).await }
+        };
+        tries.call(Shard::of_chat(chat), || self.send_here(request.clone()), there).await
     }
 
     async fn list_messages(
@@ -231,7 +225,7 @@ impl<S: Store> MessageService for Service<S> {
         &self,
         request: Request<pb::CreateChatRequest>,
     ) -> Result<Response<pb::CreateChatResponse>, Status> {
-        let mut tries = self.reader.owners.tries(&request);
+        let tries = self.reader.owners.tries(&request);
         let mut request = request.into_inner();
         let message_id = fresh_id();
         let create = convert::create(request.clone(), message_id)?;
@@ -239,16 +233,11 @@ impl<S: Store> MessageService for Service<S> {
             // So that it is the same key, however often it is passed on.
             request.client_id.clone_from(client_id);
         }
-        loop {
-            let created = match tries.place(create.key.shard()) {
-                Place::Here => self.create_here(request.clone(), message_id).await,
-                Place::There(mut owner) => owner.create_chat(passed_on(request.clone())).await,
-                Place::Nowhere => Err(ChatError::NotOwner.into()),
-            };
-            if let ControlFlow::Break(created) = tries.next(created).await {
-                return created;
-            }
-        }
+        let there = |mut owner: Client| {
+            let request = passed_on(request.clone());
+            async move { owner.create_chat(request).await }
+        };
+        tries.call(create.key.shard(), || self.create_here(request.clone(), message_id), there).await
     }
 
     async fn get_chat(&self, request: Request<pb::GetChatRequest>) -> Result<Response<pb::GetChatResponse>, Status> {
@@ -285,20 +274,15 @@ impl<S: Store> MessageService for Service<S> {
         &self,
         request: Request<pb::AddMembersRequest>,
     ) -> Result<Response<pb::AddMembersResponse>, Status> {
-        let mut tries = self.reader.owners.tries(&request);
+        let tries = self.reader.owners.tries(&request);
         let request = request.into_inner();
         let message_id = fresh_id();
         let (chat, _) = convert::add_members(request.clone(), message_id)?;
-        loop {
-            let added = match tries.place(Shard::of_chat(chat)) {
-                Place::Here => self.add_here(request.clone(), message_id).await,
-                Place::There(mut owner) => owner.add_members(passed_on(request.clone())).await,
-                Place::Nowhere => Err(ChatError::NotOwner.into()),
-            };
-            if let ControlFlow::Break(added) = tries.next(added).await {
-                return added;
-            }
-        }
+        let there = |mut owner: Client| {
+            let request = passed_on(request.clone());
+            async move { owner.add_members(request).await }
+        };
+        tries.call(Shard::of_chat(chat), || self.add_here(request.clone(), message_id), there).await
     }
 
     async fn view_chats(
@@ -374,11 +358,15 @@ impl<S: Store> Service<S> {
     ) -> Result<Response<pb::CreateChatResponse>, Status> {
         let create = convert::create(request, message_id)?;
         let (user, device) = (create.by, create.device.clone());
-        let known = self.reader.store.creation(create.key.clone()).await?;
+        // An owner among others looks the key up itself.
+        let known = match self.reader.owners.is_alone() {
+            true => self.reader.store.creation(create.key.clone()).await?,
+            false => None,
+        };
         let (chat, existed) = match known {
             Some(made) if made.body_hash != create.body_hash() => return Err(ChatError::Conflict.into()),
-            Some(made) if self.reader.owners.is_alone() => (made.chat, true),
-            _ => match self.reader.owner.create(create).await {
+            Some(made) => (made.chat, true),
+            None => match self.reader.owner.create(create).await {
                 Outcome::Created { chat, existed } => (chat, existed),
                 Outcome::ChatRefused(error) => return Err(error.into()),
                 _ => return Err(ChatError::Unavailable.into()),

@@ -143,12 +143,7 @@ fn read_sources(r: &mut Reader, roles: &[Role], storage: &StorageConfig) -> BTre
         let right = "static:host:port,…, dns:name:port, gossip: or k8s:namespace/service:port";
         let own = r.parsed(key, right, parse_source);
         let source = own.or_else(|| parse_source(&all.as_ref()?.replace(NAME, role.name())));
-        let calls = |caller: &&Role| {
-            // Who shares chats with others calls them; who has all of them, nobody of its own kind.
-            let own = **caller == role && role == Role::Message && *storage != StorageConfig::Embedded;
-            own || caller.calls().contains(&role)
-        };
-        let Some(caller) = roles.iter().find(calls) else { continue };
+        let Some(caller) = roles.iter().find(|caller| caller.calls(storage).contains(&role)) else { continue };
         match source {
             Some(source) => drop(sources.insert(role, source)),
             // What is written there, and wrong, is named already.

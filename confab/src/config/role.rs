@@ -6,6 +6,8 @@ use confab_proto::fanout::v1::fanout_service_server;
 use confab_proto::message::v1::message_service_server;
 use confab_proto::presence::v1::presence_service_server;
 
+use super::storage::StorageConfig;
+
 /// One of the services. Ordered as they are started: each calls only those before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Role {
@@ -42,12 +44,15 @@ impl Role {
         }
     }
 
-    /// Whom it calls.
-    pub(crate) const fn calls(self) -> &'static [Self] {
+    /// Whom it calls. message-svc calls its own kind where chats are shared.
+    pub(crate) const fn calls(self, storage: &StorageConfig) -> &'static [Self] {
         match self {
             Self::Presence => &[],
             Self::Fanout => &[Self::Presence],
-            Self::Message => &[Self::Fanout],
+            Self::Message => match storage {
+                StorageConfig::Embedded => &[Self::Fanout],
+                StorageConfig::Cassandra(_) => &[Self::Fanout, Self::Message],
+            },
             Self::Edge => &[Self::Message, Self::Fanout, Self::Presence],
         }
     }

@@ -55,7 +55,7 @@ mod tests {
     use prost_types::FileDescriptorSet;
 
     use super::*;
-    use crate::config::Role;
+    use crate::config::{Role, StorageConfig};
 
     /// Every RPC of the protocols, and whether it streams.
     fn rpcs() -> BTreeMap<String, bool> {
@@ -111,7 +111,7 @@ mod tests {
                     continue;
                 };
                 let hop = caller == server && server == Role::Message && !streams[*path];
-                assert!(hop || caller.calls().contains(&server), "{caller} calls {path}");
+                assert!(hop || caller.calls(&StorageConfig::Embedded).contains(&server), "{caller} calls {path}");
             }
         }
     }

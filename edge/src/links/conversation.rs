@@ -157,7 +157,7 @@ impl Task {
     }
 
     fn now_ms(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+        super::now_ms(self.started)
     }
 
     fn hear(&mut self, heard: Heard, fx: &mut Effects) {

@@ -27,7 +27,6 @@ use scylla::client::session_builder::SessionBuilder;
 use scylla::deserialize::row::DeserializeRow;
 use scylla::serialize::row::SerializeRow;
 use scylla::statement::prepared::PreparedStatement;
-use serde::Deserialize;
 
 use self::statements::Statements;
 use super::{ChatOfUser, ChatRecord, Creation, CreationKey, MemberRow, Page, Range, Row, Store, StoreError};
@@ -42,27 +41,18 @@ const AT_ONCE: usize = 16;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Where the cluster's store is.
-#[derive(Clone, Deserialize, PartialEq, Eq)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct CassandraConfig {
     /// `host:port` of some nodes; the others are found by them.
     pub contact_points: Vec<String>,
     /// Lower-case letters, digits and underscores, at most 48.
     pub keyspace: String,
     /// The home data centre: where the keyspace is kept, and the only one that is asked. None: a single node without names.
-    #[serde(default)]
     pub datacenter: Option<String>,
     /// Copies of each row in the data centre; it counts when the keyspace is created.
-    #[serde(default = "three")]
     pub replication_factor: u32,
-    #[serde(default)]
     pub username: Option<String>,
-    #[serde(default)]
     pub password: Option<String>,
-}
-
-fn three() -> u32 {
-    3
 }
 
 impl std::fmt::Debug for CassandraConfig {

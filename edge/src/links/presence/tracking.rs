@@ -14,7 +14,7 @@ use tonic::Streaming;
 
 use super::registrar::{Effects, Name, Registrar};
 use super::{BATCH_MAX, LINGER, names, presence_client};
-use crate::links::Backoff;
+use crate::links::{Backoff, now_ms};
 use crate::mailbox::Item;
 use crate::registry::Registry;
 
@@ -166,10 +166,6 @@ impl Task {
         // Who has not heard it finds out by the silence.
         let _late = tokio::time::timeout(GOODBYE_MAX, all_ended).await;
     }
-}
-
-fn now_ms(started: Instant) -> u64 {
-    u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
 async fn keep_open(member: Member, events: mpsc::Sender<Event>) {

@@ -13,7 +13,7 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 
 use super::interest::Shared;
 use super::{BATCH_MAX, LINGER, names, presence_client};
-use crate::links::Backoff;
+use crate::links::{Backoff, now_ms};
 
 /// Views change rarely, and it does not matter when exactly a user is followed elsewhere.
 const TICK: Duration = Duration::from_secs(1);
@@ -144,10 +144,6 @@ fn requests<'a>(wishes: impl Iterator<Item = (&'a Name, UserId, bool)>) -> Vec<(
         if on { request.watch.push(user.0) } else { request.unwatch.push(user.0) }
     }
     requests
-}
-
-fn now_ms(started: Instant) -> u64 {
-    u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
 async fn keep_open(member: Member, events: mpsc::Sender<Event>) {

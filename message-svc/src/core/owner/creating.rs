@@ -13,7 +13,7 @@ use crate::core::marks::{Marks, ReceiptClock};
 use crate::core::sends::Sends;
 use crate::core::{AddMembers, Command, Create, Effects, Now, Origin, Outcome};
 use crate::error::ChatError;
-use crate::store::{Creation, MEMBERS_MAX, Meta, Row};
+use crate::store::{Creation, MEMBERS_MAX, Meta, Opening, Row};
 
 impl Owner {
     pub(super) fn add_members(&mut self, now: Now, id: ChatId, origin: Origin, mut add: AddMembers, fx: &mut Effects) {
@@ -105,19 +105,9 @@ impl Owner {
         }
         let id = ChatId(self.next_chat);
         self.next_chat += 1;
-        let meta = Meta {
-            chat: id,
-            kind: create.kind,
-            title: create.title.clone(),
-            created_by: create.by,
-            created_at_ms: now.wall_ms,
-            openings: Vec::new(),
-        };
-        let mut chat = Chat::empty(meta, Sends::new(true));
+        let mut chat = create.chat(id, now.wall_ms, Vec::new());
+        fx.rows.extend(member_rows(&chat, 0..chat.members.len()));
         let place = chat.take_place(now.wall_ms, false);
-        let admin = (create.kind == ChatKind::Group).then_some(create.by);
-        let joined = join(&mut chat, &create.members, admin, place);
-        fx.rows.extend(member_rows(&chat, joined));
         chat.used_ms = now.mono_ms;
         let made = Creation { chat: id, body_hash };
         fx.rows.push(Row::Creation { key: create.key.clone(), made });
@@ -130,6 +120,22 @@ impl Owner {
 }
 
 impl Create {
+    /// The chat with its members, who join with the first event; its log is still empty.
+    pub(super) fn chat(&self, id: ChatId, at_ms: i64, openings: Vec<Opening>) -> Chat {
+        let meta = Meta {
+            chat: id,
+            kind: self.kind,
+            title: self.title.clone(),
+            created_by: self.by,
+            created_at_ms: at_ms,
+            openings,
+        };
+        let mut chat = Chat::empty(meta, Sends::new(true));
+        let admin = (self.kind == ChatKind::Group).then_some(self.by);
+        join(&mut chat, &self.members, admin, Place { seq: Seq(1), created_at_ms: at_ms, count: 0 });
+        chat
+    }
+
     /// The first event of the chat's log.
     pub(super) fn event(self, chat: ChatId, place: Place, members: usize) -> pb::Event {
         let membership = pb::Membership {

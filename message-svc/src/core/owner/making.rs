@@ -16,14 +16,11 @@ use confab_ids::{ChatId, Seq, Shard};
 
 use super::durable::{Commit, Write};
 use super::{Owner, Slot};
-use crate::core::chat::{Answer, Chat, Member};
+use crate::core::chat::Answer;
 use crate::core::chat_ids::ChatIds;
-use crate::core::marks::{Marks, ReceiptClock};
-use crate::core::sends::Sends;
 use crate::core::{Command, Create, Effects, KeyRead, Now, Origin, Outcome};
 use crate::error::ChatError;
-use crate::store::{Certain, Creation, CreationKey, Meta, Opening, Row};
-use confab_proto::message::v1::{ChatKind, Role};
+use crate::store::{Certain, Creation, CreationKey, Opening, Row};
 
 /// A key whose chat is not settled yet, and who waits for it. The first one's chat is made.
 #[derive(Debug)]
@@ -163,27 +160,7 @@ impl Owner {
     /// Writes a new chat's row; its log is begun when that is stored.
     fn begin(&mut self, now: Now, id: ChatId, waiting: VecDeque<(Origin, Command)>, fx: &mut Effects) {
         let Some((_, Command::Create(create))) = waiting.front() else { return };
-        let meta = Meta {
-            chat: id,
-            kind: create.kind,
-            title: create.title.clone(),
-            created_by: create.by,
-            created_at_ms: now.wall_ms,
-            openings: vec![Opening { bucket: 0, at_ms: now.wall_ms }],
-        };
-        let mut chat = Chat::empty(meta, Sends::new(true));
-        let admin = (create.kind == ChatKind::Group).then_some(create.by);
-        for user in &create.members {
-            chat.push_member(Member {
-                user: *user,
-                role: if admin == Some(*user) { Role::Admin } else { Role::Member },
-                joined_at_ms: now.wall_ms,
-                joined_seq: Seq(1),
-                marks: Marks::default(),
-                receipts: ReceiptClock::default(),
-            });
-        }
-        chat.refresh_ids();
+        let mut chat = create.chat(id, now.wall_ms, vec![Opening { bucket: 0, at_ms: now.wall_ms }]);
         chat.opening = true;
         chat.used_ms = now.mono_ms;
         let epoch = self.fence.stamp(now);
