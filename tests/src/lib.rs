@@ -16,6 +16,7 @@ pub mod checker;
 pub mod faults;
 pub mod foreign;
 pub mod harness;
+pub mod held_write;
 pub mod lossy_fs;
 pub mod power;
 pub mod roam;

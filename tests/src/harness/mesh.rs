@@ -189,6 +189,11 @@ impl Mesh {
         self.minter.token(user, None)
     }
 
+    #[must_use]
+    pub fn device_token(&self, user: u64, device: &str) -> String {
+        self.minter.token(user, Some(device))
+    }
+
     /// The secret that service tokens are signed with.
     #[must_use]
     pub fn team_secret(&self) -> &str {
