@@ -1,6 +1,8 @@
 //! Real servers for tests, by the scripts in `tests/services/`: on free ports, with folders of their own, and gone with the
 //! process that started them, however that ends.
 
+mod metrics;
+
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -67,14 +69,16 @@ impl Cassandra {
     /// # Errors
     /// What the script says.
     pub fn node(&self, verb: &str, number: u32) -> anyhow::Result<()> {
-        let output = Command::new("bash")
-            .arg(script())
-            .args([verb, &number.to_string()])
-            .env("CASSANDRA_DATA", &self.folder)
-            .output()
-            .context("bash")?;
-        ensure!(output.status.success(), "{verb} {number}: {}", String::from_utf8_lossy(&output.stderr));
-        Ok(())
+        self.script(&[verb, &number.to_string()]).map(drop)
+    }
+
+    /// What the script prints for these arguments.
+    fn script(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let mut command = Command::new("bash");
+        let output = command.arg(script()).args(arguments).env("CASSANDRA_DATA", &self.folder).output();
+        let output = output.context("bash")?;
+        ensure!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 }
 
