@@ -87,7 +87,8 @@ fn the_storage_is_named_whole() {
         "{}",
         refusal(cassandra)
     );
-    let config = of(&format!("{cassandra}storage.contact_points = [\"127.0.0.1:9042\", \"[::1]:9042\", \"localhost:9042\"]"));
+    let config =
+        of(&format!("{cassandra}storage.contact_points = [\"127.0.0.1:9042\", \"[::1]:9042\", \"localhost:9042\"]"));
     assert!(matches!(config.storage, StorageConfig::Cassandra(fields) if fields.replication_factor == 3));
     for bad in [
         "storage.contact_points = [\"10.0.0.5\"]",
