@@ -1,0 +1,63 @@
+//! A cluster on this machine, to try out: `cargo xtask cluster`.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use confab_tests::cluster::screen::say;
+use confab_tests::cluster::state::Place;
+use confab_tests::cluster::verbs;
+
+/// A cluster on this machine: two of each role on three nodes of Cassandra and a Redis cluster, behind nginx
+#[derive(Parser)]
+#[command(name = "cargo xtask cluster", bin_name = "cargo xtask cluster", after_help = HELP)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+const HELP: &str = "It needs about 4 GiB of memory; docs/cluster.md has its ports. Everything of it is in target/cluster.";
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Start it, and show it until Ctrl-C, which ends it
+    Up {
+        /// Leave it running, until `down`
+        #[arg(long, short)]
+        detach: bool,
+    },
+    /// Show each process; fails if not all are ready
+    Status {
+        /// Each second anew, until Ctrl-C
+        #[arg(long, short)]
+        watch: bool,
+    },
+    /// Start processes again, one after the other, whether they run or were killed
+    Restart {
+        /// As in the table; a role's name means all of it: edge
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
+    /// End all of it, and remove what it wrote
+    Down,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    match run(Cli::parse().verb).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&format!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(verb: Verb) -> anyhow::Result<()> {
+    let place = Place::of_this_build()?;
+    match verb {
+        Verb::Up { detach } => verbs::up(&place, detach).await,
+        Verb::Status { watch } => verbs::status(&place, watch).await,
+        Verb::Restart { names } => verbs::restart(&place, &names).await,
+        Verb::Down => verbs::down(&place).await,
+    }
+}
