@@ -7,9 +7,11 @@
 //! verbs.rs    up, status, restart, down     state.rs   the folder, and what is in it     sample.rs  looks at each process
 //! plan.rs     what is started, and where    launch.rs  starting and ending               table.rs   what a person sees of it
 //! stores.rs   Cassandra and Redis           nginx.rs   the proxy's settings              screen.rs  the terminal
-//! check.rs    tries all of it               kernel.rs  processes and sockets             probe.rs   who is ready
+//! shards.rs   who owns how many of them     kernel.rs  processes and sockets             probe.rs   who is ready
+//! check.rs    tries all of it
 //! ```
 
+pub mod check;
 pub mod kernel;
 pub mod launch;
 pub mod nginx;
@@ -17,6 +19,7 @@ pub mod plan;
 pub mod probe;
 pub mod sample;
 pub mod screen;
+pub mod shards;
 pub mod state;
 pub mod stores;
 pub mod table;

@@ -1,8 +1,10 @@
 //! A cluster on this machine, to try out: `cargo xtask cluster`.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use confab_tests::cluster::check::check;
 use confab_tests::cluster::screen::say;
 use confab_tests::cluster::state::Place;
 use confab_tests::cluster::verbs;
@@ -15,7 +17,8 @@ struct Cli {
     verb: Verb,
 }
 
-const HELP: &str = "It needs about 4 GiB of memory; docs/cluster.md has its ports. Everything of it is in target/cluster.";
+const HELP: &str =
+    "It needs about 4 GiB of memory; docs/cluster.md has its ports. Everything of it is in target/cluster.";
 
 #[derive(Subcommand)]
 enum Verb {
@@ -39,6 +42,8 @@ enum Verb {
     },
     /// End all of it, and remove what it wrote
     Down,
+    /// Try all of these on a cluster of its own, with clients and kills, and write the result to docs/cluster.md
+    Check,
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -58,6 +63,7 @@ async fn run(verb: Verb) -> anyhow::Result<()> {
         Verb::Up { detach } => verbs::up(&place, detach).await,
         Verb::Status { watch } => verbs::status(&place, watch).await,
         Verb::Restart { names } => verbs::restart(&place, &names).await,
+        Verb::Check => check(&place, &Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/cluster.md")).await,
         Verb::Down => verbs::down(&place).await,
     }
 }

@@ -154,8 +154,7 @@ impl Sockets {
     }
 
     fn listener(&self, addr: SocketAddr) -> Option<u64> {
-        let same =
-            |at: &SocketAddr| at.port() == addr.port() && (at.ip() == addr.ip() || at.ip().is_unspecified());
+        let same = |at: &SocketAddr| at.port() == addr.port() && (at.ip() == addr.ip() || at.ip().is_unspecified());
         self.listening.iter().find(|(at, _)| same(at)).map(|(_, inode)| *inode)
     }
 

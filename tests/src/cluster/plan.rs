@@ -31,12 +31,8 @@ impl Plan {
     pub fn make(place: &Place) -> anyhow::Result<Self> {
         let points = stores::Store::Cassandra.nodes().iter().map(|node| node.addr.to_string()).collect();
         let store = mesh::Store { points, keyspace: "confab".to_owned() };
-        let shape = Shape {
-            message: OF_EACH_ROLE,
-            cassandra: Some(store.clone()),
-            env: settings(),
-            ..Shape::default()
-        };
+        let shape =
+            Shape { message: OF_EACH_ROLE, cassandra: Some(store.clone()), env: settings(), ..Shape::default() };
         let mesh = Mesh::prepare_in(shape, place.folder(), Ipv4Addr::LOCALHOST)?;
         // For the examples of docs/grpc.md.
         mesh.certs(&mesh.certs_folder(), &["service:billing"])?;

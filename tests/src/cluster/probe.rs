@@ -19,7 +19,7 @@ pub async fn is_ready(addr: SocketAddr) -> bool {
     matches!(answer, Ok(Ok(answer)) if answer.status == 200)
 }
 
-/// What a node of a store says of itself, if it says anything: nothing of Cassandra's, `master` or `slave` of Redis'.
+/// What a node of a store says of itself, if it says anything: nothing of Cassandra's, `primary` or `replica` of Redis'.
 pub async fn node(store: Store, addr: SocketAddr) -> Option<String> {
     timeout(BOUND, ask(store, addr)).await.ok()?.ok()?
 }
@@ -50,7 +50,11 @@ async fn ask(store: Store, addr: SocketAddr) -> std::io::Result<Option<String>> 
 fn parse_role(answer: &str) -> Option<String> {
     let mut lines = answer.split("\r\n");
     let (array, length, role) = (lines.next()?, lines.next()?, lines.next()?);
-    (array.starts_with('*') && length == format!("${}", role.len())).then(|| role.to_owned())
+    if !array.starts_with('*') || length != format!("${}", role.len()) {
+        return None;
+    }
+    // Redis still answers by its old words.
+    Some(role.replace("master", "primary").replace("slave", "replica"))
 }
 
 #[cfg(test)]
@@ -80,7 +84,7 @@ mod tests {
         assert_eq!(node(Store::Cassandra, addr).await.as_deref(), Some(""));
         assert_eq!(asked.await.unwrap()[4], 5);
         let (addr, asked) = server(b"*3\r\n$6\r\nmaster\r\n:14\r\n*0\r\n").await;
-        assert_eq!(node(Store::Redis, addr).await.as_deref(), Some("master"));
+        assert_eq!(node(Store::Redis, addr).await.as_deref(), Some("primary"));
         assert_eq!(asked.await.unwrap(), b"ROLE\r\n");
         // Another server has the port, or nobody.
         let (addr, _asked) = server(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
@@ -93,7 +97,7 @@ mod tests {
 
     #[test]
     fn a_torn_role_is_none() {
-        assert_eq!(parse_role("*5\r\n$5\r\nslave\r\n$9"), Some("slave".to_owned()));
+        assert_eq!(parse_role("*5\r\n$5\r\nslave\r\n$9"), Some("replica".to_owned()));
         for torn in ["", "*3", "*3\r\n$6\r\nmas", "-NOAUTH Authentication required.\r\n", "-a\r\n$1\r\nb\r\n"] {
             assert_eq!(parse_role(torn), None, "{torn:?}");
         }

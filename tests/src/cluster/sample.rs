@@ -7,6 +7,7 @@ use futures_util::future::{join, join_all};
 
 use super::kernel::{Id, Sockets};
 use super::probe;
+use super::shards::Shards;
 use super::state::{Member, Place, State};
 use super::stores::{Node, Store};
 use super::table::{Health, Life, Row};
@@ -14,6 +15,7 @@ use super::table::{Health, Life, Row};
 /// Looks again and again.
 pub struct Sampler {
     place: Place,
+    shards: Shards,
     /// The CPU time of each process at the last look. As many as the cluster has processes.
     seen: BTreeMap<u32, (Instant, Duration)>,
 }
@@ -27,9 +29,11 @@ struct Seen {
 }
 
 impl Sampler {
-    #[must_use]
-    pub fn new(place: &Place) -> Self {
-        Self { place: place.clone(), seen: BTreeMap::new() }
+    /// # Errors
+    /// If the cluster's certificates aren't there.
+    pub async fn new(place: &Place, state: &State) -> anyhow::Result<Self> {
+        let shards = Shards::follow(place, state).await?;
+        Ok(Self { place: place.clone(), shards, seen: BTreeMap::new() })
     }
 
     /// A row for each process: what clients meet first, first. Takes as long as the slowest answer, at most a second.
@@ -49,12 +53,13 @@ impl Sampler {
             }
         }
         let nodes: Vec<Node> = [Store::Cassandra, Store::Redis].iter().flat_map(|store| store.nodes()).collect();
-        let nodes: Vec<(Seen, Store)> = nodes
-            .into_iter()
-            .map(|node| (see(node.name(), node.addr, node.last(&place)), node.store))
-            .collect();
+        let nodes: Vec<(Seen, Store)> =
+            nodes.into_iter().map(|node| (see(node.name(), node.addr, node.last(&place)), node.store)).collect();
+        let shards = &self.shards;
         let members = join_all(members.into_iter().map(|(seen, ready)| async move {
-            let answer = async { probe::is_ready(ready).await.then(String::new) };
+            let owned = shards.of(seen.addr).filter(|_| seen.name.starts_with("message-svc"));
+            let words = owned.map(|count| format!("{count} shards")).unwrap_or_default();
+            let answer = async { probe::is_ready(ready).await.then_some(words) };
             seen.asked(answer).await
         }));
         let nodes = join_all(nodes.into_iter().map(|(seen, store)| async move {

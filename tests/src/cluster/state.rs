@@ -147,7 +147,10 @@ impl Place {
             Err(error) => return Err(error).with_context(|| path.display().to_string()),
         };
         let state: State = serde_json::from_str(&text).with_context(|| {
-            format!("{} is of another version, or damaged: end what runs by hand, and remove the folder", path.display())
+            format!(
+                "{} is of another version, or damaged: end what runs by hand, and remove the folder",
+                path.display()
+            )
         })?;
         Ok(Some(state.as_of(&kernel::boot())))
     }

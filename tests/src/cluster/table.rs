@@ -20,9 +20,7 @@ pub enum Life {
     /// None was started yet.
     None,
     /// The one that there was, has ended.
-    Gone {
-        pid: u32,
-    },
+    Gone { pid: u32 },
     Running {
         pid: u32,
         age: Duration,

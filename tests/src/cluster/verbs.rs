@@ -14,9 +14,10 @@ use super::launch;
 use super::plan::{self, Plan};
 use super::sample::{Sampler, role};
 use super::screen::{self, Canvas, Steps, say};
-use super::state::{Phase, Place, State};
+use super::state::{Lock, Phase, Place, State};
 use super::stores::{Node, Store};
 use super::table;
+use crate::harness::wait_for;
 
 const STORES: [Store; 2] = [Store::Cassandra, Store::Redis];
 
@@ -29,6 +30,9 @@ const GLANCE: Duration = Duration::from_millis(500);
 /// How long processes have for ending by themselves: when all end, and when one does while the others take over.
 const END_ALL: Duration = Duration::from_secs(15);
 const END_ONE: Duration = Duration::from_secs(40);
+
+/// How long another command may take before this one gives up.
+const OTHERS: Duration = Duration::from_secs(120);
 
 /// Whoever wants this program to end.
 pub struct Signals {
@@ -104,7 +108,7 @@ pub async fn up(place: &Place, detach: bool) -> anyhow::Result<()> {
             Ok(())
         }
         Watched::Left => {
-            let _lock = place.lock()?;
+            let _lock = lock_in_turn(place).await?;
             end(place, &mut signals).await
         }
     }
@@ -119,7 +123,7 @@ pub async fn status(place: &Place, live: bool) -> anyhow::Result<()> {
         return watch(place, &mut Signals::listen()?, words::LOOKING).await.map(|_| ());
     }
     let state = place.load()?.context(words::NONE)?;
-    let mut sampler = Sampler::new(place);
+    let mut sampler = Sampler::new(place, &state).await?;
     sampler.look(&state).await;
     sleep(GLANCE).await;
     let rows = sampler.look(&state).await;
@@ -197,6 +201,16 @@ pub async fn down(place: &Place) -> anyhow::Result<()> {
     end(place, &mut signals).await
 }
 
+/// Waits for a command that is starting something.
+async fn lock_in_turn(place: &Place) -> anyhow::Result<Lock> {
+    let first = place.lock();
+    if first.is_ok() {
+        return first;
+    }
+    say("Waiting for another command, which is starting or ending something …");
+    wait_for("the other command", OTHERS, || std::future::ready(place.lock().ok())).await
+}
+
 async fn end(place: &Place, signals: &mut Signals) -> anyhow::Result<()> {
     say("Ending the cluster (another Ctrl-C: at once) …");
     let started = Instant::now();
@@ -270,8 +284,8 @@ async fn watch(place: &Place, signals: &mut Signals, hint: &str) -> anyhow::Resu
     let terminal = screen::is_terminal();
     let mut ticks = interval(if terminal { REFRESH } else { REFRESH_LINES });
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut sampler, mut canvas, mut first) = (Sampler::new(place), Canvas::default(), true);
-    place.load()?.context(words::NONE)?;
+    let state = place.load()?.context(words::NONE)?;
+    let (mut sampler, mut canvas, mut first) = (Sampler::new(place, &state).await?, Canvas::default(), true);
     loop {
         tokio::select! {
             () = signals.next() => return Ok(Watched::Left),
