@@ -178,15 +178,14 @@ async fn two_edges(place: &Place, minter: &Minter, results: &mut Results) -> any
     }
     let took = started.elapsed();
     for client in [&mut one, &mut two] {
-        let frames = client.until_pong().await?;
-        let texts = |from: &str| {
-            let texts = frames.iter().filter(|frame| frame["type"] == "message").filter_map(|f| f["content"].as_str());
-            texts.filter(|text| text.starts_with(from)).map(str::to_owned).collect::<Vec<_>>()
-        };
-        for from in ["one", "two"] {
-            let sent: Vec<String> = (0..MESSAGES).map(|at| format!("{from} {at}")).collect();
-            ensure!(texts(from) == sent, "of {from}: {:?}", texts(from));
+        let mut texts = Vec::new();
+        for _ in 0..2 * MESSAGES {
+            texts.push(client.expect_message(chat).await?["content"].as_str().unwrap_or_default().to_owned());
         }
+        let sent: Vec<String> = (0..MESSAGES).flat_map(|at| [format!("one {at}"), format!("two {at}")]).collect();
+        ensure!(texts == sent, "{texts:?}");
+        let more = client.until_pong().await?;
+        ensure!(more.iter().all(|frame| frame["type"] != "message"), "{more:?}");
     }
     one.close().await?;
     two.close().await?;
