@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 
+use anyhow::{Context as _, bail};
 use clap::{Parser, Subcommand};
 use confab_tests::cluster::check::check;
 use confab_tests::cluster::screen::say;
@@ -62,8 +63,20 @@ async fn run(verb: Verb) -> anyhow::Result<()> {
     match verb {
         Verb::Up { detach } => verbs::up(&place, detach).await,
         Verb::Status { watch } => verbs::status(&place, watch).await,
-        Verb::Restart { names } => verbs::restart(&place, &names).await,
-        Verb::Check => check(&place, &Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/cluster.md")).await,
+        Verb::Restart { names } => until_signal(verbs::restart(&place, &names)).await,
+        Verb::Check => {
+            let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/cluster.md");
+            until_signal(check(&place, &page)).await.context("the cluster may still be up: cargo xtask cluster down")
+        }
         Verb::Down => verbs::down(&place).await,
+    }
+}
+
+/// So that the terminal is left as it was.
+async fn until_signal(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let mut signals = verbs::Signals::listen()?;
+    tokio::select! {
+        result = work => result,
+        () = signals.next() => bail!("left off by a signal"),
     }
 }

@@ -71,6 +71,7 @@ pub async fn check(place: &Place, page: &Path) -> anyhow::Result<()> {
     steps.step("up --detach", succeeds(&["up", "--detach"])).await?;
     results.add("`up --detach`", format!("up after {:.0} s", started.elapsed().as_secs_f64()));
     steps.step("up again, status", up_again(&mut results)).await?;
+    documented(place, page)?;
     let minter = Minter::of_data_dir(&place.clients())?;
     steps.step("Two clients over two edges", two_edges(place, &minter, &mut results)).await?;
     steps.step("Python's websockets", python(place, &minter, &mut results)).await?;
@@ -156,6 +157,20 @@ async fn up_again(results: &mut Results) -> anyhow::Result<()> {
     let ready = text.lines().last().unwrap_or_default().to_owned();
     ensure!(ready.starts_with("all "), "{text}");
     results.add("`up` again, and `status`", format!("it is up already; {ready}"));
+    Ok(())
+}
+
+/// The page names every port.
+fn documented(place: &Place, page: &Path) -> anyhow::Result<()> {
+    let text = std::fs::read_to_string(page).with_context(|| page.display().to_string())?;
+    let state = place.load()?.context("no cluster")?;
+    let is_there = |port: u16| text.split(|c: char| !c.is_ascii_digit()).any(|number| number == port.to_string());
+    let missing: Vec<String> = plan::ports(&state)
+        .into_iter()
+        .filter(|(addr, _)| !is_there(addr.port()))
+        .map(|(addr, name)| format!("{addr} of {name}"))
+        .collect();
+    ensure!(missing.is_empty(), "{} does not name {}", page.display(), missing.join(", "));
     Ok(())
 }
 

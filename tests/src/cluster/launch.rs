@@ -118,38 +118,71 @@ mod tests {
     use super::*;
 
     use std::net::TcpListener;
+    use std::os::unix::process::ExitStatusExt as _;
     use std::process::{Child, Command};
 
-    fn child(script: &str) -> (Child, Id) {
-        let child = Command::new("sh").args(["-c", script]).spawn().unwrap();
-        let id = Id::of(child.id()).unwrap();
-        (child, id)
+    use crate::harness::BOUND;
+
+    /// A shell, which does not outlive the test.
+    struct Shell {
+        child: Child,
+        id: Id,
+    }
+
+    impl Shell {
+        /// Builtins alone: it has no children that could be left behind.
+        fn run(script: &str) -> Self {
+            let child = Command::new("sh").args(["-c", script]).spawn().unwrap();
+            let id = Id::of(child.id()).unwrap();
+            Self { child, id }
+        }
+
+        async fn deaf() -> Self {
+            let shell = Self::run("trap '' TERM; while :; do read -r _ </dev/null; done");
+            let ignores = || std::future::ready(shell.ignores_term().then_some(()));
+            wait_for("the trap", BOUND, ignores).await.unwrap();
+            shell
+        }
+
+        fn ignores_term(&self) -> bool {
+            let status = std::fs::read_to_string(format!("/proc/{}/status", self.id.pid)).unwrap();
+            let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap();
+            u64::from_str_radix(mask.trim(), 16).unwrap() & 1 << (Signal::TERM.as_raw() - 1) != 0
+        }
+
+        fn ended_by(&mut self) -> Option<i32> {
+            self.child.wait().unwrap().signal()
+        }
+    }
+
+    impl Drop for Shell {
+        fn drop(&mut self) {
+            // It has ended, if the test has succeeded.
+            let _ended = self.child.kill();
+            let _reaped = self.child.wait();
+        }
     }
 
     #[tokio::test]
     async fn who_heeds_no_sigterm_is_killed_and_who_stands_still_gets_it() {
-        // Builtins alone: nothing of it is left behind.
-        let (mut deaf, deaf_id) = child("trap '' TERM; while :; do read -r _ </dev/null; done");
-        let (mut frozen, frozen_id) = child("kill -STOP $$; while :; do read -r _ </dev/null; done");
-        let ignores = || std::fs::read_to_string(format!("/proc/{}/status", deaf_id.pid)).unwrap();
-        let trapped = || std::future::ready(ignores().contains("SigIgn:\t0000000000004000").then_some(()));
-        wait_for("the trap", crate::harness::BOUND, trapped).await.unwrap();
-        let stopped = || std::future::ready(frozen_id.stat().filter(|stat| stat.is_frozen));
-        wait_for("the stop", crate::harness::BOUND, stopped).await.unwrap();
-        let killed = end(&[deaf_id, frozen_id], Duration::from_secs(2), std::future::pending()).await.unwrap();
-        assert_eq!(killed, 1);
-        use std::os::unix::process::ExitStatusExt as _;
-        assert_eq!(deaf.wait().unwrap().signal(), Some(9));
-        assert_eq!(frozen.wait().unwrap().signal(), Some(15));
+        let mut deaf = Shell::deaf().await;
+        let mut frozen = Shell::run("kill -STOP $$; while :; do read -r _ </dev/null; done");
+        let stopped = || std::future::ready(frozen.id.stat().filter(|stat| stat.is_frozen));
+        wait_for("the stop", BOUND, stopped).await.unwrap();
+        let ids = [deaf.id, frozen.id];
+        assert_eq!(end(&ids, Duration::from_secs(2), std::future::pending()).await.unwrap(), 1);
+        assert_eq!((deaf.ended_by(), frozen.ended_by()), (Some(9), Some(15)));
         // Nobody is there any more.
-        assert_eq!(end(&[deaf_id, frozen_id], Duration::from_secs(60), std::future::pending()).await.unwrap(), 0);
+        assert_eq!(end(&ids, Duration::from_secs(60), std::future::pending()).await.unwrap(), 0);
     }
 
     #[tokio::test]
     async fn who_hurries_does_not_wait() {
-        let (mut deaf, id) = child("trap '' TERM; while :; do read -r _ </dev/null; done");
-        end(&[id], Duration::from_secs(3_600), std::future::ready(())).await.unwrap();
-        deaf.wait().unwrap();
+        let mut deaf = Shell::deaf().await;
+        let ids = [deaf.id];
+        let killed = end(&ids, Duration::from_secs(3_600), std::future::ready(())).await.unwrap();
+        assert_eq!(killed, 1);
+        assert_eq!(deaf.ended_by(), Some(9));
     }
 
     #[test]

@@ -37,7 +37,11 @@ pub struct Steps {
 }
 
 impl Steps {
+    /// What the step under way says of itself.
     pub fn note(&self, words: &str) {
+        if !is_terminal() {
+            say(&format!("    {words}"));
+        }
         words.clone_into(&mut self.note.borrow_mut());
     }
 
@@ -47,7 +51,7 @@ impl Steps {
     /// What it says.
     pub async fn step<T>(&self, name: &str, work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
         let started = Instant::now();
-        self.note("");
+        self.note.borrow_mut().clear();
         let _cursor = is_terminal().then(HiddenCursor::hide);
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -82,29 +86,29 @@ pub struct Canvas {
 }
 
 impl Canvas {
-    /// At most as many lines as the terminal has; each must fit its width.
-    pub fn draw(&mut self, lines: &[String]) {
+    /// Each line must fit the terminal's width. If there are too many for its height, some of `lines` are left out; `foot` stays.
+    pub fn draw(&mut self, lines: &[String], foot: &[String]) {
         self.cursor.get_or_insert_with(HiddenCursor::hide);
         let size = size();
         // What is wrapped anew is not where it was.
         let moved = self.drawn > 0 && self.size != size;
         self.size = size;
-        let lines = fitting(lines, size.1);
+        let lines = fitting(lines, foot, size.1);
         put(&repaint(if moved { None } else { Some(self.drawn) }, &lines));
         self.drawn = lines.len();
     }
 }
 
 /// With a line that says so if some don't fit.
-fn fitting(lines: &[String], height: usize) -> Vec<String> {
+fn fitting(lines: &[String], foot: &[String], height: usize) -> Vec<String> {
     // The cursor stands on a line of its own.
-    let room = height.saturating_sub(1).max(1);
+    let room = height.saturating_sub(1 + foot.len());
     if lines.len() <= room {
-        return lines.to_vec();
+        return [lines, foot].concat();
     }
-    let shown = room - 1;
+    let shown = room.saturating_sub(1);
     let more = format!("… {} more lines: the window is too low", lines.len() - shown);
-    lines[..shown].iter().cloned().chain([more]).collect()
+    [&lines[..shown], &[more], foot].concat()
 }
 
 /// `above`: how many lines were drawn before; none: the screen begins anew. Between marks that keep the terminal from showing half a
@@ -171,9 +175,10 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_said() {
-        assert_eq!(fitting(&texts(3), 4), texts(3));
-        assert_eq!(fitting(&texts(3), 3), ["line 0", "… 2 more lines: the window is too low"]);
-        assert_eq!(fitting(&texts(3), 0), ["… 3 more lines: the window is too low"]);
+        let foot = ["foot".to_owned()];
+        assert_eq!(fitting(&texts(3), &foot, 5), ["line 0", "line 1", "line 2", "foot"]);
+        assert_eq!(fitting(&texts(3), &foot, 4), ["line 0", "… 2 more lines: the window is too low", "foot"]);
+        assert_eq!(fitting(&texts(3), &foot, 0), ["… 3 more lines: the window is too low", "foot"]);
     }
 
     #[test]

@@ -152,7 +152,7 @@ impl Place {
                 path.display()
             )
         })?;
-        Ok(Some(state.as_of(&kernel::boot())))
+        Ok(Some(state.after_boot(&kernel::boot())))
     }
 
     /// Whoever reads it finds the old one or the new one.
@@ -177,14 +177,20 @@ impl State {
         Self { boot: kernel::boot(), since, phase: Phase::Starting, chat: 0, members }
     }
 
-    /// Of another start of the machine, nothing runs any more.
-    fn as_of(mut self, boot: &str) -> Self {
+    /// As it is after the machine's start of that name: of another one, nothing runs any more.
+    fn after_boot(mut self, boot: &str) -> Self {
         if self.boot != boot {
             for member in &mut self.members {
                 member.id = None;
             }
         }
         self
+    }
+
+    /// All of it was started, and some of it is still there.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        self.phase == Phase::Up && self.members.iter().any(|member| member.id.is_some_and(Id::is_running))
     }
 
     /// Where clients connect: what is started last is in front of all.
@@ -243,8 +249,8 @@ mod tests {
     #[test]
     fn numbers_of_another_start_of_the_machine_are_nobody() {
         let same = state();
-        assert!(same.clone().as_of(&kernel::boot()).members[0].id.is_some());
-        assert!(same.as_of("another").members[0].id.is_none());
+        assert!(same.clone().after_boot(&kernel::boot()).members[0].id.is_some());
+        assert!(same.after_boot("another").members[0].id.is_none());
     }
 
     #[test]

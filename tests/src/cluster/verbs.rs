@@ -31,6 +31,9 @@ const GLANCE: Duration = Duration::from_millis(500);
 const END_ALL: Duration = Duration::from_secs(15);
 const END_ONE: Duration = Duration::from_secs(40);
 
+/// How long a process that was started again is left alone before the next one of its role goes, as `minReadySeconds` of Kubernetes:
+/// those who call it look for it each 2 s at most.
+const SETTLES: Duration = Duration::from_secs(3);
 /// How long another command may take before this one gives up.
 const OTHERS: Duration = Duration::from_secs(120);
 
@@ -54,7 +57,8 @@ impl Signals {
         })
     }
 
-    async fn next(&mut self) {
+    /// Waits for one.
+    pub async fn next(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
@@ -70,13 +74,11 @@ impl Signals {
 pub async fn up(place: &Place, detach: bool) -> anyhow::Result<()> {
     let mut signals = Signals::listen()?;
     let lock = place.lock()?;
-    if let Some(state) = place.load()? {
-        if state.phase == Phase::Up && state.members.iter().any(|member| member.id.is_some_and(|id| id.is_running())) {
-            drop(lock);
-            say("The cluster is up already.");
-            say(&words::greeting(place, &state));
-            return if detach { status(place, false).await } else { status(place, screen::is_terminal()).await };
-        }
+    if let Some(state) = place.load()?.filter(State::is_up) {
+        drop(lock);
+        say("The cluster is up already.");
+        say(&words::greeting(place, &state));
+        return status(place, screen::is_terminal() && !detach).await;
     }
     if place.folder().exists() {
         say("Something is left of a cluster that did not end in order: removing it.");
@@ -147,7 +149,13 @@ pub async fn restart(place: &Place, names: &[String]) -> anyhow::Result<()> {
     let all: Vec<(String, String)> =
         all.chain(nodes.iter().map(|node| (node.name(), node.store.name().to_owned()))).collect();
     let steps = Steps::default();
-    for name in chosen(names, &all)? {
+    let (names, mut last) = (chosen(names, &all)?, None);
+    for name in names {
+        let role = all.iter().find(|(one, _)| *one == name).map(|(_, role)| role);
+        if role.is_some() && role == last {
+            sleep(SETTLES).await;
+        }
+        last = role;
         if let Some(node) = nodes.iter().find(|node| node.name() == name) {
             steps.step(&format!("{name} is started again"), node.restart(place)).await?;
         } else if let Some(at) = state.members.iter().position(|member| member.launch.name == name) {
@@ -158,10 +166,10 @@ pub async fn restart(place: &Place, names: &[String]) -> anyhow::Result<()> {
 }
 
 async fn restart_member(place: &Place, state: &mut State, at: usize) -> anyhow::Result<()> {
+    let launch = state.members[at].launch.clone();
     if let Some(id) = state.members[at].id {
         launch::end(&[id], END_ONE, std::future::pending()).await?;
     }
-    let launch = state.members[at].launch.clone();
     let id = launch::start(place, &launch)?;
     state.members[at].id = Some(id);
     place.save(state)?;
@@ -298,9 +306,9 @@ async fn watch(place: &Place, signals: &mut Signals, hint: &str) -> anyhow::Resu
         };
         let summary = table::summary(&rows, screen::has_colours());
         if terminal {
-            let mut lines = table::lines(&rows, screen::size().0, screen::has_colours());
-            lines.extend([String::new(), summary, words::cut(hint, screen::size().0)]);
-            canvas.draw(&lines);
+            let (width, colours) = (screen::size().0, screen::has_colours());
+            let foot = [String::new(), summary, words::cut(hint, width)];
+            canvas.draw(&table::lines(&rows, width, colours), &foot);
         } else {
             if first {
                 table::lines(&rows, usize::MAX, false).iter().for_each(|line| say(line));
@@ -319,8 +327,6 @@ fn shown(path: &Path) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
     #[test]
     fn a_name_means_one_and_a_role_all_of_it() {
         let all = [("edge-0", "edge"), ("edge-1", "edge"), ("nginx", "nginx"), ("redis-0", "redis")];
