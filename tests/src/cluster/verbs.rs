@@ -1,39 +1,33 @@
 //! What a person can do: bring a cluster up, look at it, restart some of it, end it.
 
+mod look;
+mod restart;
 mod words;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::Context as _;
 use futures_util::future::join_all;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::launch;
 use super::plan::{self, Plan};
-use super::sample::{Sampler, role};
-use super::screen::{self, Canvas, Steps, say};
+use super::sample::role;
+use super::screen::{self, Steps, say};
 use super::state::{Lock, Phase, Place, State};
-use super::stores::{Node, Store};
-use super::table;
+use super::stores::Store;
 use crate::harness::wait_for;
+use look::{Watched, watch};
+
+pub use look::status;
+pub use restart::restart;
 
 const STORES: [Store; 2] = [Store::Cassandra, Store::Redis];
 
-/// Between two looks that are shown in place.
-const REFRESH: Duration = Duration::from_secs(1);
-/// Between two lines where there is no terminal.
-const REFRESH_LINES: Duration = Duration::from_secs(5);
-/// What a single look at CPU times looks back on.
-const GLANCE: Duration = Duration::from_millis(500);
-/// How long processes have for ending by themselves: when all end, and when one does while the others take over.
+/// How long processes have for ending by themselves.
 const END_ALL: Duration = Duration::from_secs(15);
-const END_ONE: Duration = Duration::from_secs(40);
 
-/// How long a process that was started again is left alone before the next one of its role goes, as `minReadySeconds` of Kubernetes:
-/// those who call it look for it each 2 s at most.
-const SETTLES: Duration = Duration::from_secs(3);
 /// How long another command may take before this one gives up.
 const OTHERS: Duration = Duration::from_secs(120);
 
@@ -114,85 +108,6 @@ pub async fn up(place: &Place, detach: bool) -> anyhow::Result<()> {
             end(place, &mut signals).await
         }
     }
-}
-
-/// The table, once or in place until a signal comes.
-///
-/// # Errors
-/// If there is no cluster, or, when asked once, not all of it is ready.
-pub async fn status(place: &Place, live: bool) -> anyhow::Result<()> {
-    if live {
-        return watch(place, &mut Signals::listen()?, words::LOOKING).await.map(|_| ());
-    }
-    let state = place.load()?.context(words::NONE)?;
-    let mut sampler = Sampler::new(place, &state).await?;
-    sampler.look(&state).await;
-    sleep(GLANCE).await;
-    let rows = sampler.look(&state).await;
-    for line in table::lines(&rows, usize::MAX, screen::has_colours()) {
-        say(&line);
-    }
-    say(&format!("\n{}", table::summary(&rows, screen::has_colours())));
-    ensure!(rows.iter().all(table::Row::is_ready), "not all of it is ready");
-    Ok(())
-}
-
-/// Ends the named ones if they run, and starts them again, one after the other. A role's name means all of that role.
-///
-/// # Errors
-/// If there is no cluster, none of a name, or one doesn't get ready.
-pub async fn restart(place: &Place, names: &[String]) -> anyhow::Result<()> {
-    let _lock = place.lock()?;
-    let mut state = place.load()?.context(words::NONE)?;
-    let nodes: Vec<Node> = STORES.iter().flat_map(|store| store.nodes()).collect();
-    let all = state.members.iter().map(|member| (member.launch.name.clone(), role(member).to_owned()));
-    let all: Vec<(String, String)> =
-        all.chain(nodes.iter().map(|node| (node.name(), node.store.name().to_owned()))).collect();
-    let steps = Steps::default();
-    let (names, mut last) = (chosen(names, &all)?, None);
-    for name in names {
-        let role = all.iter().find(|(one, _)| *one == name).map(|(_, role)| role);
-        if role.is_some() && role == last {
-            sleep(SETTLES).await;
-        }
-        last = role;
-        if let Some(node) = nodes.iter().find(|node| node.name() == name) {
-            steps.step(&format!("{name} is started again"), node.restart(place)).await?;
-        } else if let Some(at) = state.members.iter().position(|member| member.launch.name == name) {
-            steps.step(&format!("{name} is started again"), restart_member(place, &mut state, at)).await?;
-        }
-    }
-    Ok(())
-}
-
-async fn restart_member(place: &Place, state: &mut State, at: usize) -> anyhow::Result<()> {
-    let launch = state.members[at].launch.clone();
-    if let Some(id) = state.members[at].id {
-        launch::end(&[id], END_ONE, std::future::pending()).await?;
-    }
-    let id = launch::start(place, &launch)?;
-    state.members[at].id = Some(id);
-    place.save(state)?;
-    launch::wait_ready(place, &launch, id).await
-}
-
-/// The names that are meant, each once, in the order given. `all`: names, and what each of them is one of.
-fn chosen(names: &[String], all: &[(String, String)]) -> anyhow::Result<Vec<String>> {
-    let mut chosen: Vec<String> = Vec::new();
-    for name in names {
-        let meant: Vec<&String> =
-            all.iter().filter(|(one, role)| one == name || role == name).map(|(one, _)| one).collect();
-        if meant.is_empty() {
-            let names: Vec<&str> = all.iter().map(|(one, _)| one.as_str()).collect();
-            bail!("there is no {name:?}; there are {}, and all of a role by its name, such as edge", names.join(", "));
-        }
-        for name in meant {
-            if !chosen.contains(name) {
-                chosen.push(name.clone());
-            }
-        }
-    }
-    Ok(chosen)
 }
 
 /// Ends everything, and removes the folder.
@@ -280,64 +195,8 @@ async fn start_members(place: &Place, state: &mut State, from: usize, to: usize)
     Ok(())
 }
 
-/// How a look at the cluster ended.
-enum Watched {
-    /// Somebody has ended it.
-    Gone,
-    /// A signal has come.
-    Left,
-}
-
-async fn watch(place: &Place, signals: &mut Signals, hint: &str) -> anyhow::Result<Watched> {
-    let terminal = screen::is_terminal();
-    let mut ticks = interval(if terminal { REFRESH } else { REFRESH_LINES });
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let state = place.load()?.context(words::NONE)?;
-    let (mut sampler, mut canvas, mut first) = (Sampler::new(place, &state).await?, Canvas::default(), true);
-    loop {
-        tokio::select! {
-            () = signals.next() => return Ok(Watched::Left),
-            _ = ticks.tick() => {}
-        }
-        let Some(state) = place.load()? else { return Ok(Watched::Gone) };
-        let rows = tokio::select! {
-            () = signals.next() => return Ok(Watched::Left),
-            rows = sampler.look(&state) => rows,
-        };
-        let summary = table::summary(&rows, screen::has_colours());
-        if terminal {
-            let (width, colours) = (screen::size().0, screen::has_colours());
-            let foot = [String::new(), summary, words::cut(hint, width)];
-            canvas.draw(&table::lines(&rows, width, colours), &foot);
-        } else {
-            if first {
-                table::lines(&rows, usize::MAX, false).iter().for_each(|line| say(line));
-            }
-            say(&format!("{} {summary}", words::clock()));
-        }
-        first = false;
-    }
-}
-
 /// A path as one types it here.
 fn shown(path: &Path) -> String {
     let here = std::env::current_dir().unwrap_or_default();
     path.strip_prefix(here).unwrap_or(path).display().to_string()
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn a_name_means_one_and_a_role_all_of_it() {
-        let all = [("edge-0", "edge"), ("edge-1", "edge"), ("nginx", "nginx"), ("redis-0", "redis")];
-        let all = all.map(|(name, role)| (name.to_owned(), role.to_owned()));
-        let chosen = |names: &[&str]| {
-            let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-            super::chosen(&names, &all)
-        };
-        assert_eq!(chosen(&["redis-0", "edge"]).unwrap(), ["redis-0", "edge-0", "edge-1"]);
-        assert_eq!(chosen(&["edge-1", "edge", "nginx"]).unwrap(), ["edge-1", "edge-0", "nginx"]);
-        let words = chosen(&["edge-0", "edge-2"]).unwrap_err().to_string();
-        assert!(words.starts_with("there is no \"edge-2\"; there are edge-0, edge-1, nginx, redis-0"), "{words}");
-    }
 }
