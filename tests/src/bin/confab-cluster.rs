@@ -66,7 +66,9 @@ async fn run(verb: Verb) -> anyhow::Result<()> {
         Verb::Restart { names } => until_signal(verbs::restart(&place, &names)).await,
         Verb::Check => {
             let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/cluster.md");
-            until_signal(check(&place, &page)).await.context("the cluster may still be up: cargo xtask cluster down")
+            // A large future: on the heap, once.
+            let checked = until_signal(Box::pin(check(&place, &page))).await;
+            checked.context("the cluster may still be up: cargo xtask cluster down")
         }
         Verb::Down => verbs::down(&place).await,
     }
