@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context, bail};
 
 /// What a test needs beside cargo: a program, and Debian's package that has it.
-const NEEDED: [(&str, &str); 8] = [
+const NEEDED: [(&str, &str); 9] = [
     ("fusermount3", "fuse3"),
     ("chromium", "chromium"),
     ("node", "nodejs"),
@@ -15,6 +15,7 @@ const NEEDED: [(&str, &str); 8] = [
     // Cassandra's, which `tests/services/cassandra` fetches.
     ("java", "openjdk-17-jre-headless"),
     ("mvn", "maven"),
+    ("redis-server", "redis-server"),
     // Builds grpcurl.
     ("go", "golang-go"),
 ];
