@@ -15,7 +15,7 @@ const TIMEOUTS: &str = "read_request_timeout: 20s\nwrite_request_timeout: 20s\nc
 #[derive(Debug)]
 pub struct Cassandra {
     points: Vec<String>,
-    script: Script,
+    pub(crate) script: Script,
     _remover: Child,
 }
 

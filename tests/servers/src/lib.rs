@@ -2,6 +2,7 @@
 //! process that started them, however that ends.
 
 mod cassandra;
+mod metrics;
 mod ports;
 mod redis;
 mod script;
