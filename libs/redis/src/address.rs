@@ -61,13 +61,19 @@ impl FromStr for Address {
         let (_, query) = rest.split_once('?').unwrap_or_default();
         let name = |parameter: &'static str| move |pair: &str| pair.split('=').next() == Some(parameter);
         if !query.split_terminator('&').all(|pair| PARAMETERS.iter().any(|parameter| name(parameter)(pair))) {
-            return Err(InvalidAddress("has a parameter that is none of node, sentinelServiceName, sentinelUsername, sentinelPassword"));
+            return Err(InvalidAddress(
+                "has a parameter that is none of node, sentinelServiceName, sentinelUsername, sentinelPassword",
+            ));
         }
         if scheme.ends_with("-sentinel") && !query.split('&').any(name("sentinelServiceName")) {
             return Err(InvalidAddress("has no sentinelServiceName, the name by which the sentinels know the primary"));
         }
-        let config = Config::from_url(text).map_err(|_| InvalidAddress("has no host, or a port or database that is no number"))?;
-        let hosts = config.server.hosts().into_iter().map(|server| format!("{}:{}", server.host, server.port)).collect();
+        // Without TLS, which needs to know whom to trust: see `Redis::connect`.
+        let plain = format!("{}://{rest}", scheme.replacen("rediss", "redis", 1));
+        let config = Config::from_url(&plain)
+            .map_err(|_| InvalidAddress("has no host, or a port or database that is no number"))?;
+        let hosts =
+            config.server.hosts().into_iter().map(|server| format!("{}:{}", server.host, server.port)).collect();
         Ok(Self { scheme, tls, hosts, config })
     }
 }

@@ -67,10 +67,10 @@ pub enum Failure {
 
 impl Redis {
     /// Begins to connect, and goes on connecting as long as it is needed: whether Redis is there only shows when it is asked.
-    /// `tls`: whom to trust, of an address with TLS; none: the machine's authorities.
+    /// `tls`: whom to trust; it counts, and is needed, where the address is one with TLS.
     ///
     /// # Errors
-    /// If the machine's authorities can't be read.
+    /// If it is missing there.
     pub fn connect(address: &Address, tls: Option<Arc<ClientConfig>>) -> Result<Self, ConnectError> {
         let failed = |error: fred::error::Error| ConnectError { address: address.clone(), cause: error.to_string() };
         let mut config = address.config();
@@ -79,18 +79,22 @@ impl Redis {
             // The nodes that the address names may be the ones that are gone.
             *policy = ClusterDiscoveryPolicy::UseCache;
         }
-        if let Some(tls) = tls.filter(|_| address.is_tls()) {
+        if address.is_tls() {
+            let cause = || "nobody says whom to trust".to_owned();
+            let tls = tls.ok_or_else(|| ConnectError { address: address.clone(), cause: cause() })?;
             config.tls = Some(TlsConfig::from(TlsConnector::from(ClientConfig::clone(&tls))));
         }
         let (from, to, factor) = BACKOFF;
         let mut builder = Builder::from_config(config);
-        builder.set_policy(ReconnectPolicy::new_exponential(0, from, to, factor)).with_connection_config(|connection| {
-            connection.connection_timeout = CONNECT_MAX;
-            connection.internal_command_timeout = CONNECT_MAX;
-            connection.max_command_attempts = 1;
-            connection.max_command_buffer_len = COMMANDS_MAX;
-            connection.unresponsive = UnresponsiveConfig { max_timeout: Some(SILENCE_MAX), interval: LOOK };
-        });
+        builder.set_policy(ReconnectPolicy::new_exponential(0, from, to, factor)).with_connection_config(
+            |connection| {
+                connection.connection_timeout = CONNECT_MAX;
+                connection.internal_command_timeout = CONNECT_MAX;
+                connection.max_command_attempts = 1;
+                connection.max_command_buffer_len = COMMANDS_MAX;
+                connection.unresponsive = UnresponsiveConfig { max_timeout: Some(SILENCE_MAX), interval: LOOK };
+            },
+        );
         let client = builder.build().map_err(failed)?;
         let connection = client.connect();
         let options = Options { max_attempts: Some(1), fail_fast: true, ..Options::default() };
@@ -99,7 +103,10 @@ impl Redis {
             client: client.with_options(&options),
             connection,
             circuit: Mutex::new(Circuit::new(FAILURES, PAUSE_MAX)),
-            asked: meter.u64_counter("confab.redis.asked").with_description("Questions to Redis, by what came of them").build(),
+            asked: meter
+                .u64_counter("confab.redis.asked")
+                .with_description("Questions to Redis, by what came of them")
+                .build(),
             open: meter
                 .u64_gauge("confab.redis.circuit_open")
                 .with_description("1 while Redis is not asked because it fails")
