@@ -1,4 +1,4 @@
-//! Certificates from PEM files: the server's own, whom `confab chat` trusts, and those of connections to Cassandra.
+//! Certificates from PEM files: the server's own, whom `confab chat` trusts, and those of connections to Cassandra and Redis.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -38,16 +38,28 @@ pub(crate) fn client() -> anyhow::Result<Arc<ClientConfig>> {
 
 /// To Cassandra's nodes.
 pub(crate) fn cassandra(files: &CassandraTls) -> anyhow::Result<Arc<ClientConfig>> {
-    let mut roots = RootCertStore::empty();
-    for authority in read_certs(&files.ca, "storage.tls.ca")? {
-        roots.add(authority).with_context(|| format!("{} (storage.tls.ca)", files.ca.display()))?;
-    }
     let config = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
-    let config = config.with_root_certificates(roots);
+    let config = config.with_root_certificates(read_authorities(&files.ca, "storage.tls.ca")?);
     let Some((cert, key)) = &files.client else { return Ok(Arc::new(config.with_no_client_auth())) };
     let (certs, private) = (read_certs(cert, "storage.tls.cert")?, read_key(key, "storage.tls.key")?);
     let fits = || format!("{} (storage.tls.key) does not fit {}", key.display(), cert.display());
     Ok(Arc::new(config.with_client_auth_cert(certs, private).with_context(fits)?))
+}
+
+/// To Redis; `ca`: its authorities, or else this machine's.
+pub(crate) fn redis(ca: Option<&Path>) -> anyhow::Result<Arc<ClientConfig>> {
+    let Some(ca) = ca else { return client() };
+    let config = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
+    Ok(Arc::new(config.with_root_certificates(read_authorities(ca, "redis.ca")?).with_no_client_auth()))
+}
+
+/// `setting`: what names the file.
+fn read_authorities(path: &Path, setting: &str) -> anyhow::Result<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    for authority in read_certs(path, setting)? {
+        roots.add(authority).with_context(|| format!("{} ({setting})", path.display()))?;
+    }
+    Ok(roots)
 }
 
 /// `setting`: what names the file.

@@ -17,7 +17,7 @@ impl Cassandra {
         let mut counts = BTreeMap::new();
         for node in 1..=self.points().len() {
             let node = node.to_string();
-            let told = self.script(&["nodetool", &node, "sjk", "mx", "-all", "-b", &bean, "-f", "Count", "-mg"])?;
+            let told = self.script.run(&["nodetool", &node, "sjk", "mx", "-all", "-b", &bean, "-f", "Count", "-mg"])?;
             // A line with the name, then one with the count.
             let mut lines = told.lines();
             while let (Some(name), Some(count)) = (lines.next(), lines.next()) {
