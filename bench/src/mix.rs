@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::sleep_until;
+use tokio::time::{sleep, sleep_until};
 
 use crate::board::Board;
 use crate::client::{Connection, Endpoint};
@@ -31,7 +31,10 @@ pub const HELD_SHARE: f64 = 0.99;
 /// Bytes of a message's content.
 const CONTENT_BYTES: usize = 128;
 /// Handshakes at a time.
-const OPENING: usize = 64;
+const OPENING: usize = 16;
+/// How often one is tried again that is told to come again, and after what, times the attempts before.
+const ATTEMPTS_MAX: u32 = 8;
+const AGAIN: Duration = Duration::from_millis(250);
 /// From the order to the first message, so that all senders know their schedule by then.
 const LEAD_NS: u64 = 50_000_000;
 /// An ack counts as within the step if it comes no later than this after the step's end: the last messages need their time, too.
@@ -121,9 +124,7 @@ impl Mix {
         let mut opening = stream::iter(users)
             .map(|user| async move {
                 let endpoint = &endpoints[usize::try_from(*user)? % endpoints.len()];
-                let mut connection = Connection::open(endpoint, *user).await?;
-                let heads = connection.sync(&[], |_| {}).await.with_context(|| format!("user {user}"))?;
-                anyhow::Ok((connection, SeqGuard::new(chat_id, heads.get(&chat_id).copied())))
+                open_synced(endpoint, *user, chat_id).await.with_context(|| format!("user {user}"))
             })
             .buffered(OPENING);
         let (connection, guard) = opening.try_next().await?.context("a chat needs a sender")?;
@@ -181,6 +182,20 @@ impl Mix {
         wait::until(DRAIN, &self.complaints, reached).await.with_context(unfinished)?;
         let [(_, pairs), (_, groups)] = [&self.pairs, &self.groups].map(|lot| lot.board.latencies());
         Ok(MixStep { rate, total, tally: self.recorder.tally(), pairs, groups, backlogs })
+    }
+}
+
+/// Comes again a few times where the mesh has too much to do, as it asks for.
+async fn open_synced(endpoint: &Endpoint, user: u64, chat_id: u64) -> Result<(Connection, SeqGuard)> {
+    let mut attempts = 0;
+    loop {
+        let mut connection = Connection::open(endpoint, user).await?;
+        attempts += 1;
+        match connection.sync(&[], |_| {}).await {
+            Ok(heads) => return Ok((connection, SeqGuard::new(chat_id, heads.get(&chat_id).copied()))),
+            Err(error) if attempts == ATTEMPTS_MAX => return Err(error),
+            Err(_) => sleep(AGAIN * attempts).await,
+        }
     }
 }
 

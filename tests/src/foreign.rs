@@ -33,6 +33,9 @@ const GRPCURL: &str = "github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4";
 /// Builds it; an older one fetches the Go that it needs by itself.
 const GO: Tool = Tool { name: "Go", check: &["go", "version"], debian: "golang-go" };
 
+/// Makes packets vanish.
+const NFT: Tool = Tool { name: "nftables", check: &["nft", "list", "tables"], debian: "nftables" };
+
 /// Where the installs are.
 #[derive(Clone, Debug)]
 pub struct Foreign {
@@ -89,6 +92,14 @@ pub fn grpcurl() -> anyhow::Result<PathBuf> {
             .env("CGO_ENABLED", "0"))
     })?;
     Ok(dir.join("grpcurl").join("grpcurl"))
+}
+
+/// Whether `nft` can be called: it is installed the first time, which only root can.
+///
+/// # Errors
+/// If it can't be installed, with what it was.
+pub fn nft() -> anyhow::Result<()> {
+    if succeeds(NFT.check) { Ok(()) } else { install_debian(&[&NFT]) }
 }
 
 impl Foreign {

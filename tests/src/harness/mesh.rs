@@ -29,6 +29,8 @@ pub struct Shape {
     pub tls: bool,
     /// Where message-svc keeps chats; none: on its own disk, which only one instance can.
     pub cassandra: Option<Store>,
+    /// Each process runs under a group id of its own, from this one on, which only root can give; none: under this process's.
+    pub first_group: Option<u32>,
     /// Settings of every process beside what it needs: `("CONFAB_LOG__FILTER", "debug")`.
     pub env: Vec<(String, String)>,
 }
@@ -36,7 +38,16 @@ pub struct Shape {
 impl Default for Shape {
     /// Two of each, and one message-svc: on embedded storage there can be only one.
     fn default() -> Self {
-        Self { presence: 2, fanout: 2, message: 1, edge: 2, tls: true, cassandra: None, env: Vec::new() }
+        Self {
+            presence: 2,
+            fanout: 2,
+            message: 1,
+            edge: 2,
+            tls: true,
+            cassandra: None,
+            first_group: None,
+            env: Vec::new(),
+        }
     }
 }
 
@@ -71,6 +82,9 @@ impl Store {
 
 /// In the order in which they start: each calls only those before it.
 const ROLES: [&str; 4] = ["presence-svc", "fanout-svc", "message-svc", "edge"];
+
+/// Group ids that a role's processes have.
+const GROUPS_PER_ROLE: usize = 100;
 
 /// The processes, by name: `edge-0`, `message-svc-0`, … Dropping it kills them.
 pub struct Mesh {
@@ -170,6 +184,12 @@ impl Mesh {
     #[must_use]
     pub fn grpc(&self, role: &str, at: usize) -> SocketAddr {
         self.address(7_000, role, at)
+    }
+
+    /// Where others are told that it is.
+    #[must_use]
+    pub fn advertised(&self, role: &str, at: usize) -> SocketAddr {
+        self.grpc(role, at)
     }
 
     /// Where clients connect.
@@ -289,7 +309,9 @@ impl Mesh {
         }
         set("DATA", path(&format!("{role}-{at}")));
         let args = ["serve", "--role", role].map(str::to_owned).to_vec();
-        Spec { name: format!("{role}-{at}"), args, env, ready }
+        let place = ROLES.iter().position(|name| *name == role).unwrap_or(0) * GROUPS_PER_ROLE + at;
+        let group = self.shape.first_group.zip(u32::try_from(place).ok()).map(|(first, place)| first + place);
+        Spec { name: format!("{role}-{at}"), args, env, ready, group, program: None }
     }
 }
 
