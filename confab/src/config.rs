@@ -21,7 +21,7 @@ pub(crate) use problem::Problems;
 use reader::Reader;
 pub(crate) use role::Role;
 use source::{Layer, Raw, Source};
-pub(crate) use storage::{CassandraFields, StorageConfig};
+pub(crate) use storage::{CassandraFields, CassandraTls, StorageConfig};
 
 /// The commented file that `confab default-config` prints.
 pub(crate) const DEFAULT_TOML: &str = include_str!("config/default.toml");

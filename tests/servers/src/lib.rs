@@ -1,6 +1,8 @@
 //! Real servers for tests, by the scripts in `tests/services/`: on free ports, with folders of their own, and gone with the
 //! process that started them, however that ends.
 
+mod metrics;
+
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -29,6 +31,27 @@ impl Cassandra {
     /// # Errors
     /// What the script says.
     pub fn start(nodes: u32) -> anyhow::Result<Self> {
+        Self::start_with(nodes, "")
+    }
+
+    /// With TLS for those clients that want it. `keystore`: a PEM file with the nodes' key (PKCS #8) and certificates.
+    ///
+    /// # Errors
+    /// What the script says.
+    pub fn start_tls(nodes: u32, keystore: &Path) -> anyhow::Result<Self> {
+        let keystore = keystore.display();
+        let factory = "org.apache.cassandra.security.PEMBasedSslContextFactory";
+        Self::start_with(
+            nodes,
+            &format!(
+                "client_encryption_options:\n  enabled: true\n  optional: true\n  keystore: {keystore}\n  \
+                 ssl_context_factory:\n    class_name: {factory}\n"
+            ),
+        )
+    }
+
+    /// `yaml`: settings beside the usual ones.
+    fn start_with(nodes: u32, yaml: &str) -> anyhow::Result<Self> {
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
         let folder = std::env::temp_dir().join(format!("confab-cassandra-{}-{number}", std::process::id()));
         let remover = Command::new("setsid")
@@ -48,7 +71,7 @@ impl Cassandra {
             .env("CASSANDRA_PORT", cql)
             .env("CASSANDRA_STORAGE_PORT", storage)
             .env("CASSANDRA_JMX_PORT", jmx)
-            .env("CASSANDRA_YAML", TIMEOUTS)
+            .env("CASSANDRA_YAML", format!("{TIMEOUTS}{yaml}"))
             .output()
             .context("bash")?;
         ensure!(output.status.success(), "Cassandra did not start: {}", String::from_utf8_lossy(&output.stderr));
@@ -67,14 +90,29 @@ impl Cassandra {
     /// # Errors
     /// What the script says.
     pub fn node(&self, verb: &str, number: u32) -> anyhow::Result<()> {
-        let output = Command::new("bash")
-            .arg(script())
-            .args([verb, &number.to_string()])
-            .env("CASSANDRA_DATA", &self.folder)
-            .output()
-            .context("bash")?;
-        ensure!(output.status.success(), "{verb} {number}: {}", String::from_utf8_lossy(&output.stderr));
-        Ok(())
+        self.script(&[verb, &number.to_string()]).map(drop)
+    }
+
+    /// Whether each connection of clients has TLS, by node 1's own account.
+    ///
+    /// # Errors
+    /// What the script says.
+    pub fn clients_with_tls(&self) -> anyhow::Result<Vec<bool>> {
+        let told = self.script(&["nodetool", "1", "clientstats", "--all"])?;
+        let mut lines = told.lines();
+        let head = lines.find(|line| line.starts_with("Address")).context("no table of clients")?;
+        let at = head.split_whitespace().position(|name| name == "SSL").context("no column SSL")?;
+        let rows = lines.take_while(|line| line.starts_with('/'));
+        rows.map(|row| Ok(row.split_whitespace().nth(at).with_context(|| row.to_owned())? == "true")).collect()
+    }
+
+    /// What the script prints for these arguments.
+    fn script(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let mut command = Command::new("bash");
+        let output = command.arg(script()).args(arguments).env("CASSANDRA_DATA", &self.folder).output();
+        let output = output.context("bash")?;
+        ensure!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 }
 

@@ -92,7 +92,7 @@ impl Cluster {
     /// If something doesn't start.
     pub async fn start(nodes: u32) -> anyhow::Result<Self> {
         let cassandra = tokio::task::spawn_blocking(move || Cassandra::start(nodes)).await??;
-        let store = Store { points: cassandra.points().to_vec(), keyspace: "confab".to_owned() };
+        let store = Store::plain(cassandra.points());
         let is_root = std::fs::metadata("/proc/self")?.uid() == 0;
         let first_group = is_root.then_some(FIRST_GROUP);
         let shape = Shape { message: 2, cassandra: Some(store), first_group, ..Shape::default() };

@@ -87,7 +87,8 @@ fn the_storage_is_named_whole() {
         "{}",
         refusal(cassandra)
     );
-    let config = of(&format!("{cassandra}storage.contact_points = [\"10.0.0.5:9042\"]"));
+    let config =
+        of(&format!("{cassandra}storage.contact_points = [\"127.0.0.1:9042\", \"[::1]:9042\", \"localhost:9042\"]"));
     assert!(matches!(config.storage, StorageConfig::Cassandra(fields) if fields.replication_factor == 3));
     for bad in [
         "storage.contact_points = [\"10.0.0.5\"]",
@@ -97,6 +98,14 @@ fn the_storage_is_named_whole() {
     ] {
         assert!(refusal(&format!("{cassandra}{bad}")).contains("storage."), "{bad}");
     }
+    let exposed = refusal(&format!("{cassandra}storage.contact_points = [\"127.0.0.1:9042\", \"10.0.0.5:9042\"]"));
+    assert!(exposed.contains("are other machines") && exposed.contains("storage.tls.ca"), "{exposed}");
+    let here = std::env::current_exe().expect("a file");
+    let tls = format!("storage.contact_points = [\"10.0.0.5:9042\"]\nstorage.tls.ca = {here:?}");
+    let StorageConfig::Cassandra(fields) = of(&format!("{cassandra}{tls}")).storage else { panic!("Cassandra") };
+    assert!(fields.tls.is_some_and(|tls| tls.client.is_none()));
+    let half = refusal(&format!("{cassandra}{tls}\nstorage.tls.cert = {here:?}"));
+    assert!(half.contains("storage.tls.key\n    is needed, too, where storage.tls.cert is given"), "{half}");
     assert!(refusal("storage.kind = \"redis\"").contains("must be embedded or cassandra"));
     let alone = refusal("storage.kind = \"cassandra\"\nstorage.contact_points = [\"10.0.0.5:9042\"]");
     assert!(alone.contains("a cluster's have --role"), "{alone}");
