@@ -5,6 +5,7 @@
 //! table.rs   the rows            load.rs      who talks, and how much       capacity.rs   how much of it the mesh takes
 //! cluster.rs runs a row          strikes.rs   what happens to the mesh      report.rs     docs/faults.md
 //! paths.rs   who is touched      watching.rs  the figures of a run          cut.rs        packets that vanish
+//! wiring.rs  meshes of their own proxy.rs     an endpoint that is slow
 //! ```
 
 mod capacity;
@@ -12,10 +13,12 @@ mod cluster;
 mod cut;
 mod load;
 mod paths;
+mod proxy;
 mod report;
 mod strikes;
 mod table;
 mod watching;
+mod wiring;
 
 pub use capacity::{Capacity, measure};
 pub use cluster::{Cluster, Outcome};
@@ -23,3 +26,4 @@ pub use load::{Load, Population};
 pub use report::Page;
 pub use table::{Row, Strike, TABLE, row};
 pub use watching::{Figures, Spread};
+pub use wiring::{UPGRADE_FROM, Wiring};

@@ -57,7 +57,7 @@ async fn main() -> anyhow::Result<()> {
 /// Measured, kept for single rows, and written down.
 async fn capacity(cluster: &Cluster) -> anyhow::Result<Capacity> {
     println!("capacity …");
-    let capacity = measure(&cluster.mesh, Population::FULL, 1, |step| println!("  {step}")).await?;
+    let capacity = measure(cluster.mesh(), Population::FULL, 1, |step| println!("  {step}")).await?;
     println!("capacity: {} messages/s", capacity.rate);
     capacity.keep()?;
     let mut page = Page::read();

@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 use anyhow::ensure;
 use confab_test_servers::Cassandra;
 
-use super::cut::FIRST_GROUP;
 use super::load::Load;
 use super::paths::Paths;
 use super::strikes;
 use super::table::Row;
 use super::watching::{Figures, Spread, figures};
+use super::wiring::{self, Wired, Wiring};
 use crate::checker::{History, Report};
-use crate::harness::{Mesh, Shape, Store, wait_for};
+use crate::harness::{Mesh, Store, wait_for};
 use crate::roam::{Field, roam_timed};
 
 /// How long a row may take beyond what its sending takes.
@@ -83,8 +83,11 @@ impl fmt::Display for Outcome {
 
 /// A mesh of two of each role on a Cassandra.
 pub struct Cluster {
-    pub mesh: Mesh,
+    wiring: Wiring,
+    wired: Wired,
     cassandra: Cassandra,
+    is_root: bool,
+    meshes: u32,
 }
 
 impl Cluster {
@@ -92,11 +95,28 @@ impl Cluster {
     /// If something doesn't start.
     pub async fn start(nodes: u32) -> anyhow::Result<Self> {
         let cassandra = tokio::task::spawn_blocking(move || Cassandra::start(nodes)).await??;
-        let store = Store::plain(cassandra.points());
         let is_root = std::fs::metadata("/proc/self")?.uid() == 0;
-        let first_group = is_root.then_some(FIRST_GROUP);
-        let shape = Shape { message: 2, cassandra: Some(store), first_group, ..Shape::default() };
-        Ok(Self { mesh: Mesh::start(shape).await?, cassandra })
+        let wiring = Wiring::Plain;
+        let wired = wiring::start(wiring, Store::plain(cassandra.points()), is_root).await?;
+        Ok(Self { wiring, wired, cassandra, is_root, meshes: 1 })
+    }
+
+    #[must_use]
+    pub fn mesh(&self) -> &Mesh {
+        &self.wired.mesh
+    }
+
+    /// Another mesh, if this one isn't what is needed; this one ends before.
+    async fn rewire(&mut self, wiring: Wiring) -> anyhow::Result<()> {
+        if self.wiring == wiring {
+            return Ok(());
+        }
+        self.wired.mesh.processes.clear();
+        let store = Store { keyspace: format!("confab_{}", self.meshes), ..Store::plain(self.cassandra.points()) };
+        self.meshes += 1;
+        self.wired = wiring::start(wiring, store, self.is_root).await?;
+        self.wiring = wiring;
+        Ok(())
     }
 
     /// Puts the load on while it happens, and judges. `first`: a user id above all that were used before.
@@ -112,10 +132,11 @@ impl Cluster {
         baseline: Option<Spread>,
     ) -> anyhow::Result<Outcome> {
         let started = Instant::now();
+        self.rewire(row.strike.wiring()).await?;
         let load = load.for_at_least(row.strike.lasts().mul_f64(1.0 / (1.0 - BEFORE)));
-        let talk = load.set_up(&self.mesh, first).await?;
-        let paths = Paths::look(&self.mesh, &talk.chats, row.strike.struck()).await?;
-        let addrs = [self.mesh.edge(0), self.mesh.edge(1)];
+        let talk = load.set_up(&self.wired.mesh, first).await?;
+        let paths = Paths::look(&self.wired.mesh, &talk.chats, row.strike.struck()).await?;
+        let addrs = [self.wired.mesh.edge(0), self.wired.mesh.edge(1)];
         let field = Arc::new(Field::new(addrs, seed, 1..2, &talk.chats, talk.parts.len()));
         let patience = PATIENCE + load.lasts();
         let start = |part| {
@@ -129,7 +150,7 @@ impl Cluster {
         wait_for("acks before it happens", patience, || std::future::ready((field.acked() >= before).then_some(())))
             .await?;
         let struck_at = Instant::now();
-        strikes::strike(row.strike, &mut self.mesh, &self.cassandra).await?;
+        strikes::strike(row.strike, &mut self.wired, &self.cassandra).await?;
         let was_over = field.is_done();
         let (mut history, mut timelines) = (History::new(seed), Vec::new());
         for roamer in roamers {
@@ -139,7 +160,7 @@ impl Cluster {
         }
         let report = history.judge();
         let (acked, total) = (report.counts.acked, load.total());
-        strikes::mend(row.strike, &mut self.mesh, &self.cassandra).await?;
+        strikes::mend(row.strike, &mut self.wired.mesh, &self.cassandra).await?;
         ensure!(acked >= total, "only {acked} of {total} acked");
         ensure!(!was_over, "the load was over before what happens was");
         let figures = figures(&timelines, struck_at, |way| paths.is_hit(way));

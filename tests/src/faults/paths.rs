@@ -1,7 +1,7 @@
 //! A message's way, as it can be told from outside: the edges of its sender and of each reader, the owner of its chat by the
 //! shard map, and the fanout instance that rendezvous hashing gives the chat.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
@@ -50,13 +50,19 @@ impl Paths {
         let names = |role: &'static str| -> BTreeMap<String, String> {
             let of_role = mesh.processes.keys().filter_map(|name| Some((name, name.strip_prefix(role)?)));
             let at = |rest: &str| rest.trim_start_matches('-').parse().unwrap_or(0);
-            of_role.map(|(name, rest)| (mesh.advertised(role, at(rest)).to_string(), name.clone())).collect()
+            // An owner behind a proxy is known by the proxy's address.
+            let addresses = |rest: &str| [mesh.grpc(role, at(rest)), mesh.proxied(role, at(rest))];
+            of_role
+                .flat_map(|(name, rest)| addresses(rest).map(|address| (address.to_string(), name.clone())))
+                .collect()
         };
         let (owners, fanouts) = (names("message-svc"), names("fanout-svc"));
+        let count = fanouts.values().collect::<BTreeSet<_>>().len();
+        let listed: Vec<String> = (0..count).map(|at| mesh.grpc("fanout-svc", at).to_string()).collect();
         let place = |chat: u64| -> anyhow::Result<[String; 2]> {
             let owner = owner(&map, chat).with_context(|| format!("chat {chat} has no owner"))?;
             let owner = owners.get(owner).with_context(|| format!("nobody is at {owner}"))?;
-            let fanout = rendezvous::ranked(chat, fanouts.keys().map(String::as_str), 1);
+            let fanout = rendezvous::ranked(chat, listed.iter().map(String::as_str), 1);
             let fanout = fanout.first().and_then(|address| fanouts.get(*address)).context("no fanout")?;
             Ok([owner.clone(), fanout.clone()])
         };
@@ -89,7 +95,7 @@ fn owner(map: &WatchShardsResponse, chat: u64) -> Option<&str> {
 }
 
 /// As any instance tells it to edges.
-async fn shard_map(mesh: &Mesh) -> anyhow::Result<WatchShardsResponse> {
+pub(super) async fn shard_map(mesh: &Mesh) -> anyhow::Result<WatchShardsResponse> {
     let file = |name: &str| std::fs::read(mesh.certs_folder().join(name));
     let tls = ClientTlsConfig::new()
         .ca_certificate(Certificate::from_pem(file("ca.crt")?))

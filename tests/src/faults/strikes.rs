@@ -7,14 +7,21 @@ use confab_test_servers::Cassandra;
 use tokio::time::sleep;
 
 use super::cut::{Cut, End};
+use super::paths;
 use super::table::Strike;
-use crate::harness::{Mesh, Signal};
+use super::wiring::{self, Wired, Wiring};
+use crate::harness::{Mesh, Process, Signal, wait_for};
 
 /// How long a process may take to end when it is asked to: more than its own bounds together.
 const EXIT: Duration = Duration::from_secs(40);
+/// How long new instances may take until they own chats.
+const TAKEN: Duration = Duration::from_secs(30);
+/// And how long they keep them.
+const TOGETHER: Duration = Duration::from_secs(10);
 
 /// Returns when it is over: a process that was killed stays away.
-pub(super) async fn strike(strike: Strike, mesh: &mut Mesh, cassandra: &Cassandra) -> anyhow::Result<()> {
+pub(super) async fn strike(strike: Strike, wired: &mut Wired, cassandra: &Cassandra) -> anyhow::Result<()> {
+    let Wired { mesh, proxy, store } = wired;
     match strike {
         Strike::Nothing => {}
         Strike::Kill(name) => mesh.process(name).kill9()?,
@@ -26,9 +33,25 @@ pub(super) async fn strike(strike: Strike, mesh: &mut Mesh, cassandra: &Cassandr
         Strike::RollingRestart => {
             let names: Vec<String> = mesh.processes.keys().cloned().collect();
             for name in names {
-                restart(mesh, &name).await?;
+                restart(mesh.process(&name)).await?;
             }
         }
+        Strike::RollingUpgrade => {
+            store.migrate()?;
+            let names: Vec<String> = mesh.processes.keys().cloned().collect();
+            for name in names {
+                let process = mesh.process(&name);
+                process.replace_program(None);
+                restart(process).await?;
+            }
+        }
+        Strike::Slow { by, time, .. } => {
+            let proxy = proxy.as_ref().context("there is no proxy in this mesh")?;
+            proxy.slow(by).await?;
+            sleep(time).await;
+            proxy.heal().await?;
+        }
+        Strike::ScaleOut => scale_out(mesh).await?,
         Strike::KillStore(node) => cassandra.node("kill", node)?,
         Strike::Cut { caller, called, both, time } => {
             let cut = Cut::make(end(mesh, caller)?, end(mesh, called)?, both)?;
@@ -52,12 +75,38 @@ pub(super) async fn mend(strike: Strike, mesh: &mut Mesh, cassandra: &Cassandra)
 }
 
 /// It is asked to end, and started again.
-async fn restart(mesh: &mut Mesh, name: &str) -> anyhow::Result<()> {
-    let process = mesh.process(name);
+async fn restart(process: &mut Process) -> anyhow::Result<()> {
     process.signal(Signal::Term)?;
     process.wait_exit(EXIT).await?;
     process.respawn()?;
     process.wait_ready().await
+}
+
+/// From two message-svc to four and back.
+async fn scale_out(mesh: &mut Mesh) -> anyhow::Result<()> {
+    let more = [2, 3];
+    for at in more {
+        let mut spec = mesh.spec("message-svc", at);
+        wiring::wire(mesh, Wiring::Gossip, &mut spec);
+        mesh.spawn(spec)?;
+    }
+    let names = more.map(|at| format!("message-svc-{at}"));
+    for name in &names {
+        mesh.process(name).wait_ready().await?;
+    }
+    wait_for("a part of the chats for each", TAKEN, || async {
+        let map = paths::shard_map(mesh).await.ok()?;
+        let has = |at| map.owners.contains(&mesh.grpc("message-svc", at).to_string());
+        more.into_iter().all(has).then_some(())
+    })
+    .await?;
+    sleep(TOGETHER).await;
+    for name in &names {
+        mesh.process(name).signal(Signal::Term)?;
+        mesh.process(name).wait_exit(EXIT).await?;
+        mesh.processes.remove(name);
+    }
+    Ok(())
 }
 
 fn end(mesh: &mut Mesh, name: &str) -> anyhow::Result<End> {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 
 use super::paths::Struck;
+use super::wiring::Wiring;
 
 /// An owner's lease ends, is seen to have ended, and its chats are recovered by another.
 const AFTER_OWNER: Duration = Duration::from_secs(12);
@@ -30,6 +31,12 @@ pub enum Strike {
     KillStore(u32),
     /// What `caller` sends to `called` vanishes for so long; if `both`, what that answers, too.
     Cut { caller: &'static str, called: &'static str, both: bool, time: Duration },
+    /// What is sent to the endpoint behind the proxy takes `by` longer, for so long.
+    Slow { name: &'static str, by: Duration, time: Duration },
+    /// Two more instances of message-svc join, take their part, and are asked to end.
+    ScaleOut,
+    /// Each process in turn is asked to end, and the next version of it started; before, the tables are brought up to date.
+    RollingUpgrade,
 }
 
 impl Strike {
@@ -40,7 +47,9 @@ impl Strike {
             Self::Nothing | Self::Kill(_) | Self::KillStore(_) => Duration::from_secs(5),
             Self::Freeze(_, time) => time,
             Self::Cut { time, .. } => time + Duration::from_secs(5),
-            Self::RollingRestart => Duration::from_secs(90),
+            Self::Slow { time, .. } => time + Duration::from_secs(5),
+            Self::ScaleOut => Duration::from_secs(60),
+            Self::RollingRestart | Self::RollingUpgrade => Duration::from_secs(90),
         }
     }
 
@@ -49,10 +58,21 @@ impl Strike {
     pub(super) fn struck(self) -> Struck {
         match self {
             Self::Nothing => Struck::Nobody,
-            Self::Kill(name) | Self::Freeze(name, _) => Struck::One(name),
+            Self::Kill(name) | Self::Freeze(name, _) | Self::Slow { name, .. } => Struck::One(name),
             Self::Cut { caller, called, .. } => Struck::Between(caller, called),
             // Every quorum has the other two nodes, and every process its turn.
-            Self::RollingRestart | Self::KillStore(_) => Struck::All,
+            Self::RollingRestart | Self::RollingUpgrade | Self::ScaleOut | Self::KillStore(_) => Struck::All,
+        }
+    }
+
+    /// The mesh that it needs.
+    #[must_use]
+    pub(super) fn wiring(self) -> Wiring {
+        match self {
+            Self::Slow { .. } => Wiring::Proxied("message-svc", 1),
+            Self::ScaleOut => Wiring::Gossip,
+            Self::RollingUpgrade => Wiring::Before,
+            _ => Wiring::Plain,
         }
     }
 }
@@ -77,7 +97,7 @@ const fn owner_row(name: &'static str, strike: Strike) -> Row {
 }
 
 /// All rows, in the order in which they are run.
-pub const TABLE: [Row; 11] = [
+pub const TABLE: [Row; 14] = [
     row_of("baseline", Strike::Nothing, AFTER_OTHERS),
     owner_row("kill-message-svc", Strike::Kill("message-svc-0")),
     row_of("kill-fanout-svc", Strike::Kill("fanout-svc-0"), AFTER_OTHERS),
@@ -99,6 +119,13 @@ pub const TABLE: [Row; 11] = [
     ),
     row_of("rolling-restart", Strike::RollingRestart, IN_DRAIN),
     row_of("kill-cassandra-node", Strike::KillStore(2), AFTER_OTHERS),
+    row_of(
+        "slow-endpoint",
+        Strike::Slow { name: "message-svc-1", by: Duration::from_secs(2), time: CUT },
+        AFTER_OTHERS,
+    ),
+    row_of("scale-out", Strike::ScaleOut, IN_DRAIN),
+    row_of("rolling-upgrade", Strike::RollingUpgrade, IN_DRAIN),
 ];
 
 /// # Errors

@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use super::client::{Client, Mode};
 use super::http::{self, Response};
 use super::processes::{Process, Spec};
-use super::server::command;
+use super::server::{command, command_of};
 use super::token::Minter;
 use super::{BOUND, wait_for};
 
@@ -84,7 +84,16 @@ impl Store {
     /// # Errors
     /// What the program says.
     pub fn migrate(&self) -> anyhow::Result<()> {
-        let output = command()?.arg("migrate").envs(self.settings()).output()?;
+        self.migrate_by(None)
+    }
+
+    /// The same by another program than the one that was built.
+    ///
+    /// # Errors
+    /// What the program says.
+    pub fn migrate_by(&self, program: Option<&Path>) -> anyhow::Result<()> {
+        let mut command = program.map_or_else(command, |program| Ok(command_of(program)))?;
+        let output = command.arg("migrate").envs(self.settings()).output()?;
         ensure!(output.status.success(), "confab migrate: {output:?}");
         Ok(())
     }
@@ -119,10 +128,19 @@ impl Mesh {
         for spec in mesh.specs() {
             mesh.spawn(spec)?;
         }
-        for process in mesh.processes.values_mut() {
+        mesh.wait_ready().await?;
+        Ok(mesh)
+    }
+
+    /// Waits until all that were spawned are ready.
+    ///
+    /// # Errors
+    /// If one of them isn't in time.
+    pub async fn wait_ready(&mut self) -> anyhow::Result<()> {
+        for process in self.processes.values_mut() {
             process.wait_ready().await?;
         }
-        Ok(mesh)
+        Ok(())
     }
 
     /// A folder with certificates and secrets, and an address of its own, as every test has: nobody else's ports are in the
@@ -196,10 +214,10 @@ impl Mesh {
         self.address(7_000, role, at)
     }
 
-    /// Where others are told that it is.
+    /// Where a proxy in front of it is, if it has one.
     #[must_use]
-    pub fn advertised(&self, role: &str, at: usize) -> SocketAddr {
-        self.grpc(role, at)
+    pub fn proxied(&self, role: &str, at: usize) -> SocketAddr {
+        self.address(6_000, role, at)
     }
 
     /// Where clients connect.
@@ -282,13 +300,15 @@ impl Mesh {
     }
 
     /// A port per role and instance; `base` tells what it is for.
-    fn address(&self, base: u16, role: &str, at: usize) -> SocketAddr {
+    pub(crate) fn address(&self, base: u16, role: &str, at: usize) -> SocketAddr {
         let role = ROLES.iter().position(|name| *name == role).unwrap_or(0);
         let offset = u16::try_from(role * 100 + at).unwrap_or(u16::MAX - base);
         SocketAddr::from((self.ip, base + offset))
     }
 
-    fn spec(&self, role: &'static str, at: usize) -> Spec {
+    /// How an instance is started, also one beyond the shape.
+    #[must_use]
+    pub fn spec(&self, role: &'static str, at: usize) -> Spec {
         let mut env: Vec<(String, String)> = self.shape.env.clone();
         env.extend(self.shape.cassandra.iter().flat_map(Store::settings));
         let mut set = |key: &str, value: String| env.push((format!("CONFAB_{key}"), value));
