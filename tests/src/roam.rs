@@ -250,17 +250,18 @@ impl Roamer<'_> {
                 }
                 Ended::Broken => {
                     self.timeline.settle(tries, Fate::Failed);
-                    self.timeline.breaks += 1;
+                    self.timeline.breaks.push(Instant::now().into_std());
                     self.at += 1;
                 }
                 Ended::Refused { code, after } => {
                     self.timeline.settle(tries, Fate::Failed);
-                    *self.timeline.refusals.entry(code).or_default() += 1;
+                    self.timeline.refusals.push((Instant::now().into_std(), code));
                     // All of its clients must not come again at once.
                     sleep(after.mul_f64(self.rng.random_range(0.5..1.0))).await;
                 }
             }
             self.connection += 1;
+            self.timeline.connects.push(Instant::now().into_std());
             self.field.reconnects.fetch_add(1, Ordering::Relaxed);
         }
     }

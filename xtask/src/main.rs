@@ -37,7 +37,7 @@ enum Verb {
     },
     /// Run the fault table, or some of its rows, on a cluster of its own, and write docs/faults.md
     Faults {
-        /// Rows, by name; none: all
+        /// Rows, by name, or `capacity`, or `held-write`; none: all rows, after the capacity was measured
         names: Vec<String>,
     },
     /// Run every test, after installing what they need

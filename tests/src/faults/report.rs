@@ -121,13 +121,13 @@ fn rows_part(outcomes: &[Result<Outcome, String>], seed: u64, rate: f64, capacit
 }
 
 fn line(outcome: &Outcome) -> String {
-    let Outcome { row, report, figures, reconnects, .. } = outcome;
+    let Outcome { row, report, figures, .. } = outcome;
     let of = |spread: Spread| match spread.count {
         0 => "– | –".to_owned(),
         _ => format!("{:.0} | {:.0}", spread.p50_ms, spread.p99_ms),
     };
     format!(
-        "| {} | {} | {} | {:.1} | {:.1} | {} | {:.2} | {} | {} | {reconnects} | {} |",
+        "| {} | {} | {} | {:.1} | {:.1} | {} | {:.2} | {} | {} | {} | {} |",
         row.name,
         report.counts.acked,
         report.violation_count,
@@ -137,6 +137,7 @@ fn line(outcome: &Outcome) -> String {
         figures.success() * 100.0,
         of(figures.spared),
         of(figures.hit),
+        figures.connects,
         if outcome.holds() { "yes" } else { "**no**" }
     )
 }

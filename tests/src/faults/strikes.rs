@@ -1,6 +1,6 @@
 //! What happens to the mesh, and how it is made whole for the next row.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use confab_test_servers::Cassandra;
@@ -22,6 +22,7 @@ const TOGETHER: Duration = Duration::from_secs(10);
 /// Returns when it is over: a process that was killed stays away.
 pub(super) async fn strike(strike: Strike, wired: &mut Wired, cassandra: &Cassandra) -> anyhow::Result<()> {
     let Wired { mesh, proxy, store } = wired;
+    let begun = Instant::now();
     match strike {
         Strike::Nothing => {}
         Strike::Kill(name) => mesh.process(name).kill9()?,
@@ -33,7 +34,7 @@ pub(super) async fn strike(strike: Strike, wired: &mut Wired, cassandra: &Cassan
         Strike::RollingRestart => {
             let names: Vec<String> = mesh.processes.keys().cloned().collect();
             for name in names {
-                restart(mesh.process(&name)).await?;
+                restart(mesh.process(&name), begun).await?;
             }
         }
         Strike::RollingUpgrade => {
@@ -42,7 +43,7 @@ pub(super) async fn strike(strike: Strike, wired: &mut Wired, cassandra: &Cassan
             for name in names {
                 let process = mesh.process(&name);
                 process.replace_program(None);
-                restart(process).await?;
+                restart(process, begun).await?;
             }
         }
         Strike::Slow { by, time, .. } => {
@@ -51,7 +52,7 @@ pub(super) async fn strike(strike: Strike, wired: &mut Wired, cassandra: &Cassan
             sleep(time).await;
             proxy.heal().await?;
         }
-        Strike::ScaleOut => scale_out(mesh).await?,
+        Strike::ScaleOut => scale_out(mesh, begun).await?,
         Strike::KillStore(node) => cassandra.node("kill", node)?,
         Strike::Cut { caller, called, both, time } => {
             let cut = Cut::make(end(mesh, caller)?, end(mesh, called)?, both)?;
@@ -74,16 +75,23 @@ pub(super) async fn mend(strike: Strike, mesh: &mut Mesh, cassandra: &Cassandra)
     }
 }
 
-/// It is asked to end, and started again.
-async fn restart(process: &mut Process) -> anyhow::Result<()> {
+/// It is asked to end, and started again. Tells when, since `begun`: what a row's slowest message met can be found out by it.
+async fn restart(process: &mut Process, begun: Instant) -> anyhow::Result<()> {
+    let mut at = [Duration::ZERO; 3];
+    at[0] = begun.elapsed();
     process.signal(Signal::Term)?;
     process.wait_exit(EXIT).await?;
+    at[1] = begun.elapsed();
     process.respawn()?;
-    process.wait_ready().await
+    process.wait_ready().await?;
+    at[2] = begun.elapsed();
+    let [asked, ended, ready] = at.map(|at| at.as_secs_f64());
+    println!("  {}: asked to end at {asked:.1} s, ended at {ended:.1} s, ready again at {ready:.1} s", process.name());
+    Ok(())
 }
 
 /// From two message-svc to four and back.
-async fn scale_out(mesh: &mut Mesh) -> anyhow::Result<()> {
+async fn scale_out(mesh: &mut Mesh, begun: Instant) -> anyhow::Result<()> {
     let more = [2, 3];
     for at in more {
         let mut spec = mesh.spec("message-svc", at);
@@ -100,8 +108,10 @@ async fn scale_out(mesh: &mut Mesh) -> anyhow::Result<()> {
         more.into_iter().all(has).then_some(())
     })
     .await?;
+    println!("  four own chats at {:.1} s", begun.elapsed().as_secs_f64());
     sleep(TOGETHER).await;
     for name in &names {
+        println!("  {name}: asked to end at {:.1} s", begun.elapsed().as_secs_f64());
         mesh.process(name).signal(Signal::Term)?;
         mesh.process(name).wait_exit(EXIT).await?;
         mesh.processes.remove(name);

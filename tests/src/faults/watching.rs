@@ -13,6 +13,8 @@ use crate::roam::{Fate, Timeline, Try};
 pub struct Figures {
     /// The longest from a message's first try to its ack.
     pub acked_after: Duration,
+    /// The first try of the one that took longest, from the strike on.
+    pub slowest_at: Duration,
     /// The longest from a message's first try until a reader had it, by whichever connection and in whichever way.
     pub read_after: Duration,
     /// First tries that were acked on their connection, and those that were not; where the client itself went away before,
@@ -22,7 +24,9 @@ pub struct Figures {
     /// Retryable errors, by code.
     pub refusals: BTreeMap<String, u32>,
     /// Connections that ended without their client's doing.
-    pub breaks: u32,
+    pub breaks: usize,
+    /// Connections made, for whatever reason.
+    pub connects: usize,
     /// From the first try to the socket of each reader who was connected and had caught up before: where nobody who is struck
     /// has a part in the way.
     pub spared: Spread,
@@ -70,15 +74,20 @@ pub(super) fn figures(timelines: &[Timeline], from: Instant, is_hit: impl Fn(Way
             let Some((seq, at)) = one.acked else { continue };
             firsts.insert((one.chat, seq), one);
             if at >= from {
-                figures.acked_after = figures.acked_after.max(at.saturating_duration_since(one.at));
+                let took = at.saturating_duration_since(one.at);
+                if took > figures.acked_after {
+                    (figures.acked_after, figures.slowest_at) = (took, one.at.saturating_duration_since(from));
+                }
                 figures.answered += u64::from(one.fate == Fate::Answered);
                 figures.failed += u64::from(one.fate == Fate::Failed);
             }
         }
-        for (code, count) in &timeline.refusals {
-            *figures.refusals.entry(code.clone()).or_default() += count;
+        for (_, code) in timeline.refusals.iter().filter(|(at, _)| *at >= from) {
+            *figures.refusals.entry(code.clone()).or_default() += 1;
         }
-        figures.breaks += timeline.breaks;
+        let since = |times: &[Instant]| times.iter().filter(|at| **at >= from).count();
+        figures.breaks += since(&timeline.breaks);
+        figures.connects += since(&timeline.connects);
     }
     let (mut spared, mut hit) = (Latencies::new(), Latencies::new());
     for arrival in timelines.iter().flat_map(|timeline| &timeline.arrivals).filter(|arrival| arrival.at >= from) {
@@ -126,7 +135,7 @@ mod tests {
             times.sent(1, 1_200, Fate::Answered, Some((5, 4_200))),
         ];
         let arrivals = vec![times.arrival(1, 2, 950, 0), times.arrival(1, 3, 6_000, 5_000)];
-        let sender = Timeline { sends, breaks: 1, ..Timeline::default() };
+        let sender = Timeline { sends, breaks: vec![times.at(500), times.at(1_500)], ..Timeline::default() };
         let reader = Timeline { arrivals, ..Timeline::default() };
         let seen = figures(&[sender, reader], times.at(1_000), |_| false);
         assert_eq!((seen.acked_after, seen.read_after), (Duration::from_millis(3_050), Duration::from_millis(5_050)));

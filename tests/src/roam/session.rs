@@ -113,7 +113,7 @@ pub(super) async fn run(roamer: &mut Roamer<'_>, client: Client) -> anyhow::Resu
         let text = match incoming {
             Some(Ok(Ws::Text(text))) => text,
             Some(Ok(Ws::Ping(_) | Ws::Pong(_))) => continue,
-            _ if is_leaving => return Ok(Ended::SentAway),
+            _ if leaving.is_some() => return Ok(Ended::SentAway),
             _ => return Ok(Ended::Broken),
         };
         frames += 1;

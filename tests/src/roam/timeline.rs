@@ -1,6 +1,5 @@
 //! When a roamer sent, was answered and got what: for figures. The verdict is the checker's, which knows no clock.
 
-use std::collections::BTreeMap;
 use std::time::Instant;
 
 /// What one roamer saw, and when. As long as its history is.
@@ -9,10 +8,12 @@ pub struct Timeline {
     /// In the order in which they were sent first.
     pub sends: Vec<Try>,
     pub arrivals: Vec<Arrival>,
-    /// Retryable errors, by code.
-    pub refusals: BTreeMap<String, u32>,
+    /// Retryable errors, by their codes.
+    pub refusals: Vec<(Instant, String)>,
     /// Connections that ended, or fell silent, without the roamer's doing; asked to go elsewhere is not among them.
-    pub breaks: u32,
+    pub breaks: Vec<Instant>,
+    /// All connections but the first.
+    pub connects: Vec<Instant>,
 }
 
 /// A message's first try, and what became of it.
