@@ -4,6 +4,7 @@
 //! - [`harness`]: a real server process to kill and restart, tokens, and clients that speak the public protocol.
 //! - [`lossy_fs`]: a disk that forgets what was not synced; [`power`] runs stores on it.
 //! - [`roam`]: clients that drop and reconnect at random, for the checker.
+//! - [`cluster`]: a mesh on this machine for a person to try out.
 //! - [`faults`]: what befalls a mesh on Cassandra, and what may come of it.
 //! - [`foreign`]: installs and runs clients that others wrote.
 //!
@@ -13,6 +14,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test fails by panicking"))]
 
 pub mod checker;
+pub mod cluster;
 pub mod faults;
 pub mod foreign;
 pub mod harness;

@@ -2,7 +2,9 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod bench;
+mod cluster;
 mod faults;
+mod install;
 mod lint;
 mod proto;
 mod simulate;
@@ -40,6 +42,13 @@ enum Verb {
         /// Rows, by name; none: all
         names: Vec<String>,
     },
+    /// A cluster on this machine, to try out: two of each role on Cassandra and Redis, behind nginx
+    #[command(disable_help_flag = true)]
+    Cluster {
+        /// `up`, `status`, `restart NAME`, `down`, `check`; `--help` explains them
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Run every test, after installing what they need
     Test,
 }
@@ -51,6 +60,7 @@ fn main() -> anyhow::Result<()> {
         Verb::Proto => proto::regenerate(),
         Verb::Simulate { schedules } => simulate::run(schedules),
         Verb::Faults { names } => faults::run(&names),
+        Verb::Cluster { arguments } => cluster::run(&arguments),
         Verb::Test => test::run(),
     }
 }

@@ -1,12 +1,8 @@
 //! `cargo xtask test`: every test, after installing what they need.
 
-use std::path::Path;
-use std::process::Command;
+use crate::install::{Needed, install};
 
-use anyhow::{Context, bail};
-
-/// What a test needs beside cargo: a program, and Debian's package that has it.
-const NEEDED: [(&str, &str); 9] = [
+const NEEDED: [Needed; 9] = [
     ("fusermount3", "fuse3"),
     ("chromium", "chromium"),
     ("node", "nodejs"),
@@ -21,29 +17,8 @@ const NEEDED: [(&str, &str); 9] = [
 ];
 
 pub(crate) fn run() -> anyhow::Result<()> {
-    install()?;
+    install(&NEEDED)?;
     // The program first: the end-to-end tests start it.
     crate::cargo(&["build", "--workspace"])?;
     crate::cargo(&["test", "--workspace", "--no-fail-fast"])
-}
-
-fn install() -> anyhow::Result<()> {
-    let missing: Vec<&str> =
-        NEEDED.iter().filter(|(program, _)| !is_there(program)).map(|(_, package)| *package).collect();
-    if missing.is_empty() {
-        return Ok(());
-    }
-    println!("The tests need {} of Debian: installing it by apt-get.", missing.join(", "));
-    let update = Command::new("apt-get").args(["update", "-qq"]).status().context("apt-get update")?;
-    let install =
-        Command::new("apt-get").args(["install", "-y", "-qq"]).args(&missing).status().context("apt-get install")?;
-    if !update.success() || !install.success() {
-        bail!("apt-get could not install {}; install it by hand, or run this as root", missing.join(", "));
-    }
-    Ok(())
-}
-
-fn is_there(program: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|folder| Path::new(&folder).join(program).exists())
 }

@@ -47,17 +47,27 @@ impl Default for Shape {
 pub struct Store {
     pub points: Vec<String>,
     pub keyspace: String,
+    /// Whose certificates the nodes have; none: no TLS.
+    pub ca: Option<PathBuf>,
 }
 
 impl Store {
-    fn settings(&self) -> [(String, String); 4] {
+    /// The keyspace that tests have, in the clear.
+    #[must_use]
+    pub fn plain(points: &[String]) -> Self {
+        Self { points: points.to_vec(), keyspace: "confab".to_owned(), ca: None }
+    }
+
+    fn settings(&self) -> Vec<(String, String)> {
         let set = |key: &str, value: String| (format!("CONFAB_STORAGE__{key}"), value);
-        [
+        let mut settings = vec![
             set("KIND", "cassandra".to_owned()),
             set("CONTACT_POINTS", self.points.join(",")),
             set("KEYSPACE", self.keyspace.clone()),
             set("REPLICATION_FACTOR", self.points.len().to_string()),
-        ]
+        ];
+        settings.extend(self.ca.iter().map(|ca| set("TLS__CA", ca.display().to_string())));
+        settings
     }
 
     /// Makes the tables, as an operator does before the first start.
@@ -74,12 +84,19 @@ impl Store {
 /// In the order in which they start: each calls only those before it.
 const ROLES: [&str; 4] = ["presence-svc", "fanout-svc", "message-svc", "edge"];
 
+/// Where the ports of each purpose begin: away from what is known to be used by others, and below those that the kernel hands out.
+const GRPC: u16 = 24_000;
+const CLIENTS: u16 = 25_000;
+const PROBES: u16 = 26_000;
+
 /// The processes, by name: `edge-0`, `message-svc-0`, … Dropping it kills them.
 pub struct Mesh {
     pub processes: BTreeMap<String, Process>,
     shape: Shape,
     ip: Ipv4Addr,
-    folder: TempDir,
+    folder: PathBuf,
+    /// Removes the folder, unless it came from outside.
+    _own: Option<TempDir>,
     minter: Minter,
     team_secret: String,
 }
@@ -109,16 +126,26 @@ impl Mesh {
     /// # Errors
     /// If the program is missing.
     pub fn prepare(shape: Shape) -> anyhow::Result<Self> {
-        let folder = tempfile::tempdir()?;
+        let own = tempfile::tempdir()?;
         // 127.0.0.1 is for those who take a free port there.
         let ip = Ipv4Addr::new(127, rand::random_range(1..=254), rand::random(), rand::random_range(1..=254));
+        let mut mesh = Self::prepare_in(shape, own.path().to_owned(), ip)?;
+        mesh._own = Some(own);
+        Ok(mesh)
+    }
+
+    /// The same in a folder that stays, at an address that the caller has chosen.
+    ///
+    /// # Errors
+    /// If the program is missing, or a mesh was prepared there before.
+    pub fn prepare_in(shape: Shape, folder: PathBuf, ip: Ipv4Addr) -> anyhow::Result<Self> {
         let (secret, team_secret) = (random_secret(), random_secret());
-        write_private(&folder.path().join("token.key"), &secret)?;
-        write_private(&folder.path().join("team.key"), &team_secret)?;
-        std::fs::create_dir(folder.path().join("logs"))?;
+        write_private(&folder.join("token.key"), &secret)?;
+        write_private(&folder.join("team.key"), &team_secret)?;
+        std::fs::create_dir(folder.join("logs"))?;
         let minter = Minter::with_secret(secret.as_bytes());
-        let mesh = Self { processes: BTreeMap::new(), shape, ip, folder, minter, team_secret };
-        mesh.certs(&mesh.folder.path().join("certs"), &["edge", "message-svc", "fanout-svc", "presence-svc"])?;
+        let mesh = Self { processes: BTreeMap::new(), shape, ip, folder, _own: None, minter, team_secret };
+        mesh.certs(&mesh.certs_folder(), &["edge", "message-svc", "fanout-svc", "presence-svc"])?;
         Ok(mesh)
     }
 
@@ -139,12 +166,12 @@ impl Mesh {
 
     #[must_use]
     pub fn folder(&self) -> &Path {
-        self.folder.path()
+        &self.folder
     }
 
     #[must_use]
     pub fn certs_folder(&self) -> PathBuf {
-        self.folder.path().join("certs")
+        self.folder.join("certs")
     }
 
     /// How each process of the shape is started, in order.
@@ -157,7 +184,7 @@ impl Mesh {
     /// # Errors
     /// If the program is missing.
     pub fn spawn(&mut self, spec: Spec) -> anyhow::Result<()> {
-        let process = Process::spawn(spec, &self.folder.path().join("logs"))?;
+        let process = Process::spawn(spec, &self.folder.join("logs"))?;
         self.processes.insert(process.name().to_owned(), process);
         Ok(())
     }
@@ -171,13 +198,13 @@ impl Mesh {
     /// Where others call it, by gRPC.
     #[must_use]
     pub fn grpc(&self, role: &str, at: usize) -> SocketAddr {
-        self.address(7_000, role, at)
+        self.address(GRPC, role, at)
     }
 
     /// Where clients connect.
     #[must_use]
     pub fn edge(&self, at: usize) -> SocketAddr {
-        self.address(8_000, "edge", at)
+        self.address(CLIENTS, "edge", at)
     }
 
     /// # Errors
@@ -267,7 +294,7 @@ impl Mesh {
         let mut set = |key: &str, value: String| env.push((format!("CONFAB_{key}"), value));
         let ready = match role {
             "edge" => self.edge(at),
-            _ => self.address(9_000, role, at),
+            _ => self.address(PROBES, role, at),
         };
         set("MESH__LISTEN", self.grpc(role, at).to_string());
         for (other, key) in
@@ -276,7 +303,7 @@ impl Mesh {
             let all: Vec<String> = (0..self.count(other)).map(|at| self.grpc(other, at).to_string()).collect();
             set(&format!("MESH__DISCOVER__{key}"), format!("static:{}", all.join(",")));
         }
-        let path = |name: &str| self.folder.path().join(name).display().to_string();
+        let path = |name: &str| self.folder.join(name).display().to_string();
         if self.shape.tls {
             set("MESH__TLS__CERT", path(&format!("certs/{role}.crt")));
             set("MESH__TLS__KEY", path(&format!("certs/{role}.key")));

@@ -8,7 +8,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -232,7 +232,7 @@ impl Drop for KillOnDrop {
     }
 }
 
-/// Where the program is: `CONFAB_BIN`, or beside the running test.
+/// Where the program is: `CONFAB_BIN`, or in the folder that this program was built into.
 ///
 /// # Errors
 /// If there is none, with what to do.
@@ -240,12 +240,12 @@ pub fn program() -> anyhow::Result<PathBuf> {
     if let Some(path) = std::env::var_os("CONFAB_BIN") {
         return Ok(path.into());
     }
-    let test = std::env::current_exe()?;
-    let beside = test.parent().and_then(Path::parent).context("the test has no grandparent folder")?.join("confab");
-    if !beside.exists() {
-        bail!("{} is missing: run `cargo build` first, or set CONFAB_BIN", beside.display());
-    }
-    Ok(beside)
+    let this = std::env::current_exe()?;
+    // A binary has it beside itself, a test one folder further up.
+    let places = this.ancestors().skip(1).take(2).map(|folder| folder.join("confab"));
+    places.into_iter().find(|path| path.is_file()).with_context(|| {
+        format!("there is no `confab` beside {}: run `cargo build` first, or set CONFAB_BIN", this.display())
+    })
 }
 
 /// The program with an environment free of `CONFAB_*`, which are its settings.
