@@ -4,6 +4,7 @@
 mod mesh;
 mod problem;
 mod reader;
+mod redis;
 mod role;
 mod source;
 mod storage;
@@ -19,9 +20,10 @@ pub(crate) use mesh::{MeshConfig, MeshTls};
 use problem::Problem;
 pub(crate) use problem::Problems;
 use reader::Reader;
+pub(crate) use redis::RedisConfig;
 pub(crate) use role::Role;
 use source::{Layer, Raw, Source};
-pub(crate) use storage::{CassandraFields, StorageConfig};
+pub(crate) use storage::{CassandraFields, CassandraTls, StorageConfig};
 
 /// The commented file that `confab default-config` prints.
 pub(crate) const DEFAULT_TOML: &str = include_str!("config/default.toml");
@@ -54,6 +56,7 @@ pub(crate) struct Config {
     pub(crate) presence: PresenceConfig,
     pub(crate) mesh: MeshConfig,
     pub(crate) storage: StorageConfig,
+    pub(crate) redis: RedisConfig,
 }
 
 /// PEM files, read at the start.
@@ -200,6 +203,7 @@ impl Config {
             message: MessageConfig::read(r, &default.message),
             presence: PresenceConfig { grace: r.seconds("presence.grace_seconds", default.presence.grace, 0..=300) },
             mesh: MeshConfig::read(r, &roles, &storage, default.mesh),
+            redis: RedisConfig::read(r),
             storage,
             roles,
         };
@@ -227,6 +231,9 @@ impl Config {
         }
         if self.roles.is_empty() && self.storage != StorageConfig::Embedded {
             r.reject("storage.kind", "must be embedded where one process has all services; a cluster's have --role");
+        }
+        if self.roles.is_empty() && self.redis.address.is_some() {
+            r.reject("redis.url", "is of no use where one process has all services; a cluster's have --role");
         }
         if self.edge.frame_bytes_max > self.edge.frame_bytes_hard_max {
             r.reject(
@@ -336,6 +343,7 @@ impl Default for Config {
             presence: PresenceConfig { grace: Duration::from_secs(10) },
             mesh: MeshConfig::default(),
             storage: StorageConfig::Embedded,
+            redis: RedisConfig::default(),
         }
     }
 }

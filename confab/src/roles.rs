@@ -27,6 +27,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::config::{CassandraFields, Config, Role, StorageConfig};
 use crate::secret::Secret;
 use crate::services;
+use crate::tls;
 
 use mesh::Mesh;
 
@@ -197,6 +198,7 @@ fn cassandra(fields: &CassandraFields) -> anyhow::Result<CassandraConfig> {
         replication_factor: fields.replication_factor.into(),
         username: fields.username.clone(),
         password: password.map(|password| password.trim_end_matches('\n').to_owned()),
+        tls: fields.tls.as_ref().map(tls::cassandra).transpose()?,
     })
 }
 

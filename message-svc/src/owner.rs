@@ -4,6 +4,8 @@
 //! frame of replies per stream, however many messages it is about.
 
 mod clock;
+#[cfg(feature = "failpoints")]
+mod failpoints;
 pub(crate) mod shared;
 
 use std::collections::HashMap;
@@ -407,6 +409,8 @@ impl<S: Store, L: Ledger> Task<S, L> {
             let number = write.number;
             return self.under_way.push(Box::pin(async move { Done::Committed(number, stored.await) }));
         }
+        #[cfg(feature = "failpoints")]
+        failpoints::delay(&self.store, &write);
         let number = write.number;
         let stored = tokio::spawn(shared::write(self.store.clone(), write));
         self.tried.insert(number, stored.abort_handle());

@@ -11,6 +11,9 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 pub use report::{Counts, Report};
 
+/// A `gap` leaves out only what lies before the newest so many events of a chat (docs/protocol.md, "Catch-up").
+pub const GAP_LEAVES: u64 = 1_000;
+
 /// One device of one user.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Device {
@@ -70,6 +73,16 @@ struct Stream {
     /// The position before the first event: the first expected seq is `start + 1`.
     start: u64,
     events: Vec<Delivered>,
+    /// What it was told that it must fetch itself, inclusive.
+    gaps: Vec<(u64, u64)>,
+    /// What it fetched of them.
+    fetched: Vec<Delivered>,
+}
+
+impl Stream {
+    fn all(&self) -> impl Iterator<Item = &Delivered> {
+        self.events.iter().chain(&self.fetched)
+    }
 }
 
 /// Everything that clients saw in one run.
@@ -106,7 +119,17 @@ impl History {
         self.streams.entry((chat, device.clone())).or_default().events.push(event);
     }
 
-    /// Something that a client saw and that must not be (an error frame, an unexpected gap): a violation as it is.
+    /// Records a `gap` frame: all of `from..=to` is to be fetched.
+    pub fn gap(&mut self, chat: u64, device: &Device, from: u64, to: u64) {
+        self.streams.entry((chat, device.clone())).or_default().gaps.push((from, to));
+    }
+
+    /// Records an event that came by `history`, in any order.
+    pub fn fetched(&mut self, chat: u64, device: &Device, event: Delivered) {
+        self.streams.entry((chat, device.clone())).or_default().fetched.push(event);
+    }
+
+    /// Something that a client saw and that must not be (an error frame): a violation as it is.
     pub fn note(&mut self, what: impl Into<String>) {
         self.notes.insert(what.into());
     }
@@ -125,12 +148,15 @@ impl History {
             let mine = self.streams.entry(key).or_default();
             mine.start = mine.start.max(stream.start);
             mine.events.extend(stream.events);
+            mine.gaps.extend(stream.gaps);
+            mine.fetched.extend(stream.fetched);
         }
     }
 
     /// The verdict:
     /// - each device got each event of its chats once, by ascending seq, without a hole, from its start up to the
-    ///   highest seq that anyone was acked or sent;
+    ///   highest seq that anyone was acked or sent; what a `gap` left out, it fetched, and at least [`GAP_LEAVES`] events
+    ///   came after that;
     /// - all devices agree on what a seq is;
     /// - an acked message is in its chat exactly once, where its ack says, with its content; acks of one `client_id`
     ///   agree, and only the first may not be a duplicate;

@@ -18,6 +18,7 @@ pub mod cluster;
 pub mod faults;
 pub mod foreign;
 pub mod harness;
+pub mod held_write;
 pub mod lossy_fs;
 pub mod power;
 pub mod roam;

@@ -15,6 +15,7 @@ use anyhow::Context as _;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;
 use rand::{Rng as _, SeedableRng as _};
+use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -24,6 +25,9 @@ use session::Ended;
 
 /// How many sends a roamer keeps un-acked.
 const WINDOW: usize = 4;
+
+/// Events per request for older ones.
+const HISTORY_MAX: u64 = 200;
 
 /// What all roamers of a run share.
 pub struct Field {
@@ -114,6 +118,14 @@ struct Pending {
     client_id: String,
 }
 
+/// A part of a chat that it has to fetch, from its newest event downwards.
+struct Gap {
+    chat: u64,
+    from: u64,
+    /// What is fetched already begins here.
+    before: u64,
+}
+
 struct Roamer<'a> {
     field: &'a Field,
     device: Device,
@@ -125,6 +137,7 @@ struct Roamer<'a> {
     /// The chats of the messages still to send, in the order to send them.
     to_send: VecDeque<u64>,
     pending: VecDeque<Pending>,
+    gaps: VecDeque<Gap>,
     made: u32,
     connection: u32,
     /// Of the field's addresses, the one to try next, modulo their number.
@@ -161,6 +174,7 @@ pub async fn roam(
         positions: chats.iter().map(|chat| (*chat, 0)).collect(),
         to_send: to_send.into(),
         pending: VecDeque::new(),
+        gaps: VecDeque::new(),
         made: 0,
         connection: 0,
         at: usize::try_from(device.user).unwrap_or(0),
@@ -233,6 +247,13 @@ impl Roamer<'_> {
         let frame = client::message(chat, &content, &client_id).to_string();
         self.pending.push_back(Pending { chat, content, client_id });
         Some(frame)
+    }
+
+    /// A request for the next part of what it has to fetch.
+    fn next_fetch(&self) -> Option<String> {
+        let Gap { chat, from, before } = self.gaps.front()?;
+        let limit = (before - from).min(HISTORY_MAX);
+        Some(json!({"type": "history", "chat_id": chat, "before": before, "limit": limit}).to_string())
     }
 
     fn note_finished(&mut self) {

@@ -2,7 +2,7 @@
 
 use crate::install::{Needed, install};
 
-const NEEDED: [Needed; 8] = [
+const NEEDED: [Needed; 9] = [
     ("fusermount3", "fuse3"),
     ("chromium", "chromium"),
     ("node", "nodejs"),
@@ -11,6 +11,7 @@ const NEEDED: [Needed; 8] = [
     // Cassandra's, which `tests/services/cassandra` fetches.
     ("java", "openjdk-17-jre-headless"),
     ("mvn", "maven"),
+    ("redis-server", "redis-server"),
     // Builds grpcurl.
     ("go", "golang-go"),
 ];

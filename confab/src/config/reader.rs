@@ -56,6 +56,18 @@ impl Reader {
         parsed
     }
 
+    /// A text that may hold what nobody should read in an error.
+    pub(crate) fn secret(&mut self, key: &'static str) -> Option<String> {
+        let (raw, source) = self.find(key)?;
+        match raw {
+            Raw::Text(text) | Raw::String(text) => Some(text),
+            Raw::Integer(_) | Raw::List(_) | Raw::Other(_) => {
+                self.problem(key, Some(raw.to_string()), Some(source), "must be a text");
+                None
+            }
+        }
+    }
+
     /// A list of texts, or one text with commas.
     pub(crate) fn list<T>(&mut self, key: &'static str, right: &str, parse: impl Fn(&str) -> Option<T>) -> Vec<T> {
         let Some((raw, source)) = self.find(key) else { return Vec::new() };

@@ -1,5 +1,6 @@
 //! The layers a setting can come from: flags, environment, file. Each is a flat map from a dotted key to what was written there.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -34,8 +35,18 @@ pub(crate) type Layer = BTreeMap<String, (Raw, Source)>;
 const PREFIX: &str = "CONFAB_";
 
 /// Not settings: the config file's path, and what the tests, the benchmark and the service scripts use for themselves.
-const RESERVED: [&str; 7] =
-    ["CONFAB_CONFIG", "CONFAB_TEST_", "CONFAB_BENCH_", "CONFAB_SEED", "CONFAB_BIN", "CONFAB_OTEL_", "CONFAB_UNSAFE_"];
+const RESERVED: [&str; 10] = [
+    "CONFAB_CONFIG",
+    "CONFAB_TEST_",
+    "CONFAB_BENCH_",
+    "CONFAB_SEED",
+    "CONFAB_BIN",
+    "CONFAB_OTEL_",
+    "CONFAB_REDIS_DIR",
+    "CONFAB_REDIS_PORT",
+    "CONFAB_REDIS_REPLICAS",
+    "CONFAB_UNSAFE_",
+];
 
 pub(crate) fn from_env(vars: impl IntoIterator<Item = (String, String)>) -> Layer {
     vars.into_iter()
@@ -132,14 +143,26 @@ impl fmt::Display for Source {
 impl fmt::Display for Raw {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Text(text) | Self::Other(text) => write!(f, "{text}"),
-            Self::String(text) => write!(f, "{text:?}"),
+            Self::Text(text) => write!(f, "{}", shown(text)),
+            Self::Other(text) => write!(f, "{text}"),
+            Self::String(text) => write!(f, "{:?}", shown(text)),
             Self::Integer(number) => write!(f, "{number}"),
             Self::List(items) => {
                 let items: Vec<String> = items.iter().map(Raw::to_string).collect();
                 write!(f, "[{}]", items.join(", "))
             }
         }
+    }
+}
+
+/// A text without what may be a password in it: of an address with one, as Redis's can be, only the scheme. It goes by the
+/// text, for a setting whose name is wrong is shown, too.
+fn shown(text: &str) -> Cow<'_, str> {
+    let secret = text.contains('@') || text.to_lowercase().contains("password=");
+    match text.split_once("://") {
+        Some((scheme, _)) if secret => Cow::Owned(format!("{scheme}://…")),
+        None if secret => Cow::Borrowed("…"),
+        _ => Cow::Borrowed(text),
     }
 }
 

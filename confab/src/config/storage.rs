@@ -1,5 +1,6 @@
 //! Where chats are kept: `[storage]`.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use super::reader::Reader;
@@ -25,6 +26,17 @@ pub(crate) struct CassandraFields {
     pub(crate) username: Option<String>,
     /// Without the newline at its end.
     pub(crate) password_file: Option<PathBuf>,
+    /// Without it: plaintext, on loopback alone.
+    pub(crate) tls: Option<CassandraTls>,
+}
+
+/// PEM files, read at the start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct CassandraTls {
+    /// The authorities whose word counts for the nodes.
+    pub(crate) ca: PathBuf,
+    /// This client's certificate and its key, where the nodes ask for one.
+    pub(crate) client: Option<(PathBuf, PathBuf)>,
 }
 
 impl StorageConfig {
@@ -53,9 +65,16 @@ impl CassandraFields {
             replication_factor: r.number("storage.replication_factor", 3, 1..=9),
             username: r.parsed("storage.username", "a name", parse_text),
             password_file: r.file("storage.password_file"),
+            tls: CassandraTls::read(r),
         };
         if used && fields.contact_points.is_empty() && !r.is_written("storage.contact_points") {
             r.reject("storage.contact_points", format!("is needed with storage.kind = \"cassandra\": {points}"));
+        }
+        if used && fields.tls.is_none() && !fields.contact_points.iter().all(|point| is_loopback(point)) {
+            r.reject(
+                "storage.contact_points",
+                "are other machines, and what is said in chats would go there in plain text. Give storage.tls.ca",
+            );
         }
         if fields.username.is_some() != fields.password_file.is_some() {
             let (missing, other) = match fields.username {
@@ -66,6 +85,29 @@ impl CassandraFields {
         }
         fields
     }
+}
+
+impl CassandraTls {
+    fn read(r: &mut Reader) -> Option<Self> {
+        let ca = r.file("storage.tls.ca");
+        let (cert, key) = (r.file("storage.tls.cert"), r.file("storage.tls.key"));
+        for (missing, given, missed) in [
+            ("storage.tls.key", "storage.tls.cert", key.is_none() && cert.is_some()),
+            ("storage.tls.cert", "storage.tls.key", cert.is_none() && key.is_some()),
+            ("storage.tls.ca", "storage.tls.cert", ca.is_none() && cert.is_some()),
+        ] {
+            if missed {
+                r.reject(missing, format!("is needed, too, where {given} is given"));
+            }
+        }
+        Some(Self { ca: ca?, client: cert.zip(key) })
+    }
+}
+
+fn is_loopback(point: &str) -> bool {
+    let host = point.rsplit_once(':').map_or(point, |(host, _)| host);
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
 }
 
 fn parse_point(text: &str) -> Option<String> {

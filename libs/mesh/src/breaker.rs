@@ -1,13 +1,11 @@
 //! The client's layer that stops calling a target which fails call after call, and tries now and then whether it works
-//! again. `breaker/circuit.rs` has the rules, pure; this says what a failure is.
+//! again. `circuit.rs` has the rules, pure; this says what a failure is.
 //!
 //! A call fails if nobody answers it, if it is late though it was waited for, or if it is answered `Unavailable`. A server
 //! that sheds load (see `shed.rs`) works, and is no failure: a circuit that opens for it would turn a part of the calls
 //! refused into all of them. Nor is a call that was not even sent, since there is no connection (see `unsent.rs`): that
 //! failed at once and cost nobody anything, and connections are looked for at a pace of their own; a circuit that opened
 //! for it would stay open when they are back.
-
-mod circuit;
 
 use std::{
     future::{Ready, ready},
@@ -25,8 +23,12 @@ use tokio::time::Instant;
 use tonic::{Code, Status};
 use tower::{Layer, Service};
 
-use self::circuit::{Change, Circuit, Outcome, Pass};
-use crate::{ClientConfig, call::code_in, shed, unsent};
+use crate::{
+    ClientConfig,
+    call::code_in,
+    circuit::{Change, Circuit, Outcome, Pass},
+    shed, unsent,
+};
 
 /// A deadline that left less than this says more of the caller than of the target.
 const WAITED_MIN: Duration = Duration::from_millis(250);

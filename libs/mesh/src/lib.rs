@@ -55,6 +55,7 @@
 //! # Ok(messages) }
 //! ```
 
+pub mod circuit;
 pub mod deadline;
 pub mod discovery;
 pub mod drain;

@@ -40,6 +40,11 @@ pub(super) fn new_incarnation() -> Incarnation {
 
 pub(super) async fn ask(ledger: &impl Ledger, ask: Ask) -> Answered {
     match ask {
+        #[cfg(feature = "failpoints")]
+        Ask::Renew(row) if super::failpoints::is_holding() => {
+            super::failpoints::released().await;
+            Answered::Renewed(ledger.renew(row).await)
+        }
         Ask::Renew(row) => Answered::Renewed(timeout(SWAP_MAX, ledger.renew(row)).await.unwrap_or(Swapped::Unknown)),
         Ask::Observe { known } => match timeout(OBSERVE_MAX, ledger.observe(known)).await {
             Ok(Ok((leases, map))) => Answered::Observed { leases, map },
@@ -76,6 +81,8 @@ pub(super) async fn write(store: impl Store, write: Write) -> u64 {
     let Write { number, stamp, rows } = write;
     let mut pause = BACKOFF.0;
     loop {
+        #[cfg(feature = "failpoints")]
+        super::failpoints::released().await;
         let stored = timeout(TRY_MAX, store.commit(rows.clone(), stamp)).await;
         match stored {
             Ok(Ok(())) => return number,

@@ -41,7 +41,7 @@ const AT_ONCE: usize = 16;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Where the cluster's store is.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct CassandraConfig {
     /// `host:port` of some nodes; the others are found by them.
     pub contact_points: Vec<String>,
@@ -53,11 +53,13 @@ pub struct CassandraConfig {
     pub replication_factor: u32,
     pub username: Option<String>,
     pub password: Option<String>,
+    /// Without it: plaintext, which is for loopback alone. Nodes are known by their IP addresses.
+    pub tls: Option<Arc<rustls::ClientConfig>>,
 }
 
 impl std::fmt::Debug for CassandraConfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { contact_points, keyspace, datacenter, replication_factor, username, password } = self;
+        let Self { contact_points, keyspace, datacenter, replication_factor, username, password, tls } = self;
         f.debug_struct("CassandraConfig")
             .field("contact_points", contact_points)
             .field("keyspace", keyspace)
@@ -65,6 +67,7 @@ impl std::fmt::Debug for CassandraConfig {
             .field("replication_factor", replication_factor)
             .field("username", username)
             .field("password", &password.as_ref().map(|_| "…"))
+            .field("tls", &tls.is_some())
             .finish()
     }
 }
@@ -157,6 +160,7 @@ async fn connect(cfg: &CassandraConfig) -> Result<Session, ConnectError> {
     let mut builder = SessionBuilder::new()
         .known_nodes(&cfg.contact_points)
         .connection_timeout(CONNECT_TIMEOUT)
+        .tls_context(cfg.tls.clone())
         .default_execution_profile_handle(statements::base_profile().into_handle())
         // For where a row's replicas are; of other keyspaces nothing needs to be known.
         .keyspaces_to_fetch([&cfg.keyspace])

@@ -1,95 +1,11 @@
 //! Real servers for tests, by the scripts in `tests/services/`: on free ports, with folders of their own, and gone with the
 //! process that started them, however that ends.
 
-use std::net::TcpListener;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+mod cassandra;
+mod metrics;
+mod ports;
+mod redis;
+mod script;
 
-use anyhow::{Context as _, ensure};
-
-/// Timeouts above those of a server on its own: the tests share two cores with their compiler.
-const TIMEOUTS: &str = "read_request_timeout: 20s\nwrite_request_timeout: 20s\ncas_contention_timeout: 10s\n\
-                        request_timeout: 20s\nrange_request_timeout: 20s\n";
-
-static STARTED: AtomicU32 = AtomicU32::new(0);
-
-/// A Cassandra of one node, or of three.
-#[derive(Debug)]
-pub struct Cassandra {
-    points: Vec<String>,
-    folder: PathBuf,
-    /// It removes the server when its input ends: with this process.
-    _remover: Child,
-}
-
-impl Cassandra {
-    /// Starts it, which takes 10 s, with three nodes a minute. The first time on a machine it is fetched.
-    ///
-    /// # Errors
-    /// What the script says.
-    pub fn start(nodes: u32) -> anyhow::Result<Self> {
-        let number = STARTED.fetch_add(1, Ordering::Relaxed);
-        let folder = std::env::temp_dir().join(format!("confab-cassandra-{}-{number}", std::process::id()));
-        let remover = Command::new("setsid")
-            .args(["sh", "-c", r#"cat >/dev/null; exec bash "$0" wipe"#])
-            .arg(script())
-            .env("CASSANDRA_DATA", &folder)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .context("setsid sh")?;
-        let [cql, storage, jmx] = free_ports()?.map(|port| port.to_string());
-        let output = Command::new("bash")
-            .arg(script())
-            .args(["up", &nodes.to_string()])
-            .env("CASSANDRA_DATA", &folder)
-            .env("CASSANDRA_PORT", cql)
-            .env("CASSANDRA_STORAGE_PORT", storage)
-            .env("CASSANDRA_JMX_PORT", jmx)
-            .env("CASSANDRA_YAML", TIMEOUTS)
-            .output()
-            .context("bash")?;
-        ensure!(output.status.success(), "Cassandra did not start: {}", String::from_utf8_lossy(&output.stderr));
-        let points = String::from_utf8_lossy(&output.stdout).split_whitespace().map(str::to_owned).collect();
-        Ok(Self { points, folder, _remover: remover })
-    }
-
-    /// `host:port` of each node.
-    #[must_use]
-    pub fn points(&self) -> &[String] {
-        &self.points
-    }
-
-    /// `kill`, `stop` or `start` node `number`, counted from 1.
-    ///
-    /// # Errors
-    /// What the script says.
-    pub fn node(&self, verb: &str, number: u32) -> anyhow::Result<()> {
-        let output = Command::new("bash")
-            .arg(script())
-            .args([verb, &number.to_string()])
-            .env("CASSANDRA_DATA", &self.folder)
-            .output()
-            .context("bash")?;
-        ensure!(output.status.success(), "{verb} {number}: {}", String::from_utf8_lossy(&output.stderr));
-        Ok(())
-    }
-}
-
-fn script() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../services/cassandra")
-}
-
-/// All different, for they are held until all are found.
-fn free_ports() -> anyhow::Result<[u16; 3]> {
-    let mut ports = [0; 3];
-    let mut held = Vec::new();
-    for port in &mut ports {
-        let listener = TcpListener::bind("127.0.0.1:0")?;
-        *port = listener.local_addr()?.port();
-        held.push(listener);
-    }
-    Ok(ports)
-}
+pub use cassandra::Cassandra;
+pub use redis::{Mode, Redis};

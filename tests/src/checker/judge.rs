@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::report::Report;
-use super::{Delivered, Device, History, Message, Sent, Stream};
+use super::{Delivered, Device, GAP_LEAVES, History, Message, Sent, Stream};
 
 /// A chat as the deliveries show it: seq → message, `None` for what isn't one.
 type Log<'a> = BTreeMap<u64, Option<&'a Message>>;
@@ -39,7 +39,7 @@ fn logs<'a>(history: &'a History, report: &mut Report) -> BTreeMap<u64, Log<'a>>
     let mut logs: BTreeMap<u64, Log<'a>> = BTreeMap::new();
     for ((chat, device), stream) in &history.streams {
         let log = logs.entry(*chat).or_default();
-        for event in &stream.events {
+        for event in stream.all() {
             let told = event.message.as_ref();
             let known = *log.entry(event.seq).or_insert(told);
             if !same_message(known, told) {
@@ -102,11 +102,26 @@ fn stream_is_whole(chat: u64, device: &Device, stream: &Stream, head: u64, repor
             report.violation(|| format!("doubled: {}", at()));
         } else if *seq <= last {
             report.violation(|| format!("out of order: {}", at()));
+        } else if stream.gaps.contains(&(last + 1, *seq - 1)) {
+            // It was told so.
         } else {
             report.violation(|| format!("a hole: {}", at()));
         }
         seen.insert(*seq);
         last = last.max(*seq);
+    }
+    for (from, to) in &stream.gaps {
+        if head < to + GAP_LEAVES {
+            report.violation(|| format!("a gap too near: chat {chat}: {device} was told {from} to {to} of {head}"));
+        }
+    }
+    for Delivered { seq, .. } in &stream.fetched {
+        if !stream.gaps.iter().any(|(from, to)| (*from..=*to).contains(seq)) {
+            report.violation(|| format!("unasked: chat {chat}: {device} got seq {seq} by history"));
+        }
+        if !seen.insert(*seq) {
+            report.violation(|| format!("doubled: chat {chat}: {device} got seq {seq} by history, too"));
+        }
     }
     let missing: Vec<u64> = (stream.start + 1..=head).filter(|seq| !seen.contains(seq)).collect();
     if !missing.is_empty() {
@@ -163,7 +178,7 @@ fn nothing_unsent(history: &History, logs: &BTreeMap<u64, Log<'_>>, report: &mut
         }
     }
     for ((chat, device), stream) in &history.streams {
-        for message in stream.events.iter().filter_map(|event| event.message.as_ref()) {
+        for message in stream.all().filter_map(|event| event.message.as_ref()) {
             let sent = by_content.get(&(*chat, message.sender, message.digest));
             let (Some(told), Some(sent)) = (&message.client_id, sent) else { continue };
             if *told != sent.client_id || message.sender != device.user {
@@ -199,8 +214,9 @@ fn count(history: &History, acks: &HashMap<Key<'_>, (u64, &str)>, logs: &BTreeMa
     counts.sent = history.sent.len();
     counts.acked = acks.len();
     counts.duplicates = history.acked.iter().filter(|ack| ack.duplicate).count();
-    counts.deliveries = history.streams.values().map(|stream| stream.events.len()).sum();
+    counts.deliveries = history.streams.values().map(|stream| stream.all().count()).sum();
     counts.chats = logs.len();
+    counts.gaps = history.streams.values().map(|stream| stream.gaps.len()).sum();
     counts.streams = history.streams.len();
     counts.connections = connections.len();
 }

@@ -13,6 +13,8 @@ pub struct Counts {
     /// Acks that said `duplicate`.
     pub duplicates: usize,
     pub deliveries: usize,
+    /// Times that a device was too far behind, and fetched a part itself.
+    pub gaps: usize,
     pub chats: usize,
     /// (device, chat) pairs that were to get everything.
     pub streams: usize,
@@ -52,11 +54,11 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Counts { sent, acked, duplicates, deliveries, chats, streams, connections } = self.counts;
+        let Counts { sent, acked, duplicates, deliveries, gaps, chats, streams, connections } = self.counts;
         write!(
             f,
             "CONFAB_SEED={}: {sent} sent, {acked} acked ({duplicates} acks were of repeats), {deliveries} deliveries to \
-             {streams} members of {chats} chats over {connections} connections: ",
+             {streams} members of {chats} chats over {connections} connections, {gaps} gaps fetched: ",
             self.seed
         )?;
         match self.violation_count {

@@ -1,6 +1,6 @@
 //! Controls: the checker passes a clean history, and catches each kind of fault put into it.
 
-use super::{Acked, Delivered, Device, History, Message, Sent, digest};
+use super::{Acked, Delivered, Device, GAP_LEAVES, History, Message, Sent, Stream, digest};
 
 const CHAT: u64 = 7;
 const MESSAGES: u64 = 6;
@@ -79,6 +79,29 @@ fn a_lost_message_is_caught() {
     assert_caught(&history(|events| drop(events.pop())), "lost");
     assert_caught(&history(|events| drop(events.remove(3))), "a hole");
     assert_caught(&history(Vec::clear), "lost");
+}
+
+/// A chat of [`GAP_LEAVES`] events and some more, of which user 2 got the first, a gap, and the rest; `change` edits its record.
+fn far_behind(change: impl FnOnce(&mut Stream)) -> History {
+    let plain = |seq| Delivered { connection: 0, seq, message: None };
+    let mut behind = Stream { gaps: vec![(2, 4)], ..Stream::default() };
+    behind.events = [1].into_iter().chain(5..=GAP_LEAVES + 4).map(plain).collect();
+    behind.fetched = [4, 3, 2].map(plain).to_vec();
+    change(&mut behind);
+    let mut history = History::new(42);
+    history.streams.insert((CHAT, device(2)), behind);
+    history
+}
+
+#[test]
+fn a_gap_that_was_said_and_fetched_passes_and_any_other_is_caught() {
+    let report = far_behind(|_| {}).judge();
+    assert!(report.is_clean() && report.counts.gaps == 1, "{report}");
+    assert_caught(&far_behind(|behind| drop(behind.fetched.pop())), "lost");
+    assert_caught(&far_behind(|behind| behind.gaps[0] = (2, 3)), "a hole");
+    assert_caught(&far_behind(|behind| behind.gaps.clear()), "unasked");
+    assert_caught(&far_behind(|behind| behind.fetched.push(behind.events[0].clone())), "doubled");
+    assert_caught(&far_behind(|behind| drop(behind.events.pop())), "a gap too near");
 }
 
 #[test]

@@ -29,6 +29,8 @@ pub struct Shape {
     pub tls: bool,
     /// Where message-svc keeps chats; none: on its own disk, which only one instance can.
     pub cassandra: Option<Store>,
+    /// Where Redis is, for every process; none: without.
+    pub redis: Option<String>,
     /// Settings of every process beside what it needs: `("CONFAB_LOG__FILTER", "debug")`.
     pub env: Vec<(String, String)>,
 }
@@ -36,7 +38,7 @@ pub struct Shape {
 impl Default for Shape {
     /// Two of each, and one message-svc: on embedded storage there can be only one.
     fn default() -> Self {
-        Self { presence: 2, fanout: 2, message: 1, edge: 2, tls: true, cassandra: None, env: Vec::new() }
+        Self { presence: 2, fanout: 2, message: 1, edge: 2, tls: true, cassandra: None, redis: None, env: Vec::new() }
     }
 }
 
@@ -206,6 +208,11 @@ impl Mesh {
         self.minter.token(user, None)
     }
 
+    #[must_use]
+    pub fn device_token(&self, user: u64, device: &str) -> String {
+        self.minter.token(user, Some(device))
+    }
+
     /// The secret that service tokens are signed with.
     #[must_use]
     pub fn team_secret(&self) -> &str {
@@ -273,6 +280,7 @@ impl Mesh {
     fn spec(&self, role: &'static str, at: usize) -> Spec {
         let mut env: Vec<(String, String)> = self.shape.env.clone();
         env.extend(self.shape.cassandra.iter().flat_map(Store::settings));
+        env.extend(self.shape.redis.iter().map(|url| ("CONFAB_REDIS__URL".to_owned(), url.clone())));
         let mut set = |key: &str, value: String| env.push((format!("CONFAB_{key}"), value));
         let ready = match role {
             "edge" => self.edge(at),

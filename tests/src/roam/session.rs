@@ -12,7 +12,7 @@ use tokio::time::sleep_until;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message as Ws;
 
-use super::Roamer;
+use super::{Gap, Roamer};
 use crate::checker::{Acked, Delivered, Message, digest};
 use crate::harness::client::{self, Client};
 
@@ -32,6 +32,11 @@ struct Frame<'a> {
     chat_id: Option<u64>,
     seq: Option<u64>,
     sender_id: Option<u64>,
+    from: Option<u64>,
+    to: Option<u64>,
+    /// Of a `history`.
+    #[serde(borrow, default)]
+    events: Vec<Frame<'a>>,
     message_id: Option<&'a str>,
     #[serde(borrow)]
     content: Option<Cow<'a, str>>,
@@ -54,7 +59,7 @@ pub(super) async fn run(roamer: &mut Roamer<'_>, client: Client) -> anyhow::Resu
     }
     loop {
         let all_done = *done.borrow_and_update();
-        if all_done && roamer.behind().is_empty() {
+        if all_done && roamer.behind().is_empty() && roamer.gaps.is_empty() {
             return settle(roamer, &mut socket).await;
         }
         if frames >= drop_after && !all_done {
@@ -77,7 +82,12 @@ pub(super) async fn run(roamer: &mut Roamer<'_>, client: Client) -> anyhow::Resu
             }
         };
         frames += 1;
-        if !take(roamer, &text)? || !send_more(roamer, &mut socket).await {
+        let gaps = roamer.gaps.len();
+        let Some(fetched) = take(roamer, &text)? else {
+            return Ok(Ended::Dropped);
+        };
+        // One request at a time: the next one when this one is answered, or when there was none.
+        if (fetched || gaps == 0) && !fetch_more(roamer, &mut socket).await || !send_more(roamer, &mut socket).await {
             return Ok(Ended::Dropped);
         }
     }
@@ -92,10 +102,20 @@ async fn open(roamer: &mut Roamer<'_>, socket: &mut Socket) -> Result<(), tokio_
         let frame = client::message(pending.chat, &pending.content, &pending.client_id);
         socket.feed(Ws::text(frame.to_string())).await?;
     }
+    if let Some(request) = roamer.next_fetch() {
+        socket.feed(Ws::text(request)).await?;
+    }
     while let Some(frame) = roamer.next_send() {
         socket.feed(Ws::text(frame)).await?;
     }
     socket.flush().await
+}
+
+async fn fetch_more(roamer: &Roamer<'_>, socket: &mut Socket) -> bool {
+    match roamer.next_fetch() {
+        Some(request) => socket.send(Ws::text(request)).await.is_ok(),
+        None => true,
+    }
 }
 
 async fn send_more(roamer: &mut Roamer<'_>, socket: &mut Socket) -> bool {
@@ -118,20 +138,52 @@ async fn hang_up(roamer: &mut Roamer<'_>, mut socket: Socket) -> Ended {
     Ended::Dropped
 }
 
-/// Records a frame. False: the server asks for a new connection.
-fn take(roamer: &mut Roamer<'_>, text: &str) -> anyhow::Result<bool> {
+/// Records a frame, and says if it was the answer to a fetch. `None`: the server asks for a new connection.
+fn take(roamer: &mut Roamer<'_>, text: &str) -> anyhow::Result<Option<bool>> {
     let frame: Frame<'_> = serde_json::from_str(text).with_context(|| format!("a frame: {text}"))?;
     match frame.kind {
         "ack" => take_ack(roamer, &frame).with_context(|| format!("an ack: {text}"))?,
-        "error" if frame.retryable => return Ok(false),
-        "error" | "gap" => roamer.history.note(format!("{} got {text}", roamer.device)),
-        "reconnect" => return Ok(false),
+        "error" if frame.retryable => return Ok(None),
+        "error" => roamer.history.note(format!("{} got {text}", roamer.device)),
+        "gap" => take_gap(roamer, &frame).with_context(|| format!("a gap: {text}"))?,
+        "history" => {
+            take_history(roamer, &frame).with_context(|| format!("a history: {text}"))?;
+            return Ok(Some(true));
+        }
+        "reconnect" => return Ok(None),
         "message" | "chat" | "edited" | "deleted" | "reacted" => {
             take_event(roamer, &frame).with_context(|| format!("an event: {text}"))?;
         }
         _ => {}
     }
-    Ok(true)
+    Ok(Some(false))
+}
+
+/// What comes next in this chat comes after it; the rest is fetched.
+fn take_gap(roamer: &mut Roamer<'_>, frame: &Frame<'_>) -> anyhow::Result<()> {
+    let chat = frame.chat_id.context("no chat_id")?;
+    let (from, to) = (frame.from.context("no from")?, frame.to.context("no to")?);
+    roamer.history.gap(chat, &roamer.device, from, to);
+    roamer.gaps.push_back(Gap { chat, from, before: to + 1 });
+    let at = roamer.positions.entry(chat).or_default();
+    *at = to.max(*at);
+    Ok(())
+}
+
+/// Takes the newest part of the first gap that is still open.
+fn take_history(roamer: &mut Roamer<'_>, frame: &Frame<'_>) -> anyhow::Result<()> {
+    let gap = roamer.gaps.front_mut().context("nobody asked")?;
+    let lowest = frame.events.first().context("no events")?;
+    gap.before = lowest.seq.context("no seq")?;
+    let (chat, is_closed) = (gap.chat, gap.before <= gap.from);
+    for event in &frame.events {
+        let event = delivered(roamer.connection, event)?;
+        roamer.history.fetched(chat, &roamer.device, event);
+    }
+    if is_closed {
+        roamer.gaps.pop_front();
+    }
+    Ok(())
 }
 
 fn take_ack(roamer: &mut Roamer<'_>, frame: &Frame<'_>) -> anyhow::Result<()> {
@@ -155,7 +207,15 @@ fn take_ack(roamer: &mut Roamer<'_>, frame: &Frame<'_>) -> anyhow::Result<()> {
 }
 
 fn take_event(roamer: &mut Roamer<'_>, frame: &Frame<'_>) -> anyhow::Result<()> {
-    let (chat, seq) = (frame.chat_id.context("no chat_id")?, frame.seq.context("no seq")?);
+    let chat = frame.chat_id.context("no chat_id")?;
+    let event = delivered(roamer.connection, frame)?;
+    let at = roamer.positions.entry(chat).or_default();
+    *at = event.seq.max(*at);
+    roamer.history.delivered(chat, &roamer.device, event);
+    Ok(())
+}
+
+fn delivered(connection: u32, frame: &Frame<'_>) -> anyhow::Result<Delivered> {
     let message = match frame.kind {
         "message" => Some(Message {
             message_id: frame.message_id.context("no message_id")?.to_owned(),
@@ -165,11 +225,7 @@ fn take_event(roamer: &mut Roamer<'_>, frame: &Frame<'_>) -> anyhow::Result<()> 
         }),
         _ => None,
     };
-    let event = Delivered { connection: roamer.connection, seq, message };
-    roamer.history.delivered(chat, &roamer.device, event);
-    let at = roamer.positions.entry(chat).or_default();
-    *at = seq.max(*at);
-    Ok(())
+    Ok(Delivered { connection, seq: frame.seq.context("no seq")?, message })
 }
 
 /// All is here: a last `ping` shows whether anything comes behind it that must not.

@@ -1,12 +1,43 @@
 //! `sync`, `synced`, `gap`, `history`, and the device's confirmed position.
 
-use confab_tests::harness::{Client, Mode, Server};
+use std::sync::Arc;
+use std::time::Duration;
+
+use confab_tests::checker::{Device, History};
+use confab_tests::harness::{Client, Mode, Server, seed, wait_for};
+use confab_tests::roam::{Field, roam};
 use serde_json::{Value, json};
 
 use super::{DIRECT, head, say_many};
 
 fn seqs(frames: &[Value], kind: &str) -> Vec<u64> {
     frames.iter().filter(|frame| frame["type"] == kind).map(|frame| frame["seq"].as_u64().unwrap()).collect()
+}
+
+/// By the checker's own client, as the fault tests rely on it: nothing of a long absence is missing, whatever way it came.
+#[tokio::test]
+async fn a_device_that_was_away_for_long_gets_a_gap_and_the_rest_by_history() {
+    const MISSED: usize = 1_500;
+    const PATIENCE: Duration = Duration::from_secs(60);
+    let server = Server::start().await.unwrap();
+    let chat = server.create_group(11, &[12]).await.unwrap();
+    let field = Arc::new(Field::new([server.addr()], seed(), 10_000..10_001, &[chat], 2));
+    let start = |user: u64, messages: usize| {
+        let (field, token) = (Arc::clone(&field), server.token(user));
+        let device = Device { user, name: "default".to_owned() };
+        tokio::spawn(async move { roam(&field, device, token, &[chat], messages, PATIENCE).await })
+    };
+    let sender = start(11, MISSED);
+    let acked = || std::future::ready((field.acked() == MISSED as u64).then_some(()));
+    wait_for("what it misses", PATIENCE, acked).await.unwrap();
+    let late = start(12, 10);
+    let mut history = History::new(field.seed);
+    for roamer in [sender, late] {
+        history.absorb(roamer.await.unwrap().unwrap());
+    }
+    let report = history.judge();
+    report.assert_clean();
+    assert_eq!((report.counts.gaps, report.counts.acked), (1, MISSED + 10));
 }
 
 #[tokio::test]

@@ -87,7 +87,8 @@ fn the_storage_is_named_whole() {
         "{}",
         refusal(cassandra)
     );
-    let config = of(&format!("{cassandra}storage.contact_points = [\"10.0.0.5:9042\"]"));
+    let config =
+        of(&format!("{cassandra}storage.contact_points = [\"127.0.0.1:9042\", \"[::1]:9042\", \"localhost:9042\"]"));
     assert!(matches!(config.storage, StorageConfig::Cassandra(fields) if fields.replication_factor == 3));
     for bad in [
         "storage.contact_points = [\"10.0.0.5\"]",
@@ -97,7 +98,50 @@ fn the_storage_is_named_whole() {
     ] {
         assert!(refusal(&format!("{cassandra}{bad}")).contains("storage."), "{bad}");
     }
+    let exposed = refusal(&format!("{cassandra}storage.contact_points = [\"127.0.0.1:9042\", \"10.0.0.5:9042\"]"));
+    assert!(exposed.contains("are other machines") && exposed.contains("storage.tls.ca"), "{exposed}");
+    let here = std::env::current_exe().expect("a file");
+    let tls = format!("storage.contact_points = [\"10.0.0.5:9042\"]\nstorage.tls.ca = {here:?}");
+    let StorageConfig::Cassandra(fields) = of(&format!("{cassandra}{tls}")).storage else { panic!("Cassandra") };
+    assert!(fields.tls.is_some_and(|tls| tls.client.is_none()));
+    let half = refusal(&format!("{cassandra}{tls}\nstorage.tls.cert = {here:?}"));
+    assert!(half.contains("storage.tls.key\n    is needed, too, where storage.tls.cert is given"), "{half}");
     assert!(refusal("storage.kind = \"redis\"").contains("must be embedded or cassandra"));
     let alone = refusal("storage.kind = \"cassandra\"\nstorage.contact_points = [\"10.0.0.5:9042\"]");
     assert!(alone.contains("a cluster's have --role"), "{alone}");
+}
+
+#[test]
+fn redis_is_one_address_that_is_not_plain_text_elsewhere() {
+    let with = |line: &str| format!("role = [\"presence-svc\"]\n{line}");
+    assert_eq!(of(&with("")).redis.address, None);
+    assert_eq!(of(&with("redis.url = \"\"")).redis.address, None);
+    for fine in ["redis://127.0.0.1:6379", "rediss-cluster://ann:hunter2@10.0.0.5:6379?node=10.0.0.6:6379"] {
+        let config = of(&with(&format!("redis.url = {fine:?}")));
+        let shown = format!("{:?}", config.redis);
+        assert!(config.redis.address.is_some() && !shown.contains("hunter2"), "{shown}");
+    }
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let file = dir.path().join("redis.url");
+    std::fs::write(&file, "rediss://:hunter2@redis:6379\n").expect("written");
+    let from_file = format!("redis.url_file = {file:?}");
+    assert!(of(&with(&from_file)).redis.address.is_some());
+    for (line, word) in [
+        ("redis.url = \"redis://:hunter2@10.0.0.5:6379\"".to_owned(), "redis.url = \"redis://…\""),
+        ("redis.url = \"redis://:hunter2@10.0.0.5:6379\"".to_owned(), "in plain text"),
+        ("redis.url = \"http://:hunter2@10.0.0.5:6379\"".to_owned(), "must be an address such as rediss://"),
+        ("redis.url = \":hunter2@10.0.0.5:6379\"".to_owned(), "it has no scheme"),
+        ("redis.ulr = \"rediss://:hunter2@10.0.0.5:6379\"".to_owned(), "did you mean redis.url"),
+        (format!("{from_file}\nredis.url = \"redis://localhost\""), "must not be given where redis.url is"),
+        ("redis.url_file = \"/nonexistent\"".to_owned(), "redis.url_file = \"/nonexistent\""),
+        ("redis.ca = \"/nonexistent\"".to_owned(), "redis.ca = \"/nonexistent\""),
+    ] {
+        let words = refusal(&with(&line));
+        assert!(words.contains(word) && !words.contains("hunter2"), "{line}: {words}");
+    }
+    let by_env = resolve(&Flags::default(), &[("CONFAB_REDIS__URL", "redis://:hunter2@127.0.0.1")]);
+    let alone = by_env.expect_err("it has no role").to_string();
+    assert!(alone.contains("a cluster's have --role") && !alone.contains("hunter2"), "{alone}");
+    let empty = resolve(&Flags::default(), &[("CONFAB_REDIS__URL", ""), ("CONFAB_REDIS_PORT", "7000")]);
+    assert_eq!(empty.expect("none is given").redis, RedisConfig::default());
 }

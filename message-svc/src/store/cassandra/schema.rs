@@ -196,6 +196,7 @@ mod tests {
             replication_factor: 3,
             username: None,
             password: None,
+            tls: None,
         };
         assert!(create_keyspace(&cfg).ends_with("{'class': 'NetworkTopologyStrategy', 'dc''1': 3}"));
         cfg.datacenter = None;

@@ -158,6 +158,7 @@ async fn who_can_not_connect_is_told_why() {
         replication_factor: 1,
         username: Some("confab".into()),
         password: Some("secret".into()),
+        tls: None,
     };
     let unreachable = Cassandra::open(&cfg).await.err().expect("refused").to_string();
     assert!(unreachable.contains("127.0.0.1:1"), "{unreachable}");

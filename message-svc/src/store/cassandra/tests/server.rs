@@ -34,6 +34,7 @@ impl Server {
             replication_factor: self.nodes,
             username: None,
             password: None,
+            tls: None,
         }
     }
 }

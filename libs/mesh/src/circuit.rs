@@ -1,3 +1,6 @@
+//! The rules of a circuit breaker, pure; the mesh's clients have one (see `breaker.rs`), and whatever else is called and may
+//! be gone.
+//!
 //! Closed: calls go through. Open: none does. After a pause one goes through, and closes it again or doubles the pause.
 //!
 //! Failures count once per round: one that was sent before the last counted failure was known says nothing new. Else one
@@ -8,12 +11,13 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// The first pause; it doubles.
-pub(super) const PAUSE_MIN: Duration = Duration::from_millis(500);
+pub const PAUSE_MIN: Duration = Duration::from_millis(500);
 /// A trial that has no result for this long (a stream's first message may take any time) holds up no other.
 const TRIAL_MAX: Duration = Duration::from_secs(5);
 
+/// Whether a target is called.
 #[derive(Debug)]
-pub(super) struct Circuit {
+pub struct Circuit {
     /// Failures in a row that open it; 0 never does.
     threshold: u32,
     pause_max: Duration,
@@ -38,8 +42,9 @@ enum State {
     },
 }
 
+/// What lets a call through; to be given back with its outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Pass {
+pub enum Pass {
     Ordinary {
         /// The failures that were counted when it was let through.
         counted: u64,
@@ -48,28 +53,34 @@ pub(super) enum Pass {
     Trial,
 }
 
+/// What came of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub enum Outcome {
     Works,
     Failed,
     /// The caller left, or gave no time.
     Unknown,
 }
 
+/// To be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Change {
+pub enum Change {
     Opened { failures: u32 },
     Closed,
 }
 
 impl Circuit {
-    pub(super) fn new(threshold: u32, pause_max: Duration) -> Self {
+    /// `threshold`: failures in a row that open it; 0 never does. `pause_max`: how long it stays open at most between two trials.
+    #[must_use]
+    pub fn new(threshold: u32, pause_max: Duration) -> Self {
         Self { threshold, pause_max, state: State::Closed { failures: 0 }, counted: 0 }
     }
 
+    /// Whether a call goes through now.
+    ///
     /// # Errors
     /// How long until the next call may go through.
-    pub(super) fn admit(&mut self, now: Instant) -> Result<Pass, Duration> {
+    pub fn admit(&mut self, now: Instant) -> Result<Pass, Duration> {
         let (until, pause) = match self.state {
             State::Closed { .. } => return Ok(Pass::Ordinary { counted: self.counted }),
             State::Open { until, pause } => (until, pause),
@@ -82,8 +93,8 @@ impl Circuit {
         Ok(Pass::Trial)
     }
 
-    /// `jitter` is what a pause is multiplied by.
-    pub(super) fn end(&mut self, pass: Pass, outcome: Outcome, now: Instant, jitter: f64) -> Option<Change> {
+    /// A call's end. `jitter` is what a pause is multiplied by.
+    pub fn end(&mut self, pass: Pass, outcome: Outcome, now: Instant, jitter: f64) -> Option<Change> {
         match (self.state, pass, outcome) {
             (State::Closed { .. }, Pass::Ordinary { counted }, Outcome::Failed) if counted < self.counted => None,
             (State::Closed { failures }, _, Outcome::Failed) => {

@@ -1,0 +1,94 @@
+//! What a message costs Cassandra, by its own counters: one write of the log however many members hear of it, and no
+//! lightweight transaction.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking, and prints its figures")]
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use confab_test_servers::Cassandra;
+use confab_tests::harness::{Client, Mesh, Shape, Store};
+
+const INSTANCES: u32 = 2;
+const MESSAGES: u32 = 200;
+/// A look at how many leases are renewed while nobody says anything.
+const REST: Duration = Duration::from_secs(10);
+
+/// Of a lease's 6 s each third; the issue allows 2.
+const LWTS_A_SECOND: f64 = 2.0;
+const BIG_TO_SMALL: f64 = 1.1;
+
+type Counts = BTreeMap<String, u64>;
+
+/// Writes by table, and lightweight transactions as `CASWrite`.
+async fn counts(cassandra: &std::sync::Arc<Cassandra>) -> Counts {
+    let cassandra = std::sync::Arc::clone(cassandra);
+    let counted = tokio::task::spawn_blocking(move || {
+        let mut counts = cassandra.counts("type=Table,keyspace=confab,scope=*,name=WriteLatency").unwrap();
+        counts.extend(cassandra.counts("type=ClientRequest,scope=CASWrite,name=Latency").unwrap());
+        counts
+    });
+    counted.await.unwrap()
+}
+
+fn since(before: &Counts, now: &Counts) -> Counts {
+    let more = now.iter().map(|(name, count)| (name.clone(), count - before.get(name).unwrap_or(&0)));
+    more.filter(|(_, count)| *count > 0).collect()
+}
+
+/// One after the other, so that no two share a write.
+async fn say(client: &mut Client, chat: u64) {
+    for number in 0..MESSAGES {
+        client.say(chat, &format!("{number} of {MESSAGES}")).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_to_a_thousand_costs_one_write_of_the_log_and_no_lightweight_transaction() {
+    let cassandra = tokio::task::spawn_blocking(|| Cassandra::start(1)).await.unwrap().unwrap();
+    let store = Store { points: cassandra.points().to_vec(), keyspace: "confab".to_owned() };
+    let shape = Shape { message: INSTANCES as usize, cassandra: Some(store), ..Shape::default() };
+    let mesh = Mesh::start(shape).await.unwrap();
+    let cassandra = std::sync::Arc::new(cassandra);
+    let members: Vec<u64> = (2..=1_000).collect();
+    let chats = [mesh.group(0, 1, &members).await.unwrap(), mesh.group(0, 1, &[2]).await.unwrap()];
+    let mut one = mesh.connect(0, 1).await.unwrap();
+    one.sync(&[]).await.unwrap();
+    for chat in chats {
+        one.say(chat, "its owner knows it now").await.unwrap();
+    }
+
+    let (at, before) = (Instant::now(), counts(&cassandra).await);
+    tokio::time::sleep(REST).await;
+    let (rest, after) = (at.elapsed().as_secs_f64(), counts(&cassandra).await);
+    let at_rest = since(&before, &after);
+    println!("at rest, in {rest:.1} s: {at_rest:?}");
+    let lwts = |counts: &Counts| f64::from(u32::try_from(counts["CASWrite"]).unwrap());
+    let a_second = lwts(&at_rest) / rest / f64::from(INSTANCES);
+    println!("at rest, lightweight transactions per second and instance: {a_second:.2}");
+    // They renew their leases: a counter that stands still would count nothing.
+    assert!(a_second > 0.1 && a_second <= LWTS_A_SECOND, "{a_second}");
+
+    let mut writes = Vec::new();
+    for chat in chats {
+        let (at, before) = (Instant::now(), counts(&cassandra).await);
+        say(&mut one, chat).await;
+        let (took, after) = (at.elapsed().as_secs_f64(), counts(&cassandra).await);
+        let cost = since(&before, &after);
+        println!("{MESSAGES} messages to chat {chat} in {took:.1} s: {cost:?}");
+        let for_leases = a_second * f64::from(INSTANCES) * took;
+        // Of what leases take, two renewals more may fall into the time.
+        assert!(lwts(&cost) <= for_leases.mul_add(1.5, 4.0), "lightweight transactions for messages: {cost:?}");
+        let log = |table: &str| f64::from(u32::try_from(cost.get(table).copied().unwrap_or(0)).unwrap());
+        writes.push(["messages", "sends", "chats"].map(log).iter().sum::<f64>());
+    }
+    let [big, small] = writes[..] else { panic!("two chats") };
+    println!(
+        "log writes per message: to 1000 {:.2}, to 2 {:.2}, ratio {:.2}",
+        big / f64::from(MESSAGES),
+        small / f64::from(MESSAGES),
+        big / small
+    );
+    assert!(small >= f64::from(MESSAGES), "the counters stand still: {small}");
+    assert!(big / small <= BIG_TO_SMALL, "{big} writes to 1000 members, {small} to 2");
+}
