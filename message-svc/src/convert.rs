@@ -197,6 +197,7 @@ pub(crate) fn view_wire(view: ChatView) -> pb::ChatView {
         delivered: view.delivered.0,
         read: view.read.0,
         own: view.own.0,
+        epoch: view.epoch,
     }
 }
 
@@ -219,6 +220,7 @@ pub(crate) fn view(view: pb::ChatView) -> ChatView {
         delivered: Seq(view.delivered),
         read: Seq(view.read),
         own: Seq(view.own),
+        epoch: view.epoch,
         title: view.title,
     }
 }

@@ -25,6 +25,7 @@ use confab_proto::message::v1::{ChatKind, Content, Role};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::error::{ChatError, MarkError, SendError};
+use crate::store::recent::Kept;
 use crate::store::{CreationKey, Row, SendKey};
 use owner::Write;
 use ownership::Ask;
@@ -180,6 +181,8 @@ pub(crate) struct ChatView {
     pub read: Seq,
     /// The user's own last send.
     pub own: Seq,
+    /// The recovery that the head is of; 0: there is no other owner, or an older program's view doesn't say.
+    pub epoch: i64,
 }
 
 /// What the shell has to do after an input.
@@ -197,6 +200,8 @@ pub(crate) struct Effects {
     pub take_ids: bool,
     /// To be written: [`owner::Owner::seal`] makes writes of them.
     pub rows: Vec<Row>,
+    /// Among other owners: events that are below the head from now on.
+    pub recent: Vec<Kept>,
     pub replies: Vec<(Origin, Outcome)>,
     pub publications: Vec<Publication>,
     /// Write these; when one is stored, say `committed`.

@@ -22,6 +22,7 @@ use std::path::PathBuf;
 
 use confab_mesh::{Drain, Peer, Pool, ServerConfig};
 use confab_proto::message::v1::message_service_server::MessageServiceServer;
+use confab_redis::Redis;
 use tokio::sync::mpsc;
 
 pub use config::Config;
@@ -36,6 +37,7 @@ use crate::reads::Reader;
 use crate::store::Store;
 use crate::store::cassandra::Cassandra;
 use crate::store::embedded::Embedded;
+use crate::store::recent::Recent;
 
 /// Events of fanout that wait for the owner; beyond it fanout's stream waits.
 const FANOUT_EVENTS_MAX: usize = 256;
@@ -52,6 +54,8 @@ pub enum Storage {
         addr: String,
         /// All instances, by those addresses.
         instances: Pool,
+        /// Where the newest events of chats are kept, too; none: reads are of Cassandra alone.
+        redis: Option<Redis>,
     },
 }
 
@@ -115,15 +119,16 @@ pub async fn build(cfg: Config, storage: Storage, deps: Deps) -> Result<MessageS
             publisher();
             let owner = owner::start(limits, last_chat + 1, store.clone(), from_fanout, &deps.drain);
             let owners = Owners::alone(owner.clone());
-            Ok(serve(Reader { store, owner, owners }, deps.drain))
+            Ok(serve(Reader { store, recent: Recent::default(), owner, owners }, deps.drain))
         }
-        Storage::Cassandra { cfg, addr, instances } => {
+        Storage::Cassandra { cfg, addr, instances, redis } => {
             let store = Cassandra::open(&cfg).await?;
             publisher();
             let place = Place { ledger: store.clone(), addr: addr.clone() };
-            let owner = owner::start_among(limits, store.clone(), place, from_fanout, &deps.drain);
+            let recent = redis.map(Recent::start).unwrap_or_default();
+            let owner = owner::start_among(limits, store.clone(), place, recent.clone(), from_fanout, &deps.drain);
             let owners = Owners::among(owner.clone(), addr, instances);
-            Ok(serve(Reader { store, owner, owners }, deps.drain))
+            Ok(serve(Reader { store, recent, owner, owners }, deps.drain))
         }
     }
 }

@@ -33,6 +33,7 @@ use crate::core::recovery::{LogRow, TAIL};
 use crate::core::{Accepted, Command, Create, Effects, Found, KeyRead, Load, Lookup, Now, Origin, Outcome, TailRead};
 use crate::error::ChatError;
 use crate::publisher::{FanoutEvent, PUBLICATIONS_PER_FRAME};
+use crate::store::recent::Recent;
 use crate::store::{ChatRecord, Creation, Ledger, Store, StoreError};
 
 /// Requests that wait for the owner; whoever has one more waits to hand it over.
@@ -131,6 +132,7 @@ struct Task<S, L> {
     store: S,
     /// Where there are other owners.
     place: Option<Place<L>>,
+    recent: Recent,
     streams: HashMap<u64, mpsc::Sender<ConverseResponse>>,
     calls: HashMap<u64, oneshot::Sender<Outcome>>,
     next_call: u64,
@@ -153,7 +155,7 @@ pub(crate) fn start(
     events: mpsc::Receiver<FanoutEvent>,
     drain: &Drain,
 ) -> OwnerHandle {
-    spawn::<_, NoLedger>(Owner::sole(limits, next_chat), store, None, events, drain)
+    spawn::<_, NoLedger>(Owner::sole(limits, next_chat), store, None, Recent::default(), events, drain)
 }
 
 /// Starts one of several owners. It ends when the drain has begun and its shards are another's, or [`DRAIN_MAX`] later.
@@ -161,17 +163,19 @@ pub(crate) fn start_among<L: Ledger>(
     limits: Limits,
     store: impl Store,
     place: Place<L>,
+    recent: Recent,
     events: mpsc::Receiver<FanoutEvent>,
     drain: &Drain,
 ) -> OwnerHandle {
     let ownership = Ownership::new(shared::new_incarnation(), place.addr.clone());
-    spawn(Owner::among(limits, ownership), store, Some(place), events, drain)
+    spawn(Owner::among(limits, ownership), store, Some(place), recent, events, drain)
 }
 
 fn spawn<S: Store, L: Ledger>(
     owner: Owner,
     store: S,
     place: Option<Place<L>>,
+    recent: Recent,
     events: mpsc::Receiver<FanoutEvent>,
     drain: &Drain,
 ) -> OwnerHandle {
@@ -183,6 +187,7 @@ fn spawn<S: Store, L: Ledger>(
         owner,
         store,
         place,
+        recent,
         streams: HashMap::new(),
         calls: HashMap::new(),
         next_call: 0,
@@ -395,6 +400,7 @@ impl<S: Store, L: Ledger> Task<S, L> {
         if let Some(map) = fx.map {
             self.map.send_replace(map);
         }
+        self.recent.keep(fx.recent);
         self.publish(fx.publications);
         self.reply(fx.replies);
         for stream in fx.cut {

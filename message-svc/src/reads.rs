@@ -11,7 +11,8 @@ use crate::core::ChatView;
 use crate::error::ChatError;
 use crate::hop::Owners;
 use crate::owner::OwnerHandle;
-use crate::store::{ChatOfUser, Page, Range, Store};
+use crate::store::recent::{AsOf, Asked, Recent};
+use crate::store::{ChatOfUser, Page, Range, Store, StoreError};
 
 /// A page of a log ends at this many bytes of events.
 const PAGE_BYTES: usize = 256 * 1_024;
@@ -31,6 +32,8 @@ const SEARCHED: [usize; 2] = [50, 1_000];
 #[derive(Clone)]
 pub(crate) struct Reader<S> {
     pub store: S,
+    /// In front of the store, for the newest events.
+    pub recent: Recent,
     /// Of this instance's chats.
     pub owner: OwnerHandle,
     /// Of all chats.
@@ -65,12 +68,16 @@ impl<S: Store> Reader<S> {
             bytes: if request.bytes_max == 0 { PAGE_BYTES } else { request.bytes_max.min(PAGE_BYTES) },
             newest: request.after.is_none(),
         };
-        let page = self.page(range).await?;
+        let page = self.page(Asked { range, as_of: AsOf::of(&view) }).await?;
         Ok(pb::ListMessagesResponse { events: page.events, more: page.more, head: view.head.0, first: first.0 })
     }
 
-    async fn page(&self, range: Range) -> Result<Page, Status> {
-        Ok(self.store.events(vec![range]).await?.pop().unwrap_or_default())
+    async fn page(&self, asked: Asked) -> Result<Page, Status> {
+        Ok(self.events(vec![asked]).await?.pop().unwrap_or_default())
+    }
+
+    async fn events(&self, asked: Vec<Asked>) -> Result<Vec<Page>, StoreError> {
+        self.recent.events(&self.store, asked).await
     }
 
     /// What a device misses, one page of chats.
@@ -85,20 +92,24 @@ impl<S: Store> Reader<S> {
         let known_device = views.iter().flatten().any(|view| view.confirmed.is_some());
         let from_read = request.from_read || known_device || !request.positions.is_empty();
         let mut synced = Vec::with_capacity(views.len());
+        let mut as_of = Vec::with_capacity(views.len());
         for view in views {
             match view {
-                Ok(view) => synced.push(start_of(&view, &request.positions, from_read)),
+                Ok(view) => {
+                    synced.push(start_of(&view, &request.positions, from_read));
+                    as_of.push(AsOf::of(&view));
+                }
                 // The lists of a user's chats may be ahead of the chats, and behind them: an event brings what lacks.
                 Err(ChatError::NotMember) => {}
                 Err(error) => return Err(error.into()),
             }
         }
-        self.fill(&mut synced).await?;
+        self.fill(&mut synced, &as_of).await?;
         Ok(pb::SyncResponse { chats: synced, more, known_device })
     }
 
     /// Adds the first events that each chat misses.
-    async fn fill(&self, chats: &mut [ChatSync]) -> Result<(), Status> {
+    async fn fill(&self, chats: &mut [ChatSync], as_of: &[AsOf]) -> Result<(), Status> {
         let behind: Vec<usize> = (0..chats.len()).filter(|at| chats[*at].head > chats[*at].position).collect();
         if behind.is_empty() {
             return Ok(());
@@ -111,19 +122,19 @@ impl<S: Store> Reader<S> {
             bytes: SYNC_BYTES / behind.len(),
             newest: false,
         };
-        let ranges = behind.iter().map(|at| range(&chats[*at])).collect();
-        for (at, page) in behind.iter().zip(self.store.events(ranges).await?) {
+        let asked = behind.iter().map(|at| Asked { range: range(&chats[*at]), as_of: as_of[*at] }).collect();
+        for (at, page) in behind.iter().zip(self.events(asked).await?) {
             chats[*at].events = page.events;
         }
         Ok(())
     }
 
     /// The seq of a message among the chat's last ones.
-    pub(crate) async fn find(&self, chat: ChatId, message: MessageId) -> Option<Seq> {
-        let mut before = Seq(u64::MAX);
+    pub(crate) async fn find(&self, view: &ChatView, message: MessageId) -> Option<Seq> {
+        let (chat, mut before) = (view.chat, view.head.next());
         for limit in SEARCHED {
             let range = Range { chat, after: Seq::ZERO, before, limit, bytes: 4 << 20, newest: true };
-            let page = self.page(range).await.ok()?;
+            let page = self.page(Asked { range, as_of: AsOf::of(view) }).await.ok()?;
             for bytes in page.events.iter().rev() {
                 let event = Event::decode(&bytes[..]).ok()?;
                 if event.message_id == message.0[..] {
@@ -140,11 +151,16 @@ impl<S: Store> Reader<S> {
 
     /// A chat with the asking user's unread count and, where asked for, its newest event.
     pub(crate) async fn chats(&self, views: Vec<ChatView>, last_event: bool) -> Result<Vec<pb::Chat>, Status> {
-        let single =
-            |chat, seq: Seq| Range { chat, after: seq.prev(), before: seq.next(), limit: 1, bytes: 1, newest: false };
+        let single = |view: &ChatView, seq: Seq| {
+            let (after, before) = (seq.prev(), seq.next());
+            Asked {
+                range: Range { chat: view.chat, after, before, limit: 1, bytes: 1, newest: false },
+                as_of: AsOf::of(view),
+            }
+        };
         let base = |view: &ChatView| view.read.max(view.own).max(view.joined_seq);
-        let ranges = views.iter().flat_map(|view| [single(view.chat, base(view)), single(view.chat, view.head)]);
-        let mut pages = self.store.events(ranges.collect()).await?.into_iter();
+        let asked = views.iter().flat_map(|view| [single(view, base(view)), single(view, view.head)]);
+        let mut pages = self.events(asked.collect()).await?.into_iter();
         let mut next = || pages.next().and_then(|page| page.events.into_iter().next()).unwrap_or_default();
         let chats = views.into_iter().map(|view| {
             let read = Event::decode(&next()[..]).unwrap_or_default().count;

@@ -116,10 +116,11 @@ impl<S: Store> Conversation<S> {
         tokio::spawn(async move {
             let Ok(permit) = running.acquire_owned().await else { return };
             // Whoever isn't a member doesn't learn which messages there are.
-            if let Err(error) = reader.owners.view_here(chat, mark.user, &mark.device).await {
-                return send_refusal(&replies, session, call, error.into()).await;
-            }
-            let found = reader.find(chat, message).await;
+            let view = match reader.owners.view_here(chat, mark.user, &mark.device).await {
+                Ok(view) => view,
+                Err(error) => return send_refusal(&replies, session, call, error.into()).await,
+            };
+            let found = reader.find(&view, message).await;
             drop((permit, waiting));
             match found {
                 Some(seq) => {

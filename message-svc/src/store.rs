@@ -1,8 +1,10 @@
 //! What is kept of chats, and the seam to where: one [`Store`], chosen once. `embedded` is the machine's own disk,
-//! `cassandra` a cluster's. The keys are the same in both (see design docs); `suite` tests any of them.
+//! `cassandra` a cluster's. The keys are the same in both (see design docs); `suite` tests any of them. `recent` stands in
+//! front of a cluster's, where there is Redis.
 
 pub(crate) mod cassandra;
 pub(crate) mod embedded;
+pub(crate) mod recent;
 mod rows;
 #[cfg(test)]
 pub(crate) mod suite;

@@ -133,7 +133,7 @@ impl Cluster {
     /// If something doesn't start.
     pub async fn start(nodes: u32) -> anyhow::Result<Self> {
         let cassandra = tokio::task::spawn_blocking(move || Cassandra::start(nodes)).await??;
-        let store = Store { points: cassandra.points().to_vec(), keyspace: "confab".to_owned() };
+        let store = Store::plain(cassandra.points());
         let shape = Shape { message: 2, cassandra: Some(store), ..Shape::default() };
         Ok(Self { mesh: Mesh::start(shape).await?, cassandra })
     }

@@ -15,7 +15,7 @@ use std::time::Duration;
 pub use client::{Client, Incoming, Mode};
 pub use mesh::{Mesh, Shape, Store};
 pub use processes::{Process, Signal};
-pub use server::Server;
+pub use server::{Server, command};
 
 /// How long anything may take that should be quick. Generous: CI has two busy cores.
 pub const BOUND: Duration = Duration::from_secs(15);

@@ -4,10 +4,11 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking, and prints its figures")]
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use confab_test_servers::Cassandra;
-use confab_tests::harness::{Client, Mesh, Shape, Store};
+use confab_tests::harness::{Client, Mesh, Shape, Store, command};
 
 const INSTANCES: u32 = 2;
 const MESSAGES: u32 = 200;
@@ -43,10 +44,23 @@ async fn say(client: &mut Client, chat: u64) {
     }
 }
 
+/// A node's key and certificate in one file, and its authority's.
+fn certificates(folder: &Path) -> (PathBuf, PathBuf) {
+    let mut certs = command().unwrap();
+    certs.args(["certs", "--host", "127.0.0.1", "--role", "message-svc", "--out"]).arg(folder);
+    assert!(certs.output().unwrap().status.success());
+    let part = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap();
+    let keystore = folder.join("node.pem");
+    std::fs::write(&keystore, part("message-svc.key") + &part("message-svc.crt")).unwrap();
+    (keystore, folder.join("ca.crt"))
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_to_a_thousand_costs_one_write_of_the_log_and_no_lightweight_transaction() {
-    let cassandra = tokio::task::spawn_blocking(|| Cassandra::start(1)).await.unwrap().unwrap();
-    let store = Store { points: cassandra.points().to_vec(), keyspace: "confab".to_owned() };
+    let folder = tempfile::tempdir().unwrap();
+    let (keystore, ca) = certificates(folder.path());
+    let cassandra = tokio::task::spawn_blocking(move || Cassandra::start_tls(1, &keystore)).await.unwrap().unwrap();
+    let store = Store { ca: Some(ca), ..Store::plain(cassandra.points()) };
     let shape = Shape { message: INSTANCES as usize, cassandra: Some(store), ..Shape::default() };
     let mesh = Mesh::start(shape).await.unwrap();
     let cassandra = std::sync::Arc::new(cassandra);
@@ -83,6 +97,8 @@ async fn a_message_to_a_thousand_costs_one_write_of_the_log_and_no_lightweight_t
         writes.push(["messages", "sends", "chats"].map(log).iter().sum::<f64>());
     }
     let [big, small] = writes[..] else { panic!("two chats") };
+    let with_tls = cassandra.clients_with_tls().unwrap();
+    assert!(!with_tls.is_empty() && with_tls.iter().all(|tls| *tls), "a connection without TLS: {with_tls:?}");
     println!(
         "log writes per message: to 1000 {:.2}, to 2 {:.2}, ratio {:.2}",
         big / f64::from(MESSAGES),

@@ -16,6 +16,7 @@ mod tests;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::{BuildHasherDefault, DefaultHasher};
+use std::sync::Arc;
 
 use confab_ids::{ChatId, Shard};
 use confab_proto::message::v1::command::Action;
@@ -40,7 +41,9 @@ const LANES_MAX: usize = 262_144;
 const SESSION_LANES_MAX: usize = 64;
 
 /// What is refused like this will do better at another time, or place.
-const PASSING: [&str; 2] = ["NOT_OWNER", "UNAVAILABLE"];
+const PASSING: [&str; 2] = [NOT_OWNER, "UNAVAILABLE"];
+
+const NOT_OWNER: &str = "NOT_OWNER";
 
 /// In a mark's call: it is the router's own, and nobody wants to hear of it.
 const TOUCH: u64 = 1 << 62;
@@ -52,6 +55,8 @@ pub(crate) struct Effects {
     pub commands: Vec<(Stream, Vec<Command>)>,
     /// For the sessions.
     pub replies: Vec<Reply>,
+    /// An instance that knows better who owns what, or will.
+    pub follow: Option<Arc<str>>,
 }
 
 impl Effects {
@@ -264,6 +269,9 @@ impl Router {
             Some(reply::Outcome::Accepted(_)) => self.accepted(reply, fx),
             Some(reply::Outcome::Refused(refused)) => {
                 let passes = PASSING.contains(&refused.code.as_str());
+                if refused.code == NOT_OWNER {
+                    fx.follow = self.owners.name_of(stream);
+                }
                 if reply.call & MARK == 0 {
                     self.refused(now_ms, stream, passes, reply, fx);
                 } else {

@@ -11,6 +11,7 @@ mod tests;
 
 use std::collections::HashMap;
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use confab_mesh::{Drain, Pool, each};
@@ -18,8 +19,8 @@ use confab_proto::message::v1::command::Action;
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
-use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use self::outlet::{Outlet, Room};
@@ -93,13 +94,15 @@ fn link(owners: Pool, registry: Registry) -> (Conversation, impl Future<Output =
     // Bounded by the connections, and by the instances, whose streams are not opened again at once.
     let (changes, changed) = mpsc::unbounded_channel();
     let (replies, heard) = mpsc::channel(HEARD_MAX);
-    let link = Link::new(owners.clone(), changes.clone(), replies);
+    let (follow, followed) = watch::channel(None);
+    let link = Link::new(owners.clone(), changes.clone(), replies, followed);
     let run = async move {
         let task = Task {
             router: Router::default(),
             registry,
             outlets: HashMap::new(),
             rooms: FuturesUnordered::new(),
+            follow,
             started: Instant::now(),
         };
         tokio::select! {
@@ -117,6 +120,8 @@ struct Task {
     outlets: HashMap<Stream, Outlet>,
     /// Outlets that wait for their streams, one entry for each.
     rooms: FuturesUnordered<BoxFuture<'static, Room>>,
+    /// Whose shard map to follow; only the newest counts.
+    follow: watch::Sender<Option<Arc<str>>>,
     started: Instant,
 }
 
@@ -205,6 +210,9 @@ impl Task {
                 continue;
             }
             self.rooms.extend(outlet.flush(stream));
+        }
+        if fx.follow.is_some() {
+            self.follow.send_replace(fx.follow);
         }
         if fx.replies.is_empty() {
             return;

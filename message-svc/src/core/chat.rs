@@ -332,6 +332,7 @@ impl Chat {
             delivered: member.marks.delivered(),
             read: member.marks.read,
             own: member.marks.own,
+            epoch: self.certain.epoch,
         })
     }
 }

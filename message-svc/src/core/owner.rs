@@ -75,11 +75,14 @@ enum Fence {
 }
 
 impl Fence {
-    fn serves(&self, now: Now, shard: Shard) -> bool {
-        match self {
-            Self::Sole => true,
-            Self::Among(ownership) => ownership.serves(now, shard),
+    /// Whether commands on a shard's chats may be taken now; if not, there may be news about who owns it.
+    fn serves(&mut self, now: Now, shard: Shard) -> bool {
+        let Self::Among(ownership) = self else { return true };
+        let serves = ownership.serves(now, shard);
+        if !serves {
+            ownership.mistaken(shard);
         }
+        serves
     }
 
     fn holds(&self, now: Now) -> bool {

@@ -21,6 +21,9 @@ use rules::Rule;
 /// How often leases and map are read, milliseconds.
 const OBSERVE_MS: u64 = 1_000;
 
+/// After an observation another one may follow so soon, where there is a sign that the map has changed, milliseconds.
+const LOOK_AGAIN_MS: u64 = 100;
+
 /// Who comes later in the order of candidates waits so much longer before it takes over, milliseconds: nearly always one
 /// does it alone.
 const TURN_MS: u64 = 300;
@@ -66,7 +69,13 @@ pub(crate) struct Ownership {
     wanted: Wanted,
     map: Arc<ShardMap>,
     observing: bool,
+    /// Of the regular ones.
     next_observation_ms: u64,
+    /// The observation that is under way, or was last, is one between the regular ones.
+    is_extra: bool,
+    observed_ms: u64,
+    /// When one is due between the regular ones.
+    look_again_ms: Option<u64>,
     marking: bool,
     swapping: Option<Swapping>,
     /// Stopped, and not quiet yet; stopped and quiet.
@@ -85,6 +94,9 @@ impl Ownership {
             map: Arc::new(ShardMap::default()),
             observing: false,
             next_observation_ms: 0,
+            is_extra: false,
+            observed_ms: 0,
+            look_again_ms: None,
             marking: false,
             swapping: None,
             stopping: BTreeSet::new(),
@@ -161,8 +173,9 @@ impl Ownership {
         if self.lease.is_dead() {
             return Vec::new();
         }
-        if !self.observing && now.mono_ms >= self.next_observation_ms {
-            self.observing = true;
+        let is_regular = now.mono_ms >= self.next_observation_ms;
+        if !self.observing && (is_regular || self.look_again_ms.is_some_and(|at| now.mono_ms >= at)) {
+            (self.observing, self.is_extra, self.look_again_ms) = (true, !is_regular, None);
             asks.push(Ask::Observe { known: self.map.version });
         }
         if self.lease.holds(now) {
@@ -184,12 +197,15 @@ impl Ownership {
         if self.lease.is_dead() {
             self.lose_all();
         }
+        if self.lease.is_draining() {
+            // By its own row it sees who is to have its shards.
+            self.look_again();
+        }
     }
 
     /// `map`: where it is newer than the known one.
     pub(crate) fn observed(&mut self, now: Now, leases: Vec<LeaseRow>, map: Option<Arc<ShardMap>>) {
-        self.observing = false;
-        self.next_observation_ms = now.mono_ms + OBSERVE_MS;
+        self.unobserved(now);
         let me = self.lease.incarnation();
         if leases.iter().any(|row| row.incarnation == me && row.standing == Standing::Dead) {
             self.lease.die();
@@ -208,7 +224,21 @@ impl Ownership {
     /// It could not be read.
     pub(crate) fn unobserved(&mut self, now: Now) {
         self.observing = false;
-        self.next_observation_ms = now.mono_ms + OBSERVE_MS;
+        self.observed_ms = now.mono_ms;
+        if !self.is_extra {
+            self.next_observation_ms = now.mono_ms + OBSERVE_MS;
+        }
+    }
+
+    /// Somebody takes it for the owner of what it doesn't own, and may know a newer map.
+    pub(crate) fn mistaken(&mut self, shard: Shard) {
+        if !self.owns(shard) {
+            self.look_again();
+        }
+    }
+
+    fn look_again(&mut self) {
+        self.look_again_ms.get_or_insert(self.observed_ms + LOOK_AGAIN_MS);
     }
 
     pub(crate) fn marked_dead(&mut self, now: Now) {
@@ -362,5 +392,58 @@ impl Ownership {
             known.or_else(|| (incarnation == self.lease.incarnation()).then(|| Arc::from(self.lease.addr())))
         };
         self.swapping = Some(Swapping { map: Arc::new(self.map.moved(moves, addr)), asked: false });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(mono_ms: u64) -> Now {
+        Now { wall_ms: 1_700_000_000_000 + i64::try_from(mono_ms).unwrap_or(0), mono_ms }
+    }
+
+    /// When observations are asked for, from `from_ms` on, each answered after 5 ms; `each`: what happens every 10 ms.
+    fn observations(
+        ownership: &mut Ownership,
+        ms: std::ops::Range<u64>,
+        mut each: impl FnMut(&mut Ownership),
+    ) -> Vec<u64> {
+        let mut asked = Vec::new();
+        for ms in ms.step_by(10) {
+            each(ownership);
+            for ask in ownership.tick(at(ms)) {
+                match ask {
+                    Ask::Observe { .. } => {
+                        asked.push(ms);
+                        ownership.observed(at(ms + 5), Vec::new(), None);
+                    }
+                    Ask::Renew(_) => ownership.renewed(at(ms + 5), Swapped::Applied),
+                    _ => {}
+                }
+            }
+        }
+        asked
+    }
+
+    #[test]
+    fn whoever_is_taken_for_an_owner_looks_again_soon_and_not_too_often() {
+        let mut ownership = Ownership::new(Incarnation(1), "a:1".to_owned());
+        assert_eq!(observations(&mut ownership, 0..1_000, |_| {}), [0]);
+        assert_eq!(observations(&mut ownership, 1_000..2_000, |_| {}), [1_010]);
+        ownership.mistaken(Shard(0));
+        // One more, and the regular one is neither earlier nor later for it.
+        assert_eq!(observations(&mut ownership, 2_000..3_000, |_| {}), [2_000, 2_020]);
+        let many = observations(&mut ownership, 3_000..4_000, |ownership| ownership.mistaken(Shard(0)));
+        assert!((8..=11).contains(&many.len()), "{many:?}");
+    }
+
+    #[test]
+    fn a_drain_sees_at_once_who_is_to_have_its_shards() {
+        let mut ownership = Ownership::new(Incarnation(1), "a:1".to_owned());
+        observations(&mut ownership, 0..500, |_| {});
+        ownership.drain();
+        // Its renewal at 500 is answered at 505.
+        assert_eq!(observations(&mut ownership, 500..900, |_| {}), [510]);
     }
 }

@@ -615,6 +615,9 @@ pub struct ChatView {
     /// The member's own last message.
     #[prost(uint64, tag = "17")]
     pub own: u64,
+    /// Which taking up of the log by an owner the head is of: new with each. 0: not known, or there is one owner only.
+    #[prost(int64, tag = "18")]
+    pub epoch: i64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WatchShardsRequest {}

@@ -1,5 +1,6 @@
 //! Cassandra.
 
+use std::path::Path;
 use std::process::Child;
 
 use anyhow::Context as _;
@@ -25,13 +26,34 @@ impl Cassandra {
     /// # Errors
     /// What the script says.
     pub fn start(nodes: u32) -> anyhow::Result<Self> {
+        Self::start_with(nodes, "")
+    }
+
+    /// With TLS for those clients that want it. `keystore`: a PEM file with the nodes' key (PKCS #8) and certificates.
+    ///
+    /// # Errors
+    /// What the script says.
+    pub fn start_tls(nodes: u32, keystore: &Path) -> anyhow::Result<Self> {
+        let keystore = keystore.display();
+        let factory = "org.apache.cassandra.security.PEMBasedSslContextFactory";
+        Self::start_with(
+            nodes,
+            &format!(
+                "client_encryption_options:\n  enabled: true\n  optional: true\n  keystore: {keystore}\n  \
+                 ssl_context_factory:\n    class_name: {factory}\n"
+            ),
+        )
+    }
+
+    /// `yaml`: settings beside the usual ones.
+    fn start_with(nodes: u32, yaml: &str) -> anyhow::Result<Self> {
         let [cql, storage, jmx] = ports::any()?.map(|port| port.to_string());
         let env = vec![
             ("CASSANDRA_DATA", folder("cassandra").display().to_string()),
             ("CASSANDRA_PORT", cql),
             ("CASSANDRA_STORAGE_PORT", storage),
             ("CASSANDRA_JMX_PORT", jmx),
-            ("CASSANDRA_YAML", TIMEOUTS.to_owned()),
+            ("CASSANDRA_YAML", format!("{TIMEOUTS}{yaml}")),
         ];
         let script = Script::new("cassandra", env);
         let remover = script.remover(&["wipe"])?;
@@ -52,5 +74,18 @@ impl Cassandra {
     /// What the script says.
     pub fn node(&self, verb: &str, number: u32) -> anyhow::Result<()> {
         self.script.run(&[verb, &number.to_string()]).map(drop)
+    }
+
+    /// Whether each connection of clients has TLS, by node 1's own account.
+    ///
+    /// # Errors
+    /// What the script says.
+    pub fn clients_with_tls(&self) -> anyhow::Result<Vec<bool>> {
+        let told = self.script.run(&["nodetool", "1", "clientstats", "--all"])?;
+        let mut lines = told.lines();
+        let head = lines.find(|line| line.starts_with("Address")).context("no table of clients")?;
+        let at = head.split_whitespace().position(|name| name == "SSL").context("no column SSL")?;
+        let rows = lines.take_while(|line| line.starts_with('/'));
+        rows.map(|row| Ok(row.split_whitespace().nth(at).with_context(|| row.to_owned())? == "true")).collect()
     }
 }

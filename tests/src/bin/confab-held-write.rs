@@ -13,7 +13,7 @@ async fn main() -> anyhow::Result<()> {
     println!("CONFAB_SEED={seed}");
     let cassandra = tokio::task::spawn_blocking(|| Cassandra::start(1)).await??;
     for (fenced, keyspace, first) in [(true, "fenced", 1), (false, "unfenced", 1_001)] {
-        let store = Store { points: cassandra.points().to_vec(), keyspace: keyspace.to_owned() };
+        let store = Store { keyspace: keyspace.to_owned(), ..Store::plain(cassandra.points()) };
         let Seen { report, arrived } = held_write::run(store, fenced, seed, first).await?;
         println!("{keyspace}: {arrived} writes of an owner arrived after its lease; {report}");
         ensure!(report.is_clean() == fenced, "{keyspace}: {} violations", report.violation_count);

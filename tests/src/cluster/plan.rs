@@ -29,8 +29,8 @@ impl Plan {
     /// # Errors
     /// If something can't be written, or a program is missing.
     pub fn make(place: &Place) -> anyhow::Result<Self> {
-        let points = stores::Store::Cassandra.nodes().iter().map(|node| node.addr.to_string()).collect();
-        let store = mesh::Store { points, keyspace: "confab".to_owned() };
+        let points: Vec<String> = stores::Store::Cassandra.nodes().iter().map(|node| node.addr.to_string()).collect();
+        let store = mesh::Store::plain(&points);
         let shape =
             Shape { message: OF_EACH_ROLE, cassandra: Some(store.clone()), env: settings(), ..Shape::default() };
         let mesh = Mesh::prepare_in(shape, place.folder(), Ipv4Addr::LOCALHOST)?;

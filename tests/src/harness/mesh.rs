@@ -47,17 +47,27 @@ impl Default for Shape {
 pub struct Store {
     pub points: Vec<String>,
     pub keyspace: String,
+    /// Whose certificates the nodes have; none: no TLS.
+    pub ca: Option<PathBuf>,
 }
 
 impl Store {
-    fn settings(&self) -> [(String, String); 4] {
+    /// The keyspace that tests have, in the clear.
+    #[must_use]
+    pub fn plain(points: &[String]) -> Self {
+        Self { points: points.to_vec(), keyspace: "confab".to_owned(), ca: None }
+    }
+
+    fn settings(&self) -> Vec<(String, String)> {
         let set = |key: &str, value: String| (format!("CONFAB_STORAGE__{key}"), value);
-        [
+        let mut settings = vec![
             set("KIND", "cassandra".to_owned()),
             set("CONTACT_POINTS", self.points.join(",")),
             set("KEYSPACE", self.keyspace.clone()),
             set("REPLICATION_FACTOR", self.points.len().to_string()),
-        ]
+        ];
+        settings.extend(self.ca.iter().map(|ca| set("TLS__CA", ca.display().to_string())));
+        settings
     }
 
     /// Makes the tables, as an operator does before the first start.

@@ -47,6 +47,11 @@ impl Owners {
         self.streams.iter().find(|(known, _)| **known == *name).map(|(_, stream)| *stream)
     }
 
+    /// The instance that has a stream.
+    pub(super) fn name_of(&self, stream: Stream) -> Option<Arc<str>> {
+        self.streams.iter().find(|(_, open)| *open == stream).map(|(name, _)| Arc::clone(name))
+    }
+
     pub(super) fn opened(&mut self, name: &str, stream: Stream) {
         self.streams.push((name.into(), stream));
         self.find_streams();

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use confab_mesh::{ClientConfig, Member, Members, Peer, Pool, client};
 use confab_proto::message::v1::message_service_client::MessageServiceClient;
 use confab_proto::message::v1::{ConverseResponse, WatchShardsRequest, WatchShardsResponse};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
@@ -33,6 +33,8 @@ pub(super) struct Link {
     owners: Pool,
     changes: mpsc::UnboundedSender<Change>,
     heard: mpsc::Sender<Heard>,
+    /// An instance that may know a newer map than the one that is followed.
+    follow: watch::Receiver<Option<Arc<str>>>,
     streams: Arc<AtomicU64>,
 }
 
@@ -50,8 +52,13 @@ impl Drop for Open {
 }
 
 impl Link {
-    pub(super) fn new(owners: Pool, changes: mpsc::UnboundedSender<Change>, heard: mpsc::Sender<Heard>) -> Self {
-        Self { owners, changes, heard, streams: Arc::default() }
+    pub(super) fn new(
+        owners: Pool,
+        changes: mpsc::UnboundedSender<Change>,
+        heard: mpsc::Sender<Heard>,
+        follow: watch::Receiver<Option<Arc<str>>>,
+    ) -> Self {
+        Self { owners, changes, heard, follow, streams: Arc::default() }
     }
 
     /// Keeps a stream to an instance open while it is up. Never returns.
@@ -99,19 +106,24 @@ impl Link {
     }
 
     /// Keeps the newest map known. Never returns.
-    pub(super) async fn follow_shards(self) {
+    pub(super) async fn follow_shards(mut self) {
         let mut backoff = Backoff::default();
+        let mut better: Option<Arc<str>> = None;
         // Edges begin at different instances.
         let mut turn = usize::try_from(uuid::Uuid::new_v4().as_u64_pair().0 >> 32).unwrap_or(0);
         loop {
             let up: Vec<Member> = self.owners.members().iter().filter(|member| member.up).cloned().collect();
             turn = turn.wrapping_add(1);
-            if let Some(member) = turn.checked_rem(up.len()).and_then(|at| up.get(at)) {
+            let better_one = better.take().and_then(|name| up.iter().find(|member| member.id == name));
+            if let Some(member) = better_one.or_else(|| turn.checked_rem(up.len()).and_then(|at| up.get(at))) {
+                let mut follow = self.follow.clone();
                 tokio::select! {
                     heard = self.watch(member) => if heard { backoff = Backoff::default() },
                     // It may be frozen: another one knows better.
                     () = self.is(&member.id, false) => {}
+                    name = other_than(&member.id, &mut follow) => (better, backoff) = (Some(name), Backoff::default()),
                 }
+                self.follow = follow;
             }
             backoff.wait().await;
         }
@@ -143,6 +155,17 @@ impl Link {
             std::future::pending().await
         }
     }
+}
+
+/// The next instance to follow that isn't this one.
+async fn other_than(id: &str, follow: &mut watch::Receiver<Option<Arc<str>>>) -> Arc<str> {
+    while follow.changed().await.is_ok() {
+        if let Some(name) = follow.borrow_and_update().clone().filter(|name| **name != *id) {
+            return name;
+        }
+    }
+    // Without the router the process is ending.
+    std::future::pending().await
 }
 
 /// Calls that instance. It has no breaker: what is here tries again by its own measure, and a second later at most.

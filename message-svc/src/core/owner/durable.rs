@@ -8,7 +8,8 @@ use confab_proto::fanout::v1::Publication;
 use super::{Owner, Slot, unavailable, unavailable_answer};
 use crate::core::chat::{Answer, Pending};
 use crate::core::ownership::rules::{self, Rule};
-use crate::core::{Effects, Now, Outcome};
+use crate::core::{Effects, Now, Outcome, Payload};
+use crate::store::recent::Kept;
 use crate::store::{CreationKey, Row};
 
 /// One write, stored whole or not at all as far as each partition goes; until it is, it is tried again.
@@ -133,9 +134,14 @@ impl Owner {
         }
         let Some(Slot::Hot { chat, .. }) = self.slots.get_mut(&id) else { return };
         let ready = chat.advance();
-        let (settled, any) = (chat.settled, !ready.is_empty());
+        let (settled, epoch, any) = (chat.settled, chat.certain.epoch, !ready.is_empty());
         self.pending -= ready.len();
         for Pending { seq, payload, to, answers, .. } in ready {
+            if let Payload::Event(bytes) = &payload
+                && !self.fence.is_sole()
+            {
+                fx.recent.push(Kept { chat: id, epoch, seq, bytes: bytes.clone() });
+            }
             fx.publications.push(self.outbox.publish(id, seq, settled, to, payload));
             for (origin, answer) in answers {
                 match answer {

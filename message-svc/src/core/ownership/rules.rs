@@ -24,6 +24,8 @@ pub(crate) enum Rule {
     CheckSendAgainstRow,
     RefuseGenerations,
     Rewrite,
+    /// Of `docs/design/0005-redis.md`.
+    RecentWithoutHole,
 }
 
 #[cfg(test)]

@@ -50,6 +50,12 @@ pub(super) struct Mutation {
     cells: Vec<(Key, Cell)>,
 }
 
+impl Mutation {
+    pub(super) fn is_of_sends(&self) -> bool {
+        !self.cells.is_empty() && self.cells.iter().all(|(key, _)| matches!(key, Key::Send(_)))
+    }
+}
+
 #[derive(Default)]
 pub(super) struct Replica(HashMap<Partition, BTreeMap<Key, (i64, Cell)>>);
 

@@ -24,6 +24,7 @@ use crate::core::marks::Marks;
 use crate::core::owner::{Answered, Limits, Owner};
 use crate::core::ownership::lease::{Incarnation, LeaseRow};
 use crate::core::ownership::map::ShardMap;
+use crate::core::ownership::rules::{self, Rule};
 use crate::core::ownership::{Ask, Ownership};
 use crate::core::recovery::{LogRow, TAIL};
 use crate::core::{Command, Create, Effects, Found, KeyRead, Load, Lookup, Now, Origin, Outcome, TailRead};
@@ -418,7 +419,9 @@ impl World {
             self.next_write += 1;
             let mutations = replicas::mutations(&write.rows, write.stamp, self.now_ms);
             let mutations: Vec<_> = mutations.into_iter().map(Arc::new).collect();
-            let acks = vec![[false; 3]; mutations.len()];
+            // Without that rule an ack waits for the log's rows alone.
+            let waited = |mutation: &Mutation| !mutation.is_of_sends() || rules::holds(Rule::SendsWithTheMessage);
+            let acks = mutations.iter().map(|mutation| [!waited(mutation); 3]).collect();
             self.writes.insert(self.next_write, Write { node, life, number: write.number, mutations, acks });
             // The process can stand still between its decision and the sending.
             self.soon(Happening::Try { write: self.next_write });
