@@ -1,7 +1,7 @@
-//! The group load: one sender, many members, and a board on which each message is ticked off by each of them.
+//! The group load: one sender and many members.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -9,8 +9,9 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::board::Board;
 use crate::client::{Connection, Endpoint};
-use crate::clock::{micros_between, now_ns, own_cpu_ns};
+use crate::clock::{now_ns, own_cpu_ns};
 use crate::frame::{MessageMaker, Stamp};
 use crate::http::Api;
 use crate::receiver::Receiver;
@@ -96,7 +97,7 @@ impl Crowd {
         Self {
             steps: watch::Sender::new(None),
             recorder: Arc::default(),
-            board: Arc::new(Board { readers, state: Mutex::default() }),
+            board: Arc::new(Board::new(readers)),
             complaints: Arc::default(),
             confirm: Arc::default(),
             tasks: JoinSet::new(),
@@ -121,7 +122,7 @@ impl Crowd {
 
     /// One delivery frame as it came from the server.
     pub fn sample(&self) -> Option<String> {
-        self.board.lock().sample.clone()
+        self.board.sample()
     }
 
     /// Offers `rate` messages/s for `seconds` and waits until every reader has each of them, once and in order.
@@ -147,7 +148,7 @@ impl Crowd {
 
     fn begin(&self, server: &Server, rate: u32, seconds: u32) -> Result<Watch> {
         let messages = rate * seconds;
-        self.board.begin(messages);
+        self.board.begin(messages, 0);
         Ok(Watch { rate, seconds, messages, server_micros: server.cpu_micros()?, own_ns: own_cpu_ns() })
     }
 
@@ -214,82 +215,5 @@ impl CrowdStep {
             self.cpu_per_delivery(),
             self.own_cpu_micros as f64 / self.deliveries.max(1) as f64
         )
-    }
-}
-
-/// Who has what. The lock is held for one tick at a time; the counts are bounded by the step's messages.
-struct Board {
-    readers: u32,
-    state: Mutex<BoardState>,
-}
-
-#[derive(Default)]
-struct BoardState {
-    ticks: Vec<u32>,
-    complete: u32,
-    each: Latencies,
-    last: Latencies,
-    sample: Option<String>,
-}
-
-impl Board {
-    fn begin(&self, messages: u32) {
-        let mut state = self.lock();
-        let sample = state.sample.take();
-        *state = BoardState { ticks: vec![0; messages as usize], sample, ..BoardState::default() };
-    }
-
-    fn tick(&self, stamp: Stamp, now: u64, text: &str) -> Result<()> {
-        let mut state = self.lock();
-        let micros = micros_between(stamp.at_ns, now);
-        let index = usize::try_from(stamp.index)?;
-        let ticks = state.ticks.get_mut(index).context("a message that was not sent now")?;
-        *ticks += 1;
-        let ticks = *ticks;
-        state.each.add(micros);
-        if ticks == self.readers {
-            state.complete += 1;
-            state.last.add(micros);
-        } else if ticks > self.readers {
-            bail!("message {index} came {ticks} times to {} readers", self.readers);
-        }
-        if state.sample.is_none() {
-            state.sample = Some(text.to_owned());
-        }
-        Ok(())
-    }
-
-    fn complete(&self) -> u32 {
-        self.lock().complete
-    }
-
-    fn latencies(&self) -> (Latencies, Latencies) {
-        let state = self.lock();
-        (state.each.clone(), state.last.clone())
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BoardState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_message_is_complete_at_its_last_reader_and_a_double_is_caught() {
-        let board = Board { readers: 2, state: Mutex::default() };
-        board.begin(2);
-        let stamp = Stamp { at_ns: 1_000_000, index: 1 };
-        board.tick(stamp, 2_000_000, "sample").expect("the first");
-        assert_eq!(board.complete(), 0);
-        board.tick(stamp, 5_000_000, "other").expect("the second");
-        assert_eq!(board.complete(), 1);
-        let (each, last) = board.latencies();
-        assert_eq!((each.count(), last.count()), (2, 1));
-        assert!((last.ms(0.5) - 4.0).abs() < 0.01);
-        assert!(board.tick(stamp, 6_000_000, "double").is_err());
-        assert!(board.tick(Stamp { at_ns: 0, index: 2 }, 1, "stranger").is_err());
     }
 }

@@ -2,10 +2,11 @@
 //! measures from the intended time. Linux only (`/proc`).
 //!
 //! A map: [`schedule`], [`search`], [`scan`], [`frame`] and [`fit`] are pure; [`client`], [`http`], [`sender`] and
-//! [`receiver`] are one connection; [`pairs`] and [`crowd`] are loads; [`server`] and [`probe`] are the process under
+//! [`receiver`] are one connection; [`pairs`], [`crowd`] and, for a mesh, [`mix`] are loads; [`server`] and [`probe`] are the process under
 //! test; [`baseline`] is what the bare machine does; [`scenario`] puts them together, and [`report`] is what comes out.
 
 pub mod baseline;
+pub mod board;
 pub mod cli;
 pub mod client;
 pub mod clock;
@@ -15,6 +16,7 @@ pub mod frame;
 pub mod holder;
 pub mod http;
 pub mod lab;
+pub mod mix;
 pub mod pairs;
 pub mod probe;
 pub mod progress;

@@ -20,6 +20,7 @@ use confab_mesh::drain::{self, Drainer};
 use confab_mesh::health::Ready;
 use confab_mesh::{BalanceConfig, Drain, Peer, Pool, balanced, health, reflection, route};
 use confab_message_svc::{CassandraConfig, Storage};
+use confab_redis::Redis;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
@@ -79,11 +80,12 @@ pub(crate) async fn start(cfg: &Config, front: Option<Front>) -> anyhow::Result<
         None => None,
     };
     let mesh = Arc::new(Mesh::join(&cfg.mesh, &cfg.roles, &drains.ready).await?);
+    let redis = redis(cfg)?;
     let mut hosted = Hosted::default();
     let mut edge = None;
     for role in &cfg.roles {
         match (role, &front) {
-            (Role::Presence, _) => hosted.add(*role, presence(cfg, &drains.others), serves()),
+            (Role::Presence, _) => hosted.add(*role, presence(cfg, redis.clone(), &drains.others), serves()),
             (Role::Fanout, _) => {
                 let deps = confab_fanout_svc::Deps {
                     presence: mesh.pool(Role::Presence).await?,
@@ -96,7 +98,7 @@ pub(crate) async fn start(cfg: &Config, front: Option<Front>) -> anyhow::Result<
                     confab_message_svc::Deps { fanout: mesh.pool(Role::Fanout).await?, drain: drains.messages.clone() };
                 let bound =
                     listener.as_ref().and_then(|listener| listener.local_addr().ok()).unwrap_or(cfg.mesh.listen);
-                let messages = messages(cfg, &mesh, mesh.advertised(bound), deps).await?;
+                let messages = messages(cfg, &mesh, mesh.advertised(bound), redis.clone(), deps).await?;
                 let healthy = messages.health();
                 hosted.add(*role, messages.peer, Arc::new(move || healthy.is_healthy()));
             }
@@ -160,25 +162,40 @@ fn serves() -> Ready {
     Arc::new(|| true)
 }
 
-fn presence(cfg: &Config, drain: &Drain) -> Peer {
+/// The cache of the services that have a use for one; only they connect to it.
+fn redis(cfg: &Config) -> anyhow::Result<Option<Redis>> {
+    let uses = |role: &Role| match role {
+        Role::Presence => true,
+        Role::Message => cfg.storage != StorageConfig::Embedded,
+        Role::Edge | Role::Fanout => false,
+    };
+    let Some(address) = cfg.redis.address.as_ref().filter(|_| cfg.roles.iter().any(uses)) else { return Ok(None) };
+    let tls = address.is_tls().then(|| tls::redis(cfg.redis.ca.as_deref())).transpose()?;
+    let redis = Redis::connect(address, tls)?;
+    tracing::info!(%address, "Redis is used as a cache");
+    Ok(Some(redis))
+}
+
+fn presence(cfg: &Config, redis: Option<Redis>, drain: &Drain) -> Peer {
     let cfg = confab_presence_svc::Config {
         grace_seconds: cfg.presence.grace.as_secs(),
         ..confab_presence_svc::Config::default()
     };
-    confab_presence_svc::build(&cfg, drain)
+    confab_presence_svc::build(&cfg, redis, drain)
 }
 
 async fn messages(
     cfg: &Config,
     mesh: &Mesh,
     addr: String,
+    redis: Option<Redis>,
     deps: confab_message_svc::Deps,
 ) -> anyhow::Result<confab_message_svc::MessageSvc> {
     let storage = match &cfg.storage {
         StorageConfig::Embedded => services::embedded(cfg),
         StorageConfig::Cassandra(fields) => {
             let instances = mesh.pool(Role::Message).await?;
-            Storage::Cassandra { cfg: cassandra(fields)?, addr, instances }
+            Storage::Cassandra { cfg: cassandra(fields)?, addr, instances, redis }
         }
     };
     let built = confab_message_svc::build(services::messages_config(cfg), storage, deps).await;

@@ -49,7 +49,7 @@ pub(crate) async fn start(
 
     // No edge has been here before this process.
     let presence_cfg = confab_presence_svc::Config { grace_seconds: cfg.presence.grace.as_secs(), warm_up_seconds: 0 };
-    let presence = confab_presence_svc::build(&presence_cfg, &others_drain);
+    let presence = confab_presence_svc::build(&presence_cfg, None, &others_drain);
     let fanout = confab_fanout_svc::build(confab_fanout_svc::Deps {
         presence: alone("fanout-svc", &presence),
         drain: others_drain,

@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use confab_ids::{ChatId, Seq, UserId};
 use confab_mesh::Peer;
 use confab_proto::message::v1::message_service_client::MessageServiceClient;
 use confab_proto::message::v1::{FilterAcquaintedRequest, ListMessagesRequest, SyncRequest, SyncResponse};
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 use tonic::{Code as Grpc, Status};
 use tonic_types::StatusExt as _;
@@ -28,6 +30,14 @@ use crate::registry::Registry;
 const PAGE_BYTES: u32 = 64 * 1_024;
 const PAGE_EVENTS: u32 = 500;
 
+/// Syncs that an edge has under way: half of what an instance of message-svc begins with, as its limit learns.
+pub(crate) const SYNCS_MAX: usize = 64;
+/// How long one waits for its turn; then its client is told to come again.
+const TURN: Duration = Duration::from_secs(5);
+/// One that is refused is tried so often, after this much longer each time.
+const SYNC_ATTEMPTS: u32 = 4;
+const SYNC_AGAIN: Duration = Duration::from_millis(150);
+
 pub(crate) struct Shared {
     pub cfg: Config,
     pub verifier: Verifier,
@@ -36,6 +46,8 @@ pub(crate) struct Shared {
     pub presences: Presences,
     pub messages: MessageServiceClient<Peer>,
     pub sessions: AtomicU64,
+    /// Syncs under way, [`SYNCS_MAX`] of them; each connection has one at a time, so no more wait than there are connections.
+    pub catching_up: Semaphore,
     pub started: Instant,
 }
 
@@ -105,8 +117,23 @@ impl Shared {
         })
     }
 
+    /// Connections wait for their turn, as all of them come again at once when an edge is gone; and where message-svc has too
+    /// much to do even so, they try again before their clients are told to.
     async fn sync(&self, request: SyncRequest) -> Result<SyncResponse, Status> {
-        Ok(self.messages.clone().sync(request).await?.into_inner())
+        let turn = self.catching_up.acquire();
+        let _turn =
+            timeout(TURN, turn).await.ok().and_then(Result::ok).ok_or_else(|| Status::unavailable("no turn"))?;
+        let mut attempts = 1;
+        loop {
+            match self.messages.clone().sync(request.clone()).await {
+                Ok(response) => return Ok(response.into_inner()),
+                Err(status) if attempts < SYNC_ATTEMPTS && status.code() == Grpc::Unavailable => {
+                    sleep(SYNC_AGAIN * attempts).await;
+                    attempts += 1;
+                }
+                Err(status) => return Err(status),
+            }
+        }
     }
 
     async fn list(&self, user: UserId, chat: ChatId, after: Seq) -> Answer {

@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 use confab_mesh::{ClientConfig, Drain, Peer, Pool, client};
 use confab_proto::message::v1::message_service_client::MessageServiceClient;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 
 pub use config::Config;
@@ -75,6 +75,7 @@ pub async fn serve(cfg: Config, front: Front, deps: Deps, drain: Drain) {
         messages,
         registry,
         sessions: AtomicU64::new(0),
+        catching_up: Semaphore::new(edge::SYNCS_MAX),
         started: Instant::now(),
         cfg: cfg.clone(),
     });
@@ -97,7 +98,8 @@ pub async fn serve(cfg: Config, front: Front, deps: Deps, drain: Drain) {
     let _late = link_drainer.drain(Duration::from_secs(1)).await;
 }
 
-/// Tells every client to come again, spread over half of the time, closes them, and waits for them to go.
+/// Tells every client to come again, spread over half of the time, serves each until its time has come, and waits for them
+/// to go.
 async fn leave(shared: &Shared, time: Duration) {
     let spread = u64::try_from(time.as_millis() / 2).unwrap_or(0);
     let until = Instant::now() + time;
@@ -106,7 +108,7 @@ async fn leave(shared: &Shared, time: Duration) {
             return;
         }
         // Again and again, for a handshake that was under way joins later.
-        let untold = |mailbox: &&Arc<Mailbox>| mailbox.closing().is_none();
+        let untold = |mailbox: &&Arc<Mailbox>| !mailbox.is_leaving();
         let clients: Vec<_> = shared.registry.read().all().filter(untold).cloned().collect();
         for (at, mailbox) in clients.iter().enumerate() {
             mailbox.send_away(spread * at as u64 / clients.len() as u64);

@@ -2,6 +2,7 @@
 //! the chats' heads are kept, so that the connection reads the rest from the log when it can.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use confab_ids::{ChatId, Seq, UserId};
@@ -113,6 +114,8 @@ pub(crate) struct Mailbox {
     events_max: usize,
     bytes_max: usize,
     closing: OnceLock<Close>,
+    /// Its client was told when to come again.
+    away: AtomicBool,
 }
 
 impl Mailbox {
@@ -126,6 +129,7 @@ impl Mailbox {
             events_max,
             bytes_max,
             closing: OnceLock::new(),
+            away: AtomicBool::new(false),
         }
     }
 
@@ -145,12 +149,16 @@ impl Mailbox {
         }
     }
 
-    /// Ends the connection, and tells its client when to come again.
+    /// Tells its client to come again after a while; it is served until then, and closed soon after. Said once.
     pub(crate) fn send_away(&self, after_ms: u64) {
-        if self.closing().is_none() {
+        if self.closing().is_none() && !self.away.swap(true, Ordering::Relaxed) {
             self.push(Item::Reconnect { after_ms });
-            self.close(Close::GoingAway);
         }
+    }
+
+    /// Whether its client was told to come again, or the connection is to end anyway.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.away.load(Ordering::Relaxed) || self.closing().is_some()
     }
 
     /// Why it is to end, if it is.
@@ -237,6 +245,17 @@ mod tests {
     fn event(chat: u64, seq: u64) -> Arc<EventFrame> {
         let event = Event { chat_id: chat, seq, ..Event::default() };
         Arc::new(EventFrame::decode(&event.encode_to_vec(), Seq::ZERO).expect("an event"))
+    }
+
+    #[test]
+    fn who_is_sent_away_is_told_once_and_not_closed() {
+        let mailbox = Mailbox::new(1, UserId(1), "d", 2, 1 << 20);
+        assert!(!mailbox.is_leaving());
+        mailbox.send_away(10);
+        mailbox.send_away(20);
+        assert!(mailbox.is_leaving() && mailbox.closing().is_none());
+        let items = mailbox.take();
+        assert!(matches!(items.front(), Some(Item::Reconnect { after_ms: 10 })) && items.len() == 1, "{items:?}");
     }
 
     #[test]

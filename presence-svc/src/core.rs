@@ -5,6 +5,9 @@
 
 #[cfg(test)]
 mod model_test;
+mod recall;
+#[cfg(test)]
+mod tests;
 mod watchers;
 
 use std::collections::{BTreeSet, HashMap};
@@ -12,6 +15,8 @@ use std::collections::{BTreeSet, HashMap};
 use confab_ids::UserId;
 use confab_proto::presence::v1::{EdgeUsers, LocateRequest, LocateResponse, Location, Presence, PresenceStatus};
 
+use self::recall::Asked;
+pub(crate) use self::recall::{Note, Recalled, Session};
 use self::watchers::Watchers;
 pub(crate) use self::watchers::{Told, Watcher};
 
@@ -58,9 +63,16 @@ struct EdgeState {
     heard: Now,
     /// Its newest stream; 0: none yet.
     stream: u64,
-    /// By which stream each was told last.
+    /// By which stream each was told last; [`RECALLED`]: by none yet, another instance has noted it.
     sessions: HashMap<(UserId, u64), u64>,
+    /// All that belong here were told: nothing more is to be recalled of it.
+    is_known: bool,
+    /// When it was last noted that it is heard of, by [`Now::mono_ms`].
+    noted_ms: Option<u64>,
 }
+
+/// What stands for a stream with a session that no stream has told.
+const RECALLED: u64 = 0;
 
 /// How long users count as online, and how long the service doesn't know everything, milliseconds.
 #[derive(Clone, Copy, Debug)]
@@ -84,6 +96,9 @@ pub(crate) struct Roster {
     watchers: Watchers,
     /// Offline users whose last seen is still known, oldest first.
     seen: BTreeSet<(i64, UserId)>,
+    /// What other instances, and later ones, may want to know; none: nobody keeps it.
+    notes: Option<Vec<Note>>,
+    asked: Asked,
 }
 
 /// Offline users whose last seen is remembered; beyond it the oldest is forgotten, and is offline since an unknown time.
@@ -102,24 +117,34 @@ impl Roster {
             leaving: BTreeSet::new(),
             watchers: Watchers::default(),
             seen: BTreeSet::new(),
+            notes: None,
+            asked: Asked::default(),
         }
     }
 
     /// A tracking stream of an edge begins. An older one of the same incarnation is over.
     pub(crate) fn attach(&mut self, now: Now, name: &str) -> Stream {
-        let edge = self.names.get(name).copied().unwrap_or_else(|| {
-            self.next_edge += 1;
-            self.names.insert(name.to_owned(), self.next_edge);
-            let state = EdgeState { name: name.to_owned(), heard: now, stream: 0, sessions: HashMap::new() };
-            self.edges.insert(self.next_edge, state);
-            self.next_edge
-        });
+        let edge = self.edge(name, now);
         self.next_stream += 1;
         if let Some(state) = self.edges.get_mut(&edge) {
             state.stream = self.next_stream;
             state.heard = now;
         }
-        Stream { edge, number: self.next_stream }
+        let stream = Stream { edge, number: self.next_stream };
+        self.note_heard(now, stream);
+        stream
+    }
+
+    /// The edge of this name, or a new one.
+    fn edge(&mut self, name: &str, heard: Now) -> Edge {
+        self.names.get(name).copied().unwrap_or_else(|| {
+            self.next_edge += 1;
+            self.names.insert(name.to_owned(), self.next_edge);
+            let name = name.to_owned();
+            let state = EdgeState { name, heard, stream: 0, sessions: HashMap::new(), is_known: false, noted_ms: None };
+            self.edges.insert(self.next_edge, state);
+            self.next_edge
+        })
     }
 
     /// Something has come by a stream. `false`: it is over, for a newer one has begun or its edge is gone.
@@ -127,6 +152,7 @@ impl Roster {
         let state = self.current(stream);
         let is_current = state.is_some();
         state.into_iter().for_each(|state| state.heard = now);
+        self.note_heard(now, stream);
         is_current
     }
 
@@ -136,12 +162,17 @@ impl Roster {
 
     pub(crate) fn open(&mut self, stream: Stream, session: u64, user: UserId) -> Told {
         let Some(state) = self.current(stream) else { return Told::new() };
-        if state.sessions.insert((user, session), stream.number).is_some() {
-            return Told::new();
-        }
+        let is_new = state.sessions.insert((user, session), stream.number).is_none();
+        // Again with each new stream: the note may be lost.
+        self.note(|roster| roster.named(stream.edge, session).map(|session| Note::Opened { user, session }));
+        if is_new { self.add(stream.edge, session, user) } else { Told::new() }
+    }
+
+    /// A session that its edge has already.
+    fn add(&mut self, edge: Edge, session: u64, user: UserId) -> Told {
         let state = self.users.entry(user).or_default();
         let was_online = state.is_online();
-        state.sessions.push((stream.edge, session));
+        state.sessions.push((edge, session));
         if let Some(at) = state.offline_at.take() {
             self.leaving.remove(&(at, user));
         }
@@ -153,7 +184,7 @@ impl Roster {
     pub(crate) fn close(&mut self, now: Now, stream: Stream, session: u64, user: UserId) {
         let known = self.current(stream).is_some_and(|state| state.sessions.remove(&(user, session)).is_some());
         if known {
-            self.begin_grace(now, stream.edge, session, user);
+            self.closed(now, stream.edge, session, user);
         }
     }
 
@@ -168,20 +199,36 @@ impl Roster {
     /// All of the edge's sessions have been told on this stream: the others closed while there was none.
     pub(crate) fn snapshot_done(&mut self, now: Now, stream: Stream) {
         let Some(state) = self.current(stream) else { return };
+        state.is_known = true;
         let older = state.sessions.extract_if(|_, told_by| *told_by != stream.number);
-        let older: Vec<_> = older.map(|(session, _)| session).collect();
-        for (user, session) in older {
-            self.begin_grace(now, stream.edge, session, user);
+        let older: Vec<_> = older.collect();
+        for ((user, session), told_by) in older {
+            if told_by == RECALLED {
+                // It may have closed, or belong to other instances: those note what becomes of it.
+                self.begin_grace(now, stream.edge, session, user);
+            } else {
+                self.closed(now, stream.edge, session, user);
+            }
         }
     }
 
     /// The edge says goodbye.
     pub(crate) fn leave(&mut self, now: Now, stream: Stream) {
         if self.current(stream).is_some() {
+            self.note(|roster| Some(Note::Left { edge: roster.edges.get(&stream.edge)?.name.clone() }));
+            let name = self.edges.get(&stream.edge).map(|state| state.name.clone()).unwrap_or_default();
             for (user, session) in self.forget_edge(stream.edge) {
+                self.note(|_| Some(Note::Closed { user, session: Session { edge: name.clone(), number: session } }));
                 self.begin_grace(now, stream.edge, session, user);
+                self.note_seen(user);
             }
         }
+    }
+
+    fn closed(&mut self, now: Now, edge: Edge, session: u64, user: UserId) {
+        self.note(|roster| roster.named(edge, session).map(|session| Note::Closed { user, session }));
+        self.begin_grace(now, edge, session, user);
+        self.note_seen(user);
     }
 
     fn forget_edge(&mut self, edge: Edge) -> Vec<(UserId, u64)> {
@@ -219,6 +266,7 @@ impl Roster {
         }
         if !self.is_warm && now.mono_ms >= self.times.warm_up_ms {
             self.is_warm = true;
+            self.remember_seen();
             // Also those who went offline meanwhile: their watchers were told that they may be elsewhere.
             let is_online = |user: &UserId| self.users.get(user).is_some_and(|state| state.is_online());
             let unknown: Vec<UserId> = self.watchers.users().filter(|user| !is_online(user)).collect();
@@ -242,6 +290,7 @@ impl Roster {
             for (user, session) in self.forget_edge(edge) {
                 if self.remove(edge, session, user) {
                     self.users.entry(user).or_default().last_seen_ms = heard_ms;
+                    self.note_seen(user);
                     told.extend(self.is_offline(user));
                 }
             }
@@ -264,8 +313,8 @@ impl Roster {
     pub(crate) fn presence(&self, user: UserId) -> Presence {
         let (status, last_seen_ms) = match self.users.get(&user) {
             Some(state) if state.is_online() => (PresenceStatus::Online, 0),
-            // Another edge of theirs may be yet to come.
-            _ if !self.is_warm => (PresenceStatus::Unspecified, 0),
+            // Another edge of theirs may be yet to come. What was noted of their last session is true whatever comes.
+            _ if !self.is_warm => (PresenceStatus::Unspecified, self.asked.last_seen(user)),
             Some(state) => (PresenceStatus::Offline, state.last_seen_ms),
             None => (PresenceStatus::Offline, 0),
         };
@@ -314,134 +363,5 @@ impl Roster {
     /// A watching stream has ended.
     pub(crate) fn end_watch(&mut self, watcher: Watcher) {
         self.watchers.end(watcher);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const ANN: UserId = UserId(1);
-    const BEN: UserId = UserId(2);
-    const TIMES: Times = Times { grace_ms: 10_000, warm_up_ms: 0 };
-
-    fn at(ms: u64) -> Now {
-        Now { wall_ms: i64::try_from(ms).expect("small") + 1_000_000, mono_ms: ms }
-    }
-
-    fn status(roster: &Roster, user: UserId) -> PresenceStatus {
-        roster.presence(user).status()
-    }
-
-    fn edges(roster: &Roster, users: &[u64]) -> Vec<(String, Vec<u64>)> {
-        roster.location(users).edges.into_iter().map(|edge| (edge.edge_id, edge.user_ids)).collect()
-    }
-
-    #[test]
-    fn only_transitions_are_told_and_offline_comes_after_the_grace() {
-        let mut roster = Roster::new(TIMES);
-        let edge = roster.attach(at(0), "e");
-        assert_eq!(roster.watch(7, ANN).status(), PresenceStatus::Offline);
-        assert_eq!(roster.open(edge, 1, ANN).len(), 1);
-        assert!(roster.open(edge, 2, ANN).is_empty());
-        roster.close(at(0), edge, 1, ANN);
-        roster.close(at(5), edge, 2, ANN);
-        assert_eq!(status(&roster, ANN), PresenceStatus::Online);
-        assert!(roster.tick(at(10_004)).is_empty());
-        let told = roster.tick(at(10_005));
-        assert_eq!(told.len(), 1);
-        assert_eq!((told[0].1.status(), told[0].1.last_seen_ms), (PresenceStatus::Offline, 1_000_005));
-    }
-
-    #[test]
-    fn who_comes_back_within_the_grace_was_never_away() {
-        let mut roster = Roster::new(TIMES);
-        let edge = roster.attach(at(0), "e");
-        roster.watch(7, ANN);
-        roster.open(edge, 1, ANN);
-        roster.close(at(0), edge, 1, ANN);
-        assert!(roster.open(edge, 2, ANN).is_empty());
-        assert!(roster.tick(at(14_000)).is_empty());
-        // A late close of the old session harms nothing.
-        roster.close(at(14_000), edge, 1, ANN);
-        assert!(roster.heard(at(14_000), edge) && roster.tick(at(28_000)).is_empty());
-    }
-
-    #[test]
-    fn users_are_located_once_per_edge_and_not_after_their_last_session() {
-        let mut roster = Roster::new(TIMES);
-        let (one, two) = (roster.attach(at(0), "one"), roster.attach(at(0), "two"));
-        roster.open(one, 1, ANN);
-        roster.open(one, 2, ANN);
-        roster.open(two, 3, ANN);
-        roster.open(two, 4, BEN);
-        assert_eq!(edges(&roster, &[1, 2, 3]), [("one".into(), vec![1]), ("two".into(), vec![1, 2])]);
-        roster.leave(at(0), two);
-        assert_eq!(edges(&roster, &[1, 2, 3]), [("one".into(), vec![1])]);
-        roster.tick(at(10_000));
-        assert_eq!((status(&roster, BEN), status(&roster, ANN)), (PresenceStatus::Offline, PresenceStatus::Online));
-    }
-
-    #[test]
-    fn a_broken_stream_ends_nothing_and_silence_ends_all_without_a_grace() {
-        let mut roster = Roster::new(TIMES);
-        let old = roster.attach(at(0), "e");
-        roster.open(old, 1, ANN);
-        roster.open(old, 2, BEN);
-        // Meanwhile BEN's session closed: the new stream doesn't tell it.
-        let new = roster.attach(at(14_000), "e");
-        assert!(!roster.heard(at(14_001), old));
-        roster.close(at(14_001), old, 1, ANN);
-        roster.open(new, 1, ANN);
-        assert_eq!(edges(&roster, &[1, 2]), [("e".into(), vec![1, 2])]);
-        roster.snapshot_done(at(14_002), new);
-        assert_eq!(edges(&roster, &[1, 2]), [("e".into(), vec![1])]);
-        assert!(roster.heard(at(14_003), new));
-        roster.watch(7, ANN);
-        assert!(roster.tick(at(29_002)).is_empty());
-        let told = roster.tick(at(29_003));
-        assert_eq!((told[0].1.status(), told[0].1.last_seen_ms), (PresenceStatus::Offline, 1_014_003));
-        assert!(!roster.heard(at(29_004), new) && roster.open(new, 3, ANN).is_empty());
-    }
-
-    #[test]
-    fn a_fresh_instance_says_that_it_may_not_know_and_tells_offline_when_it_does() {
-        let mut roster = Roster::new(Times { warm_up_ms: 15_000, ..TIMES });
-        let edge = roster.attach(at(0), "e");
-        assert_eq!(roster.watch(7, ANN).status(), PresenceStatus::Unspecified);
-        roster.open(edge, 1, BEN);
-        assert_eq!(status(&roster, BEN), PresenceStatus::Online);
-        let asked = LocateRequest { edge_ids: vec!["e".into(), "f".into()], ..LocateRequest::default() };
-        let answer = roster.locate(&asked);
-        assert_eq!((answer.live_edge_ids, answer.partial), (vec!["e".to_owned()], true));
-        roster.heard(at(14_999), edge);
-        assert!(roster.tick(at(14_999)).is_empty());
-        assert_eq!(roster.tick(at(15_000))[0].1.status(), PresenceStatus::Offline);
-        assert!(!roster.locate(&asked).partial);
-    }
-
-    #[test]
-    fn who_goes_offline_while_an_instance_is_fresh_is_told_to_be_when_it_is_not() {
-        let mut roster = Roster::new(Times { warm_up_ms: 15_000, ..TIMES });
-        let edge = roster.attach(at(0), "e");
-        roster.watch(7, ANN);
-        roster.open(edge, 1, ANN);
-        roster.close(at(1_000), edge, 1, ANN);
-        roster.heard(at(11_000), edge);
-        assert_eq!(roster.tick(at(11_000))[0].1.status(), PresenceStatus::Unspecified);
-        let told = roster.tick(at(15_000));
-        assert_eq!((told[0].1.status(), told[0].1.last_seen_ms), (PresenceStatus::Offline, 1_001_000));
-    }
-
-    #[test]
-    fn what_moves_elsewhere_is_forgotten_in_silence() {
-        let mut roster = Roster::new(TIMES);
-        let edge = roster.attach(at(0), "e");
-        roster.open(edge, 1, ANN);
-        roster.watch(7, ANN);
-        roster.moved(edge, 1, ANN);
-        assert!(edges(&roster, &[1]).is_empty());
-        roster.heard(at(14_000), edge);
-        assert!(roster.tick(at(14_000)).is_empty());
     }
 }

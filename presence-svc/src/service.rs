@@ -1,7 +1,7 @@
 //! The RPCs. The state is under one lock, held for a batch at a time and never across an await: every stream works on it,
 //! and each batch is microseconds.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -21,6 +21,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::Config;
 use crate::core::{self, Now, Roster, Times, Told, Watcher};
+use crate::notes::Notes;
 
 const TICK: Duration = Duration::from_millis(250);
 
@@ -29,6 +30,9 @@ const USERS_MAX: usize = 1_000;
 
 /// Frames that a watching edge may leave unread. Beyond it its stream is cut: it watches again and is told the states.
 const WATCH_FRAMES_MAX: usize = 1_024;
+
+/// Questions of a stream that are looked up at once; later ones wait.
+const LOCATING_MAX: usize = 32;
 
 /// Answers that wait to be read, per stream; beyond it the stream's requests wait.
 const ANSWERS_MAX: usize = 64;
@@ -43,17 +47,22 @@ struct State {
 pub(crate) struct Service {
     state: Arc<Mutex<State>>,
     started: Instant,
+    notes: Option<Notes>,
     drain: Drain,
 }
 
 impl Service {
-    pub(crate) fn new(cfg: &Config, drain: Drain) -> Self {
+    pub(crate) fn new(cfg: &Config, notes: Option<Notes>, drain: Drain) -> Self {
         let times = Times {
             grace_ms: cfg.grace_seconds.saturating_mul(1_000),
             warm_up_ms: cfg.warm_up_seconds.saturating_mul(1_000),
         };
-        let state = State { roster: Roster::new(times), watchers: HashMap::new(), next_watcher: 0 };
-        Self { state: Arc::new(Mutex::new(state)), started: Instant::now(), drain }
+        let mut roster = Roster::new(times);
+        if notes.is_some() {
+            roster.keep_notes();
+        }
+        let state = State { roster, watchers: HashMap::new(), next_watcher: 0 };
+        Self { state: Arc::new(Mutex::new(state)), started: Instant::now(), notes, drain }
     }
 
     /// Ends graces and edges, as time goes by.
@@ -65,7 +74,37 @@ impl Service {
             let mut state = self.state();
             let told = state.roster.tick(now);
             state.tell(told);
+            self.keep_notes(&mut state);
         }
+    }
+
+    /// Hands over what the roster has noted.
+    fn keep_notes(&self, state: &mut State) {
+        if let Some(notes) = &self.notes {
+            notes.keep(state.roster.take_notes());
+        }
+    }
+
+    /// Looks up what is noted of some users, if that may tell more than is known; `of` says of whom. It takes 100 ms at most.
+    async fn recall(&self, of: impl Fn(&Roster, Now) -> HashSet<UserId>) {
+        let Some(notes) = &self.notes else { return };
+        let now = self.now();
+        let users = of(&self.state().roster, now);
+        if users.is_empty() {
+            return;
+        }
+        let Some(recalled) = notes.of(users).await else { return };
+        let unheard = self.state().roster.unheard(&recalled);
+        let Some(heard) = notes.heard(unheard).await else { return };
+        let now = self.now();
+        let mut state = self.state();
+        let told = state.roster.recalled(now, recalled, &heard);
+        state.tell(told);
+        self.keep_notes(&mut state);
+    }
+
+    async fn recall_presence(&self, users: &[u64]) {
+        self.recall(|roster, now| roster.to_tell(now, users.iter().copied().map(UserId))).await;
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -83,7 +122,10 @@ impl Service {
 
     fn attach(&self, name: &str) -> core::Stream {
         let now = self.now();
-        self.state().roster.attach(now, name)
+        let mut state = self.state();
+        let stream = state.roster.attach(now, name);
+        self.keep_notes(&mut state);
+        stream
     }
 
     /// `None`: the stream is over, by a newer one of the same edge or a goodbye.
@@ -110,14 +152,18 @@ impl Service {
             state.roster.leave(now, stream);
         }
         state.tell(told);
+        self.keep_notes(&mut state);
         Some(TrackResponse { opened: request.opened.iter().map(|opened| opened.session).collect() })
     }
 
-    fn locate(&self, request: &LocateRequest) -> LocateResponse {
+    async fn locate(&self, request: &LocateRequest) -> LocateResponse {
+        let users = || request.sets.iter().flat_map(|set| &set.user_ids).copied().map(UserId);
+        self.recall(|roster, now| roster.to_locate(now, users())).await;
         self.state().roster.locate(request)
     }
 
-    fn watch(&self, watcher: Watcher, request: &WatchRequest) {
+    async fn watch(&self, watcher: Watcher, request: &WatchRequest) {
+        self.recall_presence(&request.watch).await;
         let mut state = self.state();
         for user in &request.unwatch {
             state.roster.unwatch(watcher, UserId(*user));
@@ -183,13 +229,17 @@ impl PresenceService for Service {
     async fn locate(&self, request: Request<Streaming<LocateRequest>>) -> Result<Response<Self::LocateStream>, Status> {
         let service = self.clone();
         let located = request.into_inner().map(move |request| {
-            let request = request?;
-            if request.sets.iter().any(|set| set.user_ids.len() > USERS_MAX) {
-                return Err(Status::invalid_argument(format!("sets: at most {USERS_MAX} users each")));
+            let service = service.clone();
+            async move {
+                let request = request?;
+                if request.sets.iter().any(|set| set.user_ids.len() > USERS_MAX) {
+                    return Err(Status::invalid_argument(format!("sets: at most {USERS_MAX} users each")));
+                }
+                Ok(service.locate(&request).await)
             }
-            Ok(service.locate(&request))
         });
-        Ok(self.answers(located))
+        // Side by side, for one that looks up notes waits; the answers are in order.
+        Ok(self.answers(located.buffered(LOCATING_MAX)))
     }
 
     async fn get_presence(
@@ -200,6 +250,7 @@ impl PresenceService for Service {
         if users.len() > USERS_MAX {
             return Err(Status::invalid_argument(format!("user_ids: at most {USERS_MAX}")));
         }
+        self.recall_presence(&users).await;
         let state = self.state();
         let presences = users.into_iter().map(|user| state.roster.presence(UserId(user))).collect();
         Ok(Response::new(GetPresenceResponse { presences }))
@@ -218,7 +269,7 @@ impl PresenceService for Service {
         };
         tokio::spawn(async move {
             while let Ok(Some(request)) = requests.message().await {
-                service.watch(watcher, &request);
+                service.watch(watcher, &request).await;
             }
             let mut state = service.state();
             state.watchers.remove(&watcher);

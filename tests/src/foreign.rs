@@ -1,4 +1,5 @@
-//! Clients that others wrote: Python's `websockets`, Node's `ws`, Chromium, and `grpcurl`. Installs them, and runs the scripts in
+//! Clients that others wrote: Python's `websockets`, Node's `ws`, Chromium, and
+//! `grpcurl`; and what makes networks bad. Installs them, and runs the scripts in
 //! `tests/foreign/` with them.
 //!
 //! Everything goes into one folder, `target/foreign` unless `CONFAB_FOREIGN_DIR` names another; what is there isn't
@@ -30,8 +31,12 @@ pub const TOOLS: &[Tool] = &[
 ];
 
 const GRPCURL: &str = "github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4";
-/// Builds it; an older one fetches the Go that it needs by itself.
+const TOXIPROXY: &str = "github.com/Shopify/toxiproxy/v2/cmd/server@v2.12.0";
+/// Builds them; an older one fetches the Go that they need by itself.
 const GO: Tool = Tool { name: "Go", check: &["go", "version"], debian: "golang-go" };
+
+/// Makes packets vanish.
+const NFT: Tool = Tool { name: "nftables", check: &["nft", "list", "tables"], debian: "nftables" };
 
 /// Where the installs are.
 #[derive(Clone, Debug)]
@@ -75,20 +80,41 @@ pub fn install() -> anyhow::Result<Foreign> {
 /// # Errors
 /// If it can't be built, with what it was.
 pub fn grpcurl() -> anyhow::Result<PathBuf> {
+    Ok(go("grpcurl", GRPCURL)?.join("grpcurl"))
+}
+
+/// Where Toxiproxy's server is: built from its source the first time.
+///
+/// # Errors
+/// If it can't be built, with what it was.
+pub fn toxiproxy() -> anyhow::Result<PathBuf> {
+    Ok(go("toxiproxy", TOXIPROXY)?.join("server"))
+}
+
+/// The folder with what `go install` makes of a package.
+fn go(name: &str, package: &str) -> anyhow::Result<PathBuf> {
     let dir = install_dir()?;
     std::fs::create_dir_all(&dir)?;
     let lock = std::fs::File::create(dir.join(".lock"))?;
     lock.lock().context("waiting for another install")?;
-    Foreign { dir: dir.clone() }.once("grpcurl", &[GRPCURL], |to| {
+    Foreign { dir: dir.clone() }.once(name, &[package], |to| {
         if !succeeds(GO.check) {
             install_debian(&[&GO])?;
         }
         run(Command::new("go")
-            .args(["install", GRPCURL])
+            .args(["install", package])
             .env("GOBIN", std::path::absolute(to)?)
             .env("CGO_ENABLED", "0"))
     })?;
-    Ok(dir.join("grpcurl").join("grpcurl"))
+    Ok(dir.join(name))
+}
+
+/// Whether `nft` can be called: it is installed the first time, which only root can.
+///
+/// # Errors
+/// If it can't be installed, with what it was.
+pub fn nft() -> anyhow::Result<()> {
+    if succeeds(NFT.check) { Ok(()) } else { install_debian(&[&NFT]) }
 }
 
 impl Foreign {

@@ -4,6 +4,7 @@
 //! from its positions and sends again, under the same `client_id`, what was not acked.
 
 mod session;
+mod timeline;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
@@ -22,6 +23,8 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::checker::{Device, History, Sent, digest};
 use crate::harness::client::{self, Client};
 use session::Ended;
+
+pub use timeline::{Arrival, Fate, Timeline, Try};
 
 /// How many sends a roamer keeps un-acked.
 const WINDOW: usize = 4;
@@ -111,8 +114,24 @@ impl Field {
     }
 }
 
+/// One roamer's part in a field.
+#[derive(Clone, Debug)]
+pub struct Part {
+    pub device: Device,
+    pub token: String,
+    pub chats: Vec<u64>,
+    /// Messages to send in each of them.
+    pub per_chat: usize,
+    /// Between two sends; zero: as fast as acks come.
+    pub pace: Duration,
+    /// Frames after which a connection is dropped: drawn anew for each.
+    pub drop_after: Range<u32>,
+}
+
 /// A send that isn't acked.
 struct Pending {
+    /// Its place in the timeline.
+    at: usize,
     chat: u64,
     content: String,
     client_id: String,
@@ -136,6 +155,11 @@ struct Roamer<'a> {
     positions: BTreeMap<u64, u64>,
     /// The chats of the messages still to send, in the order to send them.
     to_send: VecDeque<u64>,
+    pace: Duration,
+    drop_after: Range<u32>,
+    timeline: Timeline,
+    /// When this connection had caught up.
+    synced: Option<std::time::Instant>,
     pending: VecDeque<Pending>,
     gaps: VecDeque<Gap>,
     made: u32,
@@ -147,7 +171,7 @@ struct Roamer<'a> {
     next_at: Instant,
 }
 
-/// Sends `per_chat` messages in each of `chats` and stays until it has seen everyone's.
+/// Sends `per_chat` messages in each of `chats`, at the field's pace, and stays until it has seen everyone's.
 ///
 /// # Errors
 /// If it can't connect for `patience`, or the others don't finish within it after this one.
@@ -159,13 +183,26 @@ pub async fn roam(
     per_chat: usize,
     patience: Duration,
 ) -> anyhow::Result<History> {
+    let (chats, pace, drop_after) = (chats.to_vec(), field.pace, field.drop_after.clone());
+    let part = Part { device, token, chats, per_chat, pace, drop_after };
+    roam_timed(field, part, patience).await.map(|(history, _)| history)
+}
+
+/// As [`roam`], at a pace of its own, and says when it saw what, too.
+///
+/// # Errors
+/// As [`roam`].
+pub async fn roam_timed(field: &Field, part: Part, patience: Duration) -> anyhow::Result<(History, Timeline)> {
+    let Part { device, token, chats, per_chat, pace, drop_after } = part;
     let mut rng = StdRng::seed_from_u64(field.seed ^ device.user.wrapping_mul(0x9e37_79b9_7f4a_7c15));
     let mut to_send: Vec<u64> = chats.iter().flat_map(|chat| std::iter::repeat_n(*chat, per_chat)).collect();
     to_send.shuffle(&mut rng);
     let mut history = History::new(field.seed);
-    for chat in chats {
+    for chat in &chats {
         history.member(*chat, &device, 0);
     }
+    // They begin one after the other, not all at once.
+    let next_at = Instant::now() + pace.mul_f64(rng.random_range(0.0..1.0));
     let mut roamer = Roamer {
         field,
         token,
@@ -173,13 +210,17 @@ pub async fn roam(
         history,
         positions: chats.iter().map(|chat| (*chat, 0)).collect(),
         to_send: to_send.into(),
+        pace,
+        drop_after,
+        timeline: Timeline::default(),
+        synced: None,
         pending: VecDeque::new(),
         gaps: VecDeque::new(),
         made: 0,
         connection: 0,
         at: usize::try_from(device.user).unwrap_or(0),
         finished: false,
-        next_at: Instant::now(),
+        next_at,
         device,
     };
     let who = roamer.device.to_string();
@@ -190,27 +231,51 @@ pub async fn roam(
             roamer.pending.len()
         )
     })??;
-    Ok(roamer.history)
+    Ok((roamer.history, roamer.timeline))
 }
 
 impl Roamer<'_> {
     async fn run(&mut self) -> anyhow::Result<()> {
         loop {
             let client = self.connect().await;
+            self.synced = None;
             let ended = session::run(self, client).await?;
-            if matches!(ended, Ended::SeenAll) {
-                return Ok(());
+            let tries: Vec<usize> = self.pending.iter().map(|pending| pending.at).collect();
+            match ended {
+                Ended::SeenAll => return Ok(()),
+                Ended::Left => self.timeline.settle(tries, Fate::Left),
+                Ended::SentAway => {
+                    self.timeline.settle(tries, Fate::Failed);
+                    self.at += 1;
+                }
+                Ended::Broken => {
+                    self.timeline.settle(tries, Fate::Failed);
+                    self.timeline.breaks.push(Instant::now().into_std());
+                    self.at += 1;
+                }
+                Ended::Refused { code, after } => {
+                    self.timeline.settle(tries, Fate::Failed);
+                    self.timeline.refusals.push((Instant::now().into_std(), code));
+                    // All of its clients must not come again at once.
+                    sleep(after.mul_f64(self.rng.random_range(0.5..1.0))).await;
+                }
             }
             self.connection += 1;
+            self.timeline.connects.push(Instant::now().into_std());
             self.field.reconnects.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Of the field's addresses, the one that it is connected to.
+    fn edge(&self) -> usize {
+        self.at % self.field.addrs.len()
     }
 
     /// Tries until it works; the caller's patience bounds it.
     async fn connect(&mut self) -> Client {
         loop {
             let mode = client::Mode::Json;
-            let addr = self.field.addrs[self.at % self.field.addrs.len()];
+            let addr = self.field.addrs[self.edge()];
             if let Ok(client) = Client::connect(addr, &self.token, mode).await {
                 return client;
             }
@@ -233,7 +298,8 @@ impl Roamer<'_> {
             return None;
         }
         let chat = self.to_send.pop_front()?;
-        self.next_at = now + self.field.pace;
+        // From when it was due, so that a wait for acks does not slow down what comes after it; nothing is made up for.
+        self.next_at = now.max(self.next_at + self.pace);
         self.made += 1;
         let padding = "x".repeat(self.rng.random_range(0..200));
         let content = format!("{} says {} {padding}", self.device, self.made);
@@ -245,7 +311,10 @@ impl Roamer<'_> {
             digest: digest(&content),
         });
         let frame = client::message(chat, &content, &client_id).to_string();
-        self.pending.push_back(Pending { chat, content, client_id });
+        let at = self.timeline.sends.len();
+        let edge = self.edge();
+        self.timeline.sends.push(Try { chat, at: now.into_std(), edge, fate: Fate::Open, acked: None });
+        self.pending.push_back(Pending { at, chat, content, client_id });
         Some(frame)
     }
 

@@ -2,12 +2,10 @@
 
 #![allow(clippy::print_stdout, reason = "its figures are what one wants to see of it")]
 
-use std::time::Duration;
-
-use confab_tests::faults::{Cluster, Load, row};
+use confab_tests::faults::{Cluster, Load, Population, row};
 use confab_tests::harness::seed;
 
-const LOAD: Load = Load { messages: 2_000, lasts: Duration::from_secs(8) };
+const LOAD: Load = Load { population: Population { pairs: 8, groups: 2, members: 12 }, messages: 2_000, rate: 160.0 };
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_lost_doubled_or_reordered_when_an_owner_dies_or_stands_still_or_a_fanout_dies() {
@@ -16,7 +14,7 @@ async fn nothing_is_lost_doubled_or_reordered_when_an_owner_dies_or_stands_still
     let mut cluster = Cluster::start(1).await.unwrap();
     let mut first = 1;
     for name in ["kill-message-svc", "freeze-message-svc", "kill-fanout-svc"] {
-        let outcome = cluster.run(row(name).unwrap(), LOAD, seed, first).await.unwrap();
+        let outcome = cluster.run(row(name).unwrap(), LOAD, seed, first, None).await.unwrap();
         println!("{outcome}");
         assert!(outcome.holds(), "{outcome}\n{}", outcome.report);
         first += 1_000;

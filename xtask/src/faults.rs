@@ -3,17 +3,28 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 
 /// The control: not a row, for it needs a program with faults on purpose.
 const CONTROL: &str = "held-write";
+/// A row that needs the program of the version before.
+const UPGRADE: &str = "rolling-upgrade";
+/// Names the version to upgrade from, and the tag that it is otherwise.
+const FROM: &str = "CONFAB_UPGRADE_REV";
+const FROM_TAG: &str = "mesh-1";
 
 pub(crate) fn run(names: &[String]) -> anyhow::Result<()> {
     if names == [CONTROL] {
         return control();
     }
+    let mut before = None;
+    if names.is_empty() || names.iter().any(|name| name == UPGRADE) {
+        let rev = std::env::var(FROM).unwrap_or_else(|_| FROM_TAG.to_owned());
+        breaking(&rev)?;
+        before = Some(build_at(&rev)?);
+    }
     crate::cargo(&["build", "--package", "confab"])?;
-    table("confab-faults", names, &crate::root().join("target/debug/confab"))
+    table("confab-faults", names, &crate::root().join("target/debug/confab"), before.as_deref())
 }
 
 /// Builds the program with its failpoints, and puts it beside the one that serves.
@@ -24,14 +35,61 @@ fn control() -> anyhow::Result<()> {
     let program: PathBuf = folder.join("confab");
     std::fs::copy(crate::root().join("target/debug/confab"), &program)?;
     crate::cargo(&["build", "--package", "confab"])?;
-    table("confab-held-write", &[], &program)
+    table("confab-held-write", &[], &program, None)
 }
 
 /// `program`: of a test it is the grandparent's folder that has it; of these it is the parent's.
-fn table(binary: &str, names: &[String], program: &Path) -> anyhow::Result<()> {
+fn table(binary: &str, names: &[String], program: &Path, before: Option<&Path>) -> anyhow::Result<()> {
     let mut table = Command::new("cargo");
     table.args(["run", "--package", "confab-tests", "--bin", binary, "--"]).args(names);
     table.env("CONFAB_BIN", program).current_dir(crate::root());
+    before.into_iter().for_each(|before| {
+        table.env("CONFAB_UPGRADE_FROM", before);
+    });
     ensure!(table.status()?.success(), "`cargo xtask faults {}` does not hold", names.join(" "));
     Ok(())
+}
+
+/// The program as it was at `rev`: what is built of it is kept, for a commit doesn't change.
+fn build_at(rev: &str) -> anyhow::Result<PathBuf> {
+    let commit = git(&["rev-parse", "--verify", "--quiet", &format!("{rev}^{{commit}}")])
+        .with_context(|| format!("there is no version {rev} to upgrade from: {FROM} may name another one"))?;
+    let folder = crate::root().canonicalize()?.join("target/upgrade");
+    let program = folder.join(format!("confab-{commit}"));
+    if program.exists() {
+        return Ok(program);
+    }
+    let tree = folder.join("tree");
+    let path = tree.display().to_string();
+    if tree.exists() {
+        git(&["worktree", "remove", "--force", &path])?;
+    }
+    git(&["worktree", "prune"])?;
+    git(&["worktree", "add", "--detach", &path, &commit])?;
+    // Into this workspace's target folder: what both versions depend on is built already.
+    println!("cargo build --package confab, at {rev}");
+    let target = crate::root().canonicalize()?.join("target");
+    let mut build = Command::new("cargo");
+    build.args(["build", "--package", "confab", "--target-dir"]).arg(&target).current_dir(&tree);
+    ensure!(build.status()?.success(), "{rev} can't be built");
+    std::fs::copy(target.join("debug/confab"), &program)?;
+    git(&["worktree", "remove", "--force", &path])?;
+    Ok(program)
+}
+
+/// Whether what speaks the protocols of `rev` understands today's.
+fn breaking(rev: &str) -> anyhow::Result<()> {
+    let against = format!("../.git#ref={rev},subdir=proto");
+    let mut buf = Command::new("buf");
+    match buf.args(["breaking", "--against", &against]).current_dir(crate::root().join("proto")).status() {
+        Ok(status) => ensure!(status.success(), "`buf breaking` failed against {rev}"),
+        Err(_) => println!("buf is not installed (pip: buf-bin): whether the protocols break was not checked"),
+    }
+    Ok(())
+}
+
+fn git(arguments: &[&str]) -> anyhow::Result<String> {
+    let output = Command::new("git").args(arguments).current_dir(crate::root()).output().context("git")?;
+    ensure!(output.status.success(), "git {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }

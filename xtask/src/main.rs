@@ -39,7 +39,7 @@ enum Verb {
     },
     /// Run the fault table, or some of its rows, on a cluster of its own, and write docs/faults.md
     Faults {
-        /// Rows, by name; none: all
+        /// Rows, by name, or `capacity`, or `held-write`; none: all rows, after the capacity was measured
         names: Vec<String>,
     },
     /// A cluster on this machine, to try out: two of each role on Cassandra and Redis, behind nginx

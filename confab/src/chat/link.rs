@@ -146,7 +146,9 @@ impl Task {
 
     async fn converse(&mut self, mut socket: Socket) -> End {
         let mut refresh = interval_at(Instant::now() + REFRESH, REFRESH);
-        let mut reconnect_after = None;
+        // Not before: by the server's own word.
+        let mut reconnect_at: Option<Instant> = None;
+        let left = |at: Option<Instant>| at.map(|at| at.saturating_duration_since(Instant::now()));
         loop {
             let sent = tokio::select! {
                 frame = self.frames.recv() => match frame {
@@ -161,7 +163,7 @@ impl Task {
                     Ok(Some(Ok(Message::Text(text)))) => {
                         let incoming = frame::read(text.as_str());
                         if let Some(Incoming::Frame(ServerFrame::Reconnect { after_ms })) = incoming {
-                            reconnect_after = Some(Duration::from_millis(after_ms));
+                            reconnect_at = Some(Instant::now() + Duration::from_millis(after_ms));
                         } else if let Some(incoming) = incoming
                             && self.happened.send(Happened::Frame(incoming)).await.is_err()
                         {
@@ -169,12 +171,12 @@ impl Task {
                         }
                         Ok(())
                     }
-                    Ok(Some(Ok(Message::Close(close)))) => return ended(close, reconnect_after),
+                    Ok(Some(Ok(Message::Close(close)))) => return ended(close, left(reconnect_at)),
                     Ok(Some(Ok(_))) => Ok(()),
                 },
             };
             if let Err(error) = sent {
-                return lost(&error, reconnect_after);
+                return lost(&error, left(reconnect_at));
             }
         }
     }

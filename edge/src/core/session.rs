@@ -1,6 +1,8 @@
 //! One connection: what its frames ask, what it is sent, when it ends.
 
 #[cfg(test)]
+mod leaving_test;
+#[cfg(test)]
 mod model_test;
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
@@ -38,6 +40,9 @@ const TIDY_MS: u64 = 30_000;
 
 /// Direct chats whose other member a seed client is told about.
 const PEERS_MAX: usize = 200;
+
+/// Who was told to come again has this long for going by itself when its time has come.
+const LEAVE_MS: u64 = 500;
 
 /// The time of an input.
 #[derive(Clone, Copy, Debug)]
@@ -114,6 +119,8 @@ pub(crate) struct Session {
     manners: Manners,
     paused_until_ms: u64,
     expires_ms: i64,
+    /// Its client was told to come again, and should have gone by then.
+    leave_ms: u64,
     heard_ms: u64,
     ping_ms: u64,
     pings: u64,
@@ -149,6 +156,7 @@ impl Session {
             manners: Manners::new(),
             paused_until_ms: 0,
             expires_ms: expiry(claims),
+            leave_ms: u64::MAX,
             heard_ms: now.mono_ms,
             ping_ms: now.mono_ms + bounds.ping_ms,
             pings: 0,
@@ -193,6 +201,7 @@ impl Session {
     pub(crate) fn next_tick_ms(&self, now: Now) -> u64 {
         let until_expiry = u64::try_from(self.expires_ms - now.wall_ms).unwrap_or(0);
         let mut next = self.ping_ms.min(self.heard_ms + self.bounds.silence_ms).min(now.mono_ms + until_expiry);
+        next = next.min(self.leave_ms);
         if self.paused_until_ms > now.mono_ms {
             next = next.min(self.paused_until_ms);
         }
@@ -202,6 +211,9 @@ impl Session {
     pub(crate) fn tick(&mut self, now: Now) {
         if now.wall_ms >= self.expires_ms {
             return self.out.push(Out::Close(Close::TokenExpired));
+        }
+        if now.mono_ms >= self.leave_ms {
+            return self.out.push(Out::Close(Close::GoingAway));
         }
         if !self.reads(now) {
             // It isn't silent: it isn't read.
@@ -440,7 +452,10 @@ impl Session {
                 }
             }
             Item::Close(close) => self.out.push(Out::Close(close)),
-            Item::Reconnect { after_ms } => self.say(&ServerFrame::Reconnect { after_ms }),
+            Item::Reconnect { after_ms } => {
+                self.leave_ms = now.mono_ms.saturating_add(after_ms).saturating_add(LEAVE_MS);
+                self.say(&ServerFrame::Reconnect { after_ms });
+            }
         }
     }
 

@@ -42,7 +42,8 @@ impl Address {
         !self.tls && !self.hosts.iter().all(|host| is_loopback(host))
     }
 
-    pub(crate) fn is_tls(&self) -> bool {
+    #[must_use]
+    pub fn is_tls(&self) -> bool {
         self.tls
     }
 

@@ -1,77 +1,92 @@
-//! Runs the fault table, or some of its rows, on three nodes of Cassandra, and writes `docs/faults.md`: `cargo xtask faults`.
+//! Runs the fault table, or some of its rows, on three nodes of Cassandra: `cargo xtask faults`. All of it, and the capacity, go
+//! to `docs/faults.md`.
 
 #![allow(clippy::print_stdout, reason = "its lines are its progress")]
 
-use std::fmt::Write as _;
-use std::path::Path;
-use std::time::Duration;
-
 use anyhow::ensure;
-use confab_tests::faults::{Cluster, Load, Outcome, Row, Strike, TABLE, row};
+use confab_tests::faults::{Capacity, Cluster, Load, Outcome, Page, Population, Row, Strike, TABLE, measure, row};
 use confab_tests::harness::seed;
 
-/// Of the rows that befall an owner of chats, and of the others.
-const OWNERS: Load = Load { messages: 20_000, lasts: Duration::from_secs(60) };
-const OTHERS: Load = Load { messages: 5_000, lasts: Duration::from_secs(40) };
+/// In the place of a row's name: measures what the mesh takes.
+const CAPACITY: &str = "capacity";
+
+/// Of the capacity, what the rows take.
+const SHARE: f64 = 0.3;
 
 /// User ids of a row.
-const USERS: usize = 1_000;
+const USERS: usize = 10_000;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let names: Vec<String> = std::env::args().skip(1).collect();
-    let rows: Vec<Row> = if names.is_empty() {
+    let seed = seed();
+    println!("CONFAB_SEED={seed}: Cassandra starts, then two of each role");
+    if names == [CAPACITY] {
+        let cluster = Cluster::start(3).await?;
+        let capacity = capacity(&cluster).await?;
+        ensure!(capacity.holds(), "too slow at 70 % of the capacity");
+        return Ok(());
+    }
+    let mut rows: Vec<Row> = if names.is_empty() {
         TABLE.to_vec()
     } else {
         names.iter().map(|name| row(name)).collect::<anyhow::Result<_>>()?
     };
-    let seed = seed();
-    println!("CONFAB_SEED={seed}: {} rows; Cassandra starts, then two of each role", rows.len());
+    if rows.iter().all(|row| row.strike != Strike::Nothing) {
+        // The others are held against it.
+        rows.insert(0, row("baseline")?);
+    }
     let mut cluster = Cluster::start(3).await?;
-    let mut outcomes = Vec::new();
-    for (row, first) in rows.into_iter().zip((1..).step_by(USERS)) {
-        println!("{} …", row.name);
-        let outcome = cluster.run(row, load(row.strike), seed, first).await?;
-        println!("{outcome}{}", if outcome.holds() { "" } else { ": DOES NOT HOLD" });
-        if !outcome.report.is_clean() {
-            println!("{}", outcome.report);
-        }
-        outcomes.push(outcome);
-    }
+    let known = Capacity::recorded().filter(|_| !names.is_empty());
+    let capacity = match known {
+        Some(rate) => rate,
+        None => capacity(&cluster).await?.rate,
+    };
+    let rate = f64::from(capacity) * SHARE;
+    let outcomes = run(&mut cluster, &rows, rate, seed).await;
     if names.is_empty() {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/faults.md");
-        std::fs::write(path, page(&outcomes, seed)?)?;
+        let mut page = Page::read();
+        page.set_rows(&outcomes, seed, rate, capacity);
+        page.write()?;
     }
-    ensure!(outcomes.iter().all(Outcome::holds), "some rows do not hold");
+    let held = |outcome: &Result<Outcome, String>| outcome.as_ref().is_ok_and(Outcome::holds);
+    ensure!(outcomes.iter().all(held), "some rows do not hold");
     Ok(())
 }
 
-fn load(strike: Strike) -> Load {
-    match strike {
-        Strike::Kill("message-svc-0") | Strike::Freeze("message-svc-1", _) => OWNERS,
-        _ => OTHERS,
-    }
+/// Measured, kept for single rows, and written down.
+async fn capacity(cluster: &Cluster) -> anyhow::Result<Capacity> {
+    println!("capacity …");
+    let capacity = measure(cluster.mesh(), Population::FULL, 1, |step| println!("  {step}")).await?;
+    println!("capacity: {} messages/s", capacity.rate);
+    capacity.keep()?;
+    let mut page = Page::read();
+    page.set_capacity(&capacity, Population::FULL);
+    page.write()?;
+    Ok(capacity)
 }
 
-fn page(outcomes: &[Outcome], seed: u64) -> Result<String, std::fmt::Error> {
-    let mut page = format!(
-        "# Faults\n\nWhat `cargo xtask faults` saw last: two of each role over mutual TLS on three nodes of Cassandra, all on one \
-         machine; 16 groups of 6, each member in a connection that drops at random. CONFAB_SEED={seed}.\n\n\
-         | what happens | acked | lost, doubled, out of order | a chat's longest stall, s | at most, s | connects | holds |\n\
-         |---|---|---|---|---|---|---|\n"
-    );
-    for outcome in outcomes {
-        let Outcome { row, report, stalled, reconnects, .. } = outcome;
-        writeln!(
-            page,
-            "| {} | {} | {} | {:.1} | {} | {reconnects} | {} |",
-            row.name,
-            report.counts.acked,
-            report.violation_count,
-            stalled.as_secs_f64(),
-            row.within.as_secs(),
-            if outcome.holds() { "yes" } else { "no" }
-        )?;
+/// A row that can't be judged doesn't keep the others from being run.
+async fn run(cluster: &mut Cluster, rows: &[Row], rate: f64, seed: u64) -> Vec<Result<Outcome, String>> {
+    let mut outcomes = Vec::new();
+    let mut baseline = None;
+    for (row, first) in rows.iter().zip((USERS as u64..).step_by(USERS)) {
+        println!("{} …", row.name);
+        let load = Load { population: Population::FULL, messages: row.messages, rate };
+        let outcome = cluster.run(*row, load, seed, first, baseline).await;
+        match &outcome {
+            Ok(outcome) => {
+                if row.strike == Strike::Nothing {
+                    baseline = Some(outcome.figures.spared);
+                }
+                println!("{outcome}{}", if outcome.holds() { "" } else { ": DOES NOT HOLD" });
+                if !outcome.report.is_clean() {
+                    println!("{}", outcome.report);
+                }
+            }
+            Err(error) => println!("{}: {error:#}", row.name),
+        }
+        outcomes.push(outcome.map_err(|error| format!("{}: {error:#}", row.name)));
     }
-    Ok(page)
+    outcomes
 }

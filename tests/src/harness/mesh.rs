@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use super::client::{Client, Mode};
 use super::http::{self, Response};
 use super::processes::{Process, Spec};
-use super::server::command;
+use super::server::{command, command_of};
 use super::token::Minter;
 use super::{BOUND, wait_for};
 
@@ -31,6 +31,8 @@ pub struct Shape {
     pub cassandra: Option<Store>,
     /// Where Redis is, for every process; none: without.
     pub redis: Option<String>,
+    /// Each process runs under a group id of its own, from this one on, which only root can give; none: under this process's.
+    pub first_group: Option<u32>,
     /// Settings of every process beside what it needs: `("CONFAB_LOG__FILTER", "debug")`.
     pub env: Vec<(String, String)>,
 }
@@ -38,7 +40,17 @@ pub struct Shape {
 impl Default for Shape {
     /// Two of each, and one message-svc: on embedded storage there can be only one.
     fn default() -> Self {
-        Self { presence: 2, fanout: 2, message: 1, edge: 2, tls: true, cassandra: None, redis: None, env: Vec::new() }
+        Self {
+            presence: 2,
+            fanout: 2,
+            message: 1,
+            edge: 2,
+            tls: true,
+            cassandra: None,
+            redis: None,
+            first_group: None,
+            env: Vec::new(),
+        }
     }
 }
 
@@ -75,7 +87,16 @@ impl Store {
     /// # Errors
     /// What the program says.
     pub fn migrate(&self) -> anyhow::Result<()> {
-        let output = command()?.arg("migrate").envs(self.settings()).output()?;
+        self.migrate_by(None)
+    }
+
+    /// The same by another program than the one that was built.
+    ///
+    /// # Errors
+    /// What the program says.
+    pub fn migrate_by(&self, program: Option<&Path>) -> anyhow::Result<()> {
+        let mut command = program.map_or_else(command, |program| Ok(command_of(program)))?;
+        let output = command.arg("migrate").envs(self.settings()).output()?;
         ensure!(output.status.success(), "confab migrate: {output:?}");
         Ok(())
     }
@@ -88,6 +109,9 @@ const ROLES: [&str; 4] = ["presence-svc", "fanout-svc", "message-svc", "edge"];
 const GRPC: u16 = 24_000;
 const CLIENTS: u16 = 25_000;
 const PROBES: u16 = 26_000;
+const PROXIES: u16 = 27_000;
+/// Group ids that a role's processes have.
+const GROUPS_PER_ROLE: usize = 100;
 
 /// The processes, by name: `edge-0`, `message-svc-0`, … Dropping it kills them.
 pub struct Mesh {
@@ -114,10 +138,19 @@ impl Mesh {
         for spec in mesh.specs() {
             mesh.spawn(spec)?;
         }
-        for process in mesh.processes.values_mut() {
+        mesh.wait_ready().await?;
+        Ok(mesh)
+    }
+
+    /// Waits until all that were spawned are ready.
+    ///
+    /// # Errors
+    /// If one of them isn't in time.
+    pub async fn wait_ready(&mut self) -> anyhow::Result<()> {
+        for process in self.processes.values_mut() {
             process.wait_ready().await?;
         }
-        Ok(mesh)
+        Ok(())
     }
 
     /// A folder with certificates and secrets, and an address of its own, as every test has: nobody else's ports are in the
@@ -201,6 +234,12 @@ impl Mesh {
         self.address(GRPC, role, at)
     }
 
+    /// Where a proxy in front of it is, if it has one.
+    #[must_use]
+    pub fn proxied(&self, role: &str, at: usize) -> SocketAddr {
+        self.address(PROXIES, role, at)
+    }
+
     /// Where clients connect.
     #[must_use]
     pub fn edge(&self, at: usize) -> SocketAddr {
@@ -281,13 +320,15 @@ impl Mesh {
     }
 
     /// A port per role and instance; `base` tells what it is for.
-    fn address(&self, base: u16, role: &str, at: usize) -> SocketAddr {
+    pub(crate) fn address(&self, base: u16, role: &str, at: usize) -> SocketAddr {
         let role = ROLES.iter().position(|name| *name == role).unwrap_or(0);
         let offset = u16::try_from(role * 100 + at).unwrap_or(u16::MAX - base);
         SocketAddr::from((self.ip, base + offset))
     }
 
-    fn spec(&self, role: &'static str, at: usize) -> Spec {
+    /// How an instance is started, also one beyond the shape.
+    #[must_use]
+    pub fn spec(&self, role: &'static str, at: usize) -> Spec {
         let mut env: Vec<(String, String)> = self.shape.env.clone();
         env.extend(self.shape.cassandra.iter().flat_map(Store::settings));
         env.extend(self.shape.redis.iter().map(|url| ("CONFAB_REDIS__URL".to_owned(), url.clone())));
@@ -319,7 +360,9 @@ impl Mesh {
         }
         set("DATA", path(&format!("{role}-{at}")));
         let args = ["serve", "--role", role].map(str::to_owned).to_vec();
-        Spec { name: format!("{role}-{at}"), args, env, ready }
+        let place = ROLES.iter().position(|name| *name == role).unwrap_or(0) * GROUPS_PER_ROLE + at;
+        let group = self.shape.first_group.zip(u32::try_from(place).ok()).map(|(first, place)| first + place);
+        Spec { name: format!("{role}-{at}"), args, env, ready, group, program: None }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::net::SocketAddr;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -24,6 +25,10 @@ pub struct Spec {
     pub env: Vec<(String, String)>,
     /// Where `/readyz` is.
     pub ready: SocketAddr,
+    /// Runs under this group id, which only root can give; none: this process's own.
+    pub group: Option<u32>,
+    /// The program; none: the one that was built.
+    pub program: Option<PathBuf>,
 }
 
 /// A process, or one that was. Dropping it kills it.
@@ -62,11 +67,22 @@ impl Process {
         ensure!(self.child.is_none(), "{} is still running", self.spec.name);
         let open = || OpenOptions::new().create(true).append(true).open(&self.log);
         let (out, err): (File, File) = (open()?, open()?);
-        let mut command = server::command()?;
+        let mut command = match &self.spec.program {
+            Some(program) => server::command_of(program),
+            None => server::command()?,
+        };
+        self.spec.group.into_iter().for_each(|group| {
+            command.gid(group);
+        });
         command.args(&self.spec.args).envs(self.spec.env.iter().map(|(key, value)| (key, value)));
         command.stdout(Stdio::from(out)).stderr(Stdio::from(err));
         self.child = Some(command.spawn().with_context(|| format!("starting {}", self.spec.name))?);
         Ok(())
+    }
+
+    /// Starts the program at `program` the next time; none: the one that was built.
+    pub fn replace_program(&mut self, program: Option<PathBuf>) {
+        self.spec.program = program;
     }
 
     #[must_use]

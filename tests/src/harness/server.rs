@@ -253,14 +253,19 @@ pub fn program() -> anyhow::Result<PathBuf> {
 /// # Errors
 /// If there is no program.
 pub fn command() -> anyhow::Result<Command> {
-    let mut command = Command::new(program()?);
+    Ok(command_of(&program()?))
+}
+
+/// The same of another program.
+pub(crate) fn command_of(program: &Path) -> Command {
+    let mut command = Command::new(program);
     for (key, _) in std::env::vars_os() {
         if key.to_string_lossy().starts_with("CONFAB_") {
             command.env_remove(key);
         }
     }
     command.stdin(Stdio::null());
-    Ok(command)
+    command
 }
 
 fn spawn(data: &Path, port: u16, env: &[(String, String)], args: &[String], log: &Log) -> anyhow::Result<Child> {

@@ -1,6 +1,7 @@
 //! One connection of a roamer, from `sync` to its end.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use futures_util::{SinkExt as _, StreamExt as _};
@@ -8,18 +9,37 @@ use rand::Rng as _;
 use serde::Deserialize;
 use serde_json::json;
 use tokio::net::TcpStream;
-use tokio::time::sleep_until;
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message as Ws;
 
-use super::{Gap, Roamer};
+use super::{Arrival, Gap, Roamer};
 use crate::checker::{Acked, Delivered, Message, digest};
 use crate::harness::client::{self, Client};
 
 type Socket = WebSocketStream<TcpStream>;
 
+/// No byte from a server for so long, and it is given up (docs/protocol.md: servers ping every 30 s, and give up a client
+/// after 45 s, too).
+const SILENCE: Duration = Duration::from_secs(45);
+
+/// How long one that is asked to leave waits for its last acks.
+const LAST_ACKS: Duration = Duration::from_secs(1);
+
+/// Before it comes again after an error that doesn't say when.
+const AGAIN: Duration = Duration::from_millis(300);
+/// Whatever the error says: a load that waits for long is none.
+const AGAIN_MAX: Duration = Duration::from_secs(2);
+
 pub(super) enum Ended {
-    Dropped,
+    /// By itself, at random.
+    Left,
+    /// The connection broke, or was silent.
+    Broken,
+    /// The server asked for it.
+    SentAway,
+    /// With an error that may pass.
+    Refused { code: String, after: Duration },
     /// Everyone's messages are here.
     SeenAll,
 }
@@ -46,16 +66,23 @@ struct Frame<'a> {
     duplicate: bool,
     #[serde(default)]
     retryable: bool,
+    code: Option<&'a str>,
+    retry_after_ms: Option<u64>,
+    /// Of a `reconnect`.
+    after_ms: Option<u64>,
 }
 
 /// Runs a connection until it ends, is dropped, or has seen all.
 pub(super) async fn run(roamer: &mut Roamer<'_>, client: Client) -> anyhow::Result<Ended> {
     let mut socket = client.into_socket();
     let mut done = roamer.field.done.subscribe();
-    let drop_after = roamer.rng.random_range(roamer.field.drop_after.clone());
+    let drop_after = roamer.rng.random_range(roamer.drop_after.clone());
     let mut frames = 0;
+    let mut heard = Instant::now();
+    // Asked to leave, and when.
+    let mut leaving: Option<Instant> = None;
     if open(roamer, &mut socket).await.is_err() {
-        return Ok(Ended::Dropped);
+        return Ok(Ended::Broken);
     }
     loop {
         let all_done = *done.borrow_and_update();
@@ -65,30 +92,45 @@ pub(super) async fn run(roamer: &mut Roamer<'_>, client: Client) -> anyhow::Resu
         if frames >= drop_after && !all_done {
             return Ok(hang_up(roamer, socket).await);
         }
+        let (now, last) = (Instant::now(), leaving.map(|at| at + LAST_ACKS));
+        let is_leaving = leaving.is_some_and(|at| at <= now);
+        if is_leaving && (roamer.pending.is_empty() || last.is_some_and(|last| last <= now)) {
+            return Ok(Ended::SentAway);
+        }
         let incoming = tokio::select! {
             incoming = socket.next() => incoming,
             _changed = done.changed() => continue,
-            () = sleep_until(roamer.next_at), if roamer.has_room() => {
+            () = sleep_until(roamer.next_at), if roamer.has_room() && !is_leaving => {
                 if !send_more(roamer, &mut socket).await {
-                    return Ok(Ended::Dropped);
+                    return Ok(Ended::Broken);
                 }
                 continue;
             }
+            () = sleep_until(if is_leaving { last } else { leaving }.unwrap_or(now)), if leaving.is_some() => continue,
+            () = sleep_until(heard + SILENCE) => return Ok(Ended::Broken),
         };
-        let Some(Ok(Ws::Text(text))) = incoming else {
-            match incoming {
-                Some(Ok(Ws::Ping(_) | Ws::Pong(_))) => continue,
-                _ => return Ok(Ended::Dropped),
-            }
+        heard = Instant::now();
+        let text = match incoming {
+            Some(Ok(Ws::Text(text))) => text,
+            Some(Ok(Ws::Ping(_) | Ws::Pong(_))) => continue,
+            _ if leaving.is_some() => return Ok(Ended::SentAway),
+            _ => return Ok(Ended::Broken),
         };
         frames += 1;
         let gaps = roamer.gaps.len();
-        let Some(fetched) = take(roamer, &text)? else {
-            return Ok(Ended::Dropped);
+        let fetched = match take(roamer, &text)? {
+            Taken::Nothing => false,
+            Taken::Fetched => true,
+            Taken::Away(after) => {
+                leaving = leaving.or(Some(heard + after));
+                continue;
+            }
+            Taken::Refused { code, after } => return Ok(Ended::Refused { code, after }),
         };
         // One request at a time: the next one when this one is answered, or when there was none.
-        if (fetched || gaps == 0) && !fetch_more(roamer, &mut socket).await || !send_more(roamer, &mut socket).await {
-            return Ok(Ended::Dropped);
+        let asked = !(fetched || gaps == 0) || fetch_more(roamer, &mut socket).await;
+        if !asked || !is_leaving && !send_more(roamer, &mut socket).await {
+            return Ok(Ended::Broken);
         }
     }
 }
@@ -135,28 +177,47 @@ async fn hang_up(roamer: &mut Roamer<'_>, mut socket: Socket) -> Ended {
         // The server may be gone already.
         let _gone = socket.close(None).await;
     }
-    Ended::Dropped
+    Ended::Left
 }
 
-/// Records a frame, and says if it was the answer to a fetch. `None`: the server asks for a new connection.
-fn take(roamer: &mut Roamer<'_>, text: &str) -> anyhow::Result<Option<bool>> {
+/// What a frame asks for.
+enum Taken {
+    Nothing,
+    /// It was the answer to a fetch.
+    Fetched,
+    /// To connect anew, after so long.
+    Away(Duration),
+    /// The same, for what was sent is refused for now.
+    Refused {
+        code: String,
+        after: Duration,
+    },
+}
+
+/// Records a frame.
+fn take(roamer: &mut Roamer<'_>, text: &str) -> anyhow::Result<Taken> {
     let frame: Frame<'_> = serde_json::from_str(text).with_context(|| format!("a frame: {text}"))?;
     match frame.kind {
         "ack" => take_ack(roamer, &frame).with_context(|| format!("an ack: {text}"))?,
-        "error" if frame.retryable => return Ok(None),
+        "error" if frame.retryable => {
+            let code = frame.code.unwrap_or("none").to_owned();
+            let after = frame.retry_after_ms.map_or(AGAIN, Duration::from_millis).min(AGAIN_MAX);
+            return Ok(Taken::Refused { code, after });
+        }
+        "synced" => roamer.synced = Some(Instant::now().into_std()),
         "error" => roamer.history.note(format!("{} got {text}", roamer.device)),
         "gap" => take_gap(roamer, &frame).with_context(|| format!("a gap: {text}"))?,
         "history" => {
             take_history(roamer, &frame).with_context(|| format!("a history: {text}"))?;
-            return Ok(Some(true));
+            return Ok(Taken::Fetched);
         }
-        "reconnect" => return Ok(None),
+        "reconnect" => return Ok(Taken::Away(Duration::from_millis(frame.after_ms.unwrap_or(0)))),
         "message" | "chat" | "edited" | "deleted" | "reacted" => {
             take_event(roamer, &frame).with_context(|| format!("an event: {text}"))?;
         }
         _ => {}
     }
-    Ok(Some(false))
+    Ok(Taken::Nothing)
 }
 
 /// What comes next in this chat comes after it; the rest is fetched.
@@ -189,10 +250,13 @@ fn take_history(roamer: &mut Roamer<'_>, frame: &Frame<'_>) -> anyhow::Result<()
 fn take_ack(roamer: &mut Roamer<'_>, frame: &Frame<'_>) -> anyhow::Result<()> {
     let (chat, seq) = (frame.chat_id.context("no chat_id")?, frame.seq.context("no seq")?);
     let client_id = frame.client_id.as_deref().context("no client_id")?.to_owned();
-    let before = roamer.pending.len();
-    roamer.pending.retain(|pending| pending.client_id != client_id);
-    if roamer.pending.len() == before {
-        roamer.history.note(format!("{}: an ack of {client_id}, which is not un-acked", roamer.device));
+    match roamer.pending.iter().position(|pending| pending.client_id == client_id) {
+        Some(at) => {
+            let acked = roamer.pending.remove(at);
+            let now = Instant::now().into_std();
+            acked.iter().for_each(|pending| roamer.timeline.acked(pending.at, seq, now));
+        }
+        None => roamer.history.note(format!("{}: an ack of {client_id}, which is not un-acked", roamer.device)),
     }
     roamer.field.note_ack(chat, seq);
     roamer.history.acked(Acked {
@@ -211,6 +275,10 @@ fn take_event(roamer: &mut Roamer<'_>, frame: &Frame<'_>) -> anyhow::Result<()> 
     let event = delivered(roamer.connection, frame)?;
     let at = roamer.positions.entry(chat).or_default();
     *at = event.seq.max(*at);
+    if event.message.is_some() {
+        let (seq, edge, synced) = (event.seq, roamer.edge(), roamer.synced);
+        roamer.timeline.arrivals.push(Arrival { chat, seq, at: Instant::now().into_std(), edge, synced });
+    }
     roamer.history.delivered(chat, &roamer.device, event);
     Ok(())
 }
@@ -231,16 +299,17 @@ fn delivered(connection: u32, frame: &Frame<'_>) -> anyhow::Result<Delivered> {
 /// All is here: a last `ping` shows whether anything comes behind it that must not.
 async fn settle(roamer: &mut Roamer<'_>, socket: &mut Socket) -> anyhow::Result<Ended> {
     if socket.send(Ws::text(json!({"type": "ping"}).to_string())).await.is_err() {
-        return Ok(Ended::Dropped);
+        return Ok(Ended::Broken);
     }
     loop {
-        match socket.next().await {
+        let next = timeout(SILENCE, socket.next()).await.unwrap_or(None);
+        match next {
             Some(Ok(Ws::Text(text))) if text.contains("\"type\":\"pong\"") => return Ok(Ended::SeenAll),
             Some(Ok(Ws::Text(text))) => {
                 take(roamer, &text)?;
             }
             Some(Ok(Ws::Ping(_) | Ws::Pong(_))) => {}
-            _ => return Ok(Ended::Dropped),
+            _ => return Ok(Ended::Broken),
         }
     }
 }

@@ -145,7 +145,7 @@ impl Cluster {
 }
 
 fn presence(warm_up_seconds: u64, drain: &Drain) -> Peer {
-    confab_presence_svc::build(&confab_presence_svc::Config { grace_seconds: 1, warm_up_seconds }, drain)
+    confab_presence_svc::build(&confab_presence_svc::Config { grace_seconds: 1, warm_up_seconds }, None, drain)
 }
 
 /// A peer that calls what the instance is by then, if the way lets it.

@@ -1,0 +1,128 @@
+//! What happens to the mesh, and how it is made whole for the next row.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use confab_test_servers::Cassandra;
+use tokio::time::sleep;
+
+use super::cut::{Cut, End};
+use super::paths;
+use super::table::Strike;
+use super::wiring::{self, Wired, Wiring};
+use crate::harness::{Mesh, Process, Signal, wait_for};
+
+/// How long a process may take to end when it is asked to: more than its own bounds together.
+const EXIT: Duration = Duration::from_secs(40);
+/// How long new instances may take until they own chats.
+const TAKEN: Duration = Duration::from_secs(30);
+/// And how long they keep them.
+const TOGETHER: Duration = Duration::from_secs(10);
+
+/// Returns when it is over: a process that was killed stays away.
+pub(super) async fn strike(strike: Strike, wired: &mut Wired, cassandra: &Cassandra) -> anyhow::Result<()> {
+    let Wired { mesh, proxy, store } = wired;
+    let begun = Instant::now();
+    match strike {
+        Strike::Nothing => {}
+        Strike::Kill(name) => mesh.process(name).kill9()?,
+        Strike::Freeze(name, time) => {
+            mesh.process(name).signal(Signal::Stop)?;
+            sleep(time).await;
+            mesh.process(name).signal(Signal::Cont)?;
+        }
+        Strike::RollingRestart => {
+            let names: Vec<String> = mesh.processes.keys().cloned().collect();
+            for name in names {
+                restart(mesh.process(&name), begun).await?;
+            }
+        }
+        Strike::RollingUpgrade => {
+            store.migrate()?;
+            let names: Vec<String> = mesh.processes.keys().cloned().collect();
+            for name in names {
+                let process = mesh.process(&name);
+                process.replace_program(None);
+                restart(process, begun).await?;
+            }
+        }
+        Strike::Slow { by, time, .. } => {
+            let proxy = proxy.as_ref().context("there is no proxy in this mesh")?;
+            proxy.slow(by).await?;
+            sleep(time).await;
+            proxy.heal().await?;
+        }
+        Strike::ScaleOut => scale_out(mesh, begun).await?,
+        Strike::KillStore(node) => cassandra.node("kill", node)?,
+        Strike::Cut { caller, called, both, time } => {
+            let cut = Cut::make(end(mesh, caller)?, end(mesh, called)?, both)?;
+            sleep(time).await;
+            drop(cut);
+        }
+    }
+    Ok(())
+}
+
+/// For the next row.
+pub(super) async fn mend(strike: Strike, mesh: &mut Mesh, cassandra: &Cassandra) -> anyhow::Result<()> {
+    match strike {
+        Strike::Kill(name) => {
+            mesh.process(name).respawn()?;
+            mesh.process(name).wait_ready().await
+        }
+        Strike::KillStore(node) => cassandra.node("start", node),
+        _ => Ok(()),
+    }
+}
+
+/// It is asked to end, and started again. Tells when, since `begun`: what a row's slowest message met can be found out by it.
+async fn restart(process: &mut Process, begun: Instant) -> anyhow::Result<()> {
+    let mut at = [Duration::ZERO; 3];
+    at[0] = begun.elapsed();
+    process.signal(Signal::Term)?;
+    process.wait_exit(EXIT).await?;
+    at[1] = begun.elapsed();
+    process.respawn()?;
+    process.wait_ready().await?;
+    at[2] = begun.elapsed();
+    let [asked, ended, ready] = at.map(|at| at.as_secs_f64());
+    println!("  {}: asked to end at {asked:.1} s, ended at {ended:.1} s, ready again at {ready:.1} s", process.name());
+    Ok(())
+}
+
+/// From two message-svc to four and back.
+async fn scale_out(mesh: &mut Mesh, begun: Instant) -> anyhow::Result<()> {
+    let more = [2, 3];
+    for at in more {
+        let mut spec = mesh.spec("message-svc", at);
+        wiring::wire(mesh, Wiring::Gossip, &mut spec);
+        mesh.spawn(spec)?;
+    }
+    let names = more.map(|at| format!("message-svc-{at}"));
+    for name in &names {
+        mesh.process(name).wait_ready().await?;
+    }
+    wait_for("a part of the chats for each", TAKEN, || async {
+        let map = paths::shard_map(mesh).await.ok()?;
+        let has = |at| map.owners.contains(&mesh.grpc("message-svc", at).to_string());
+        more.into_iter().all(has).then_some(())
+    })
+    .await?;
+    println!("  four own chats at {:.1} s", begun.elapsed().as_secs_f64());
+    sleep(TOGETHER).await;
+    for name in &names {
+        println!("  {name}: asked to end at {:.1} s", begun.elapsed().as_secs_f64());
+        mesh.process(name).signal(Signal::Term)?;
+        mesh.process(name).wait_exit(EXIT).await?;
+        mesh.processes.remove(name);
+    }
+    Ok(())
+}
+
+fn end(mesh: &mut Mesh, name: &str) -> anyhow::Result<End> {
+    let (role, at) = name.rsplit_once('-').with_context(|| format!("{name} has no number"))?;
+    let address = mesh.grpc(role, at.parse()?);
+    let group = mesh.process(name).spec().group;
+    let group = group.with_context(|| format!("{name} has no group id of its own: only root can give it one"))?;
+    Ok(End { group, address })
+}
