@@ -31,8 +31,13 @@ impl Plan {
     pub fn make(place: &Place) -> anyhow::Result<Self> {
         let points: Vec<String> = stores::Store::Cassandra.nodes().iter().map(|node| node.addr.to_string()).collect();
         let store = mesh::Store::plain(&points);
-        let shape =
-            Shape { message: OF_EACH_ROLE, cassandra: Some(store.clone()), env: settings(), ..Shape::default() };
+        let shape = Shape {
+            message: OF_EACH_ROLE,
+            cassandra: Some(store.clone()),
+            redis: Some(stores::Store::redis_url()),
+            env: settings(),
+            ..Shape::default()
+        };
         let mesh = Mesh::prepare_in(shape, place.folder(), Ipv4Addr::LOCALHOST)?;
         // For the examples of docs/grpc.md.
         mesh.certs(&mesh.certs_folder(), &["service:billing"])?;

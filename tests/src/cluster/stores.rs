@@ -63,6 +63,13 @@ impl Store {
         (0..count).map(|at| Node { store: self, at, addr: self.addr(at) }).collect()
     }
 
+    /// What the setting `redis.url` says of the cluster: one node, and the others in case that it is away.
+    #[must_use]
+    pub fn redis_url() -> String {
+        let nodes: Vec<String> = Self::Redis.nodes().iter().map(|node| node.addr.to_string()).collect();
+        format!("redis-cluster://{}", nodes.join("&node=").replacen('&', "?", 1))
+    }
+
     fn addr(self, at: u8) -> SocketAddr {
         match self {
             Self::Cassandra => (Ipv4Addr::new(127, 0, 0, 1 + at), CQL).into(),
@@ -200,5 +207,26 @@ impl Node {
                 self.store.run(place, &["up", "cluster"], |_| {}).await
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_url_names_every_node() {
+        let url = Store::redis_url();
+        assert!(url.starts_with("redis-cluster://127.0.0.1:17001?node=127.0.0.1:17002&node=127.0.0.1:17003&"), "{url}");
+        assert_eq!(url.matches("127.0.0.1:").count(), usize::from(REDIS_NODES));
+    }
+
+    #[test]
+    fn no_two_of_them_have_the_same_address() {
+        let mut ports = [Store::Cassandra, Store::Redis].map(Store::ports).concat();
+        let count = ports.len();
+        ports.sort();
+        ports.dedup_by_key(|(addr, _)| *addr);
+        assert_eq!(ports.len(), count);
     }
 }
