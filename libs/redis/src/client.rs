@@ -48,7 +48,8 @@ struct Inner {
 #[derive(Debug, thiserror::Error)]
 #[error("Redis at {address}: {cause}")]
 pub struct ConnectError {
-    address: Address,
+    /// As it is shown: without its password.
+    address: String,
     cause: String,
 }
 
@@ -72,7 +73,7 @@ impl Redis {
     /// # Errors
     /// If it is missing there.
     pub fn connect(address: &Address, tls: Option<Arc<ClientConfig>>) -> Result<Self, ConnectError> {
-        let failed = |error: fred::error::Error| ConnectError { address: address.clone(), cause: error.to_string() };
+        let failed = |error: fred::error::Error| ConnectError { address: address.to_string(), cause: error.to_string() };
         let mut config = address.config();
         config.fail_fast = false;
         if let ServerConfig::Clustered { policy, .. } = &mut config.server {
@@ -81,7 +82,7 @@ impl Redis {
         }
         if address.is_tls() {
             let cause = || "nobody says whom to trust".to_owned();
-            let tls = tls.ok_or_else(|| ConnectError { address: address.clone(), cause: cause() })?;
+            let tls = tls.ok_or_else(|| ConnectError { address: address.to_string(), cause: cause() })?;
             config.tls = Some(TlsConfig::from(TlsConnector::from(ClientConfig::clone(&tls))));
         }
         let (from, to, factor) = BACKOFF;

@@ -1,6 +1,8 @@
 //! Against real servers, alone, as a cluster and behind sentinels: what is there, what stands still, what is killed, and
 //! what comes back.
 
+#![allow(clippy::print_stdout, reason = "its figures are what one wants to see of it")]
+
 use std::time::Duration;
 
 use confab_redis::{Behind, Command, Failure, Redis, Reply, Weighed};

@@ -74,7 +74,7 @@ impl Redis {
     #[must_use]
     pub fn url(&self) -> String {
         let list = |hosts: Vec<String>, name: &str| match hosts.split_first() {
-            Some((first, others)) if others.is_empty() => first.clone(),
+            Some((first, [])) => first.clone(),
             Some((first, others)) => format!("{first}?{name}={}", others.join(&format!("&{name}="))),
             None => String::new(),
         };
