@@ -97,6 +97,13 @@ impl Fence {
         }
     }
 
+    /// A command came that another is to have.
+    fn misdirected(&mut self, now: Now) {
+        if let Self::Among(ownership) = self {
+            ownership.misdirected(now);
+        }
+    }
+
     /// Seqs of a chat that may be on their way to the store; `None`: as many as there are.
     fn window(&self) -> Option<usize> {
         match self {
@@ -192,7 +199,11 @@ impl Owner {
         if self.failed {
             return fx.replies.push((origin, unavailable(&command)));
         }
-        if !self.fence.serves(now, Shard::of_chat(chat)) || !self.refusals.admit(chat, origin, &command) {
+        if !self.fence.serves(now, Shard::of_chat(chat)) {
+            self.fence.misdirected(now);
+            return self.turn_away(chat, origin, &command, fx);
+        }
+        if !self.refusals.admit(chat, origin, &command) {
             return self.turn_away(chat, origin, &command, fx);
         }
         match self.slots.get_mut(&chat) {

@@ -21,6 +21,10 @@ use rules::Rule;
 /// How often leases and map are read, milliseconds.
 const OBSERVE_MS: u64 = 1_000;
 
+/// Between two looks at the map because of commands on others' chats, milliseconds: an edge has the map that gives it the chat,
+/// and it hasn't yet.
+const LOOK_MS: u64 = 100;
+
 /// Who comes later in the order of candidates waits so much longer before it takes over, milliseconds: nearly always one
 /// does it alone.
 const TURN_MS: u64 = 300;
@@ -67,6 +71,11 @@ pub(crate) struct Ownership {
     map: Arc<ShardMap>,
     observing: bool,
     next_observation_ms: u64,
+    /// The observation under way was asked for by [`Self::misdirected`]: those at their time go on as if it were not.
+    early: bool,
+    /// When to look before it is time, and when that was done last.
+    look_ms: u64,
+    looked_ms: u64,
     marking: bool,
     swapping: Option<Swapping>,
     /// Stopped, and not quiet yet; stopped and quiet.
@@ -85,6 +94,9 @@ impl Ownership {
             map: Arc::new(ShardMap::default()),
             observing: false,
             next_observation_ms: 0,
+            early: false,
+            look_ms: u64::MAX,
+            looked_ms: 0,
             marking: false,
             swapping: None,
             stopping: BTreeSet::new(),
@@ -161,8 +173,11 @@ impl Ownership {
         if self.lease.is_dead() {
             return Vec::new();
         }
-        if !self.observing && now.mono_ms >= self.next_observation_ms {
+        let due = now.mono_ms >= self.next_observation_ms;
+        if !self.observing && (due || now.mono_ms >= self.look_ms) {
             self.observing = true;
+            self.early = !due;
+            (self.look_ms, self.looked_ms) = (u64::MAX, now.mono_ms);
             asks.push(Ask::Observe { known: self.map.version });
         }
         if self.lease.holds(now) {
@@ -188,8 +203,7 @@ impl Ownership {
 
     /// `map`: where it is newer than the known one.
     pub(crate) fn observed(&mut self, now: Now, leases: Vec<LeaseRow>, map: Option<Arc<ShardMap>>) {
-        self.observing = false;
-        self.next_observation_ms = now.mono_ms + OBSERVE_MS;
+        self.end_observation(now);
         let me = self.lease.incarnation();
         if leases.iter().any(|row| row.incarnation == me && row.standing == Standing::Dead) {
             self.lease.die();
@@ -205,10 +219,22 @@ impl Ownership {
         }
     }
 
+    /// Somebody takes it for the owner of what isn't its own: perhaps the map says so already. It looks soon, and not each time.
+    pub(crate) fn misdirected(&mut self, now: Now) {
+        self.look_ms = self.look_ms.min(now.mono_ms.max(self.looked_ms + LOOK_MS));
+    }
+
+    /// An early one moves none of those at their time: the turns of [`Self::my_turn`] count from them.
+    fn end_observation(&mut self, now: Now) {
+        self.observing = false;
+        if !std::mem::take(&mut self.early) {
+            self.next_observation_ms = now.mono_ms + OBSERVE_MS;
+        }
+    }
+
     /// It could not be read.
     pub(crate) fn unobserved(&mut self, now: Now) {
-        self.observing = false;
-        self.next_observation_ms = now.mono_ms + OBSERVE_MS;
+        self.end_observation(now);
     }
 
     pub(crate) fn marked_dead(&mut self, now: Now) {
@@ -362,5 +388,35 @@ impl Ownership {
             known.or_else(|| (incarnation == self.lease.incarnation()).then(|| Arc::from(self.lease.addr())))
         };
         self.swapping = Some(Swapping { map: Arc::new(self.map.moved(moves, addr)), asked: false });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(mono_ms: u64) -> Now {
+        Now { wall_ms: 0, mono_ms }
+    }
+
+    fn looks(ownership: &mut Ownership, mono_ms: u64) -> bool {
+        let looks = ownership.tick(at(mono_ms)).iter().any(|ask| matches!(ask, Ask::Observe { .. }));
+        if looks {
+            ownership.unobserved(at(mono_ms));
+        }
+        looks
+    }
+
+    #[test]
+    fn who_is_asked_for_what_is_not_its_own_looks_at_the_map_soon_and_not_each_time() {
+        let mut ownership = Ownership::new(Incarnation(1), "a:1".to_owned());
+        assert!(looks(&mut ownership, 1_000) && !looks(&mut ownership, 1_050));
+        ownership.misdirected(at(1_060));
+        assert!(!looks(&mut ownership, 1_090), "it has just looked");
+        ownership.misdirected(at(1_095));
+        assert!(looks(&mut ownership, 1_100) && !looks(&mut ownership, 1_300), "once for all of them");
+        ownership.misdirected(at(1_500));
+        assert!(looks(&mut ownership, 1_500));
+        assert!(!looks(&mut ownership, 1_999) && looks(&mut ownership, 2_000), "the others stay at their time");
     }
 }
