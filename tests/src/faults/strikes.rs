@@ -14,6 +14,9 @@ use crate::harness::{Mesh, Process, Signal, wait_for};
 
 /// How long a process may take to end when it is asked to: more than its own bounds together.
 const EXIT: Duration = Duration::from_secs(40);
+/// Between two processes of a rollout, as minReadySeconds of a Kubernetes Deployment: one drain is felt at a time, and it is one
+/// that has a bound.
+const SETTLED: Duration = Duration::from_secs(3);
 /// How long new instances may take until they own chats.
 const TAKEN: Duration = Duration::from_secs(30);
 /// And how long they keep them.
@@ -86,6 +89,7 @@ async fn restart(process: &mut Process, begun: Instant) -> anyhow::Result<()> {
     process.wait_ready().await?;
     at[2] = begun.elapsed();
     let [asked, ended, ready] = at.map(|at| at.as_secs_f64());
+    sleep(SETTLED).await;
     println!("  {}: asked to end at {asked:.1} s, ended at {ended:.1} s, ready again at {ready:.1} s", process.name());
     Ok(())
 }
@@ -115,6 +119,7 @@ async fn scale_out(mesh: &mut Mesh, begun: Instant) -> anyhow::Result<()> {
         mesh.process(name).signal(Signal::Term)?;
         mesh.process(name).wait_exit(EXIT).await?;
         mesh.processes.remove(name);
+        sleep(SETTLED).await;
     }
     Ok(())
 }
