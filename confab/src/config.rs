@@ -336,7 +336,7 @@ impl Default for Config {
             tls: None,
             behind_proxy: Vec::new(),
             otlp_endpoint: None,
-            log: LogConfig { format: LogFormat::Auto, filter: "info,fjall=warn,lsm_tree=warn".to_owned() },
+            log: LogConfig { format: LogFormat::Auto, filter: "info,fjall=warn,lsm_tree=warn,fred=error".to_owned() },
             token: TokenConfig::default(),
             edge: EdgeConfig::default(),
             message: MessageConfig { hot_chats_max: 50_000, in_flight_max: 16_384 },

@@ -314,7 +314,10 @@ impl Roster {
         let (status, last_seen_ms) = match self.users.get(&user) {
             Some(state) if state.is_online() => (PresenceStatus::Online, 0),
             // Another edge of theirs may be yet to come. What was noted of their last session is true whatever comes.
-            _ if !self.is_warm => (PresenceStatus::Unspecified, self.asked.last_seen(user)),
+            state if !self.is_warm => {
+                let here = state.map_or(0, |state| state.last_seen_ms);
+                (PresenceStatus::Unspecified, here.max(self.asked.last_seen(user)))
+            }
             Some(state) => (PresenceStatus::Offline, state.last_seen_ms),
             None => (PresenceStatus::Offline, 0),
         };

@@ -12,10 +12,10 @@ use crate::{Command, Redis};
 
 /// Of all that waits; what comes beyond it is dropped. Bytes, as [`Weighed`] counts them.
 const WAITING_MAX: usize = 16 << 20;
-/// Pieces that waits, whatever they weigh.
+/// Pieces that wait, whatever they weigh.
 const PIECES_MAX: usize = 4_096;
-/// Of one batch.
-const BATCH_PIECES: usize = 256;
+/// A batch ends with the piece that goes over this, bytes: so that it is done in time, and reads need not wait for it.
+const BATCH_BYTES: usize = 256 << 10;
 /// How long a batch may take. Nobody waits for it.
 const BATCH_TIME: Duration = Duration::from_secs(1);
 
@@ -64,11 +64,17 @@ async fn run<T: Weighed>(
     dropped: Dropped,
     encode: impl Fn(Vec<T>) -> Vec<Command>,
 ) {
-    let mut batch = Vec::new();
-    while queue.recv_many(&mut batch, BATCH_PIECES).await > 0 {
+    while let Some(first) = queue.recv().await {
+        let mut weight = first.weight();
+        let mut batch = vec![first];
+        while weight < BATCH_BYTES
+            && let Ok(next) = queue.try_recv()
+        {
+            weight += next.weight();
+            batch.push(next);
+        }
         let count = batch.len();
-        let weight = batch.iter().map(Weighed::weight).sum();
-        let commands = encode(std::mem::take(&mut batch));
+        let commands = encode(batch);
         if redis.ask(commands, BATCH_TIME).await.is_err() {
             dropped.count(count, "failed");
         }

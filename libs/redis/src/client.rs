@@ -143,6 +143,8 @@ impl Redis {
     }
 
     async fn send(&self, commands: Vec<Command>) -> Result<Vec<Reply>, Failure> {
+        // Soon it may be there, as at the start; who asks has said how long that may take.
+        self.0.client.wait_for_connect().await.map_err(refused)?;
         let count = commands.len();
         let pipeline = Pipeline::from(self.0.client.clone());
         for Command { name, args } in commands {

@@ -9,10 +9,10 @@ use confab_tests::roam::{Field, roam};
 use serde_json::json;
 
 /// After a kill the others go on within this time.
-const SOON: Duration = Duration::from_secs(5);
+pub(crate) const SOON: Duration = Duration::from_secs(5);
 
 /// Both say something in `chat`, and hear each other.
-async fn talk(chat: u64, one: &mut Client, two: &mut Client, round: &str) {
+pub(crate) async fn talk(chat: u64, one: &mut Client, two: &mut Client, round: &str) {
     let said = one.say(chat, &format!("{round}: hello")).await.unwrap();
     let heard = two.expect_message(chat).await.unwrap();
     assert_eq!((&heard["seq"], &heard["content"]), (&said["seq"], &json!(format!("{round}: hello"))));

@@ -5,4 +5,5 @@
 mod chatting;
 mod draining;
 mod grpcurl;
+mod redis;
 mod refusals;
