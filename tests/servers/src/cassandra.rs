@@ -47,7 +47,10 @@ impl Cassandra {
 
     /// `yaml`: settings beside the usual ones.
     fn start_with(nodes: u32, yaml: &str) -> anyhow::Result<Self> {
-        let [cql, storage, jmx] = ports::any()?.map(|port| port.to_string());
+        // Not such as the system gives to connections: one of them could have it by the time that a node wants it. Node to node
+        // takes two, and JMX one for each node.
+        let first = ports::row(8)?;
+        let [cql, storage, jmx] = [first, first + 1, first + 4].map(|port| port.to_string());
         let env = vec![
             ("CASSANDRA_DATA", folder("cassandra").display().to_string()),
             ("CASSANDRA_PORT", cql),

@@ -12,18 +12,6 @@ const ROWS: Range<u16> = 11_000..22_000;
 /// A Redis of a cluster listens here, too, counted from its port.
 const BUS: u16 = 10_000;
 
-/// All different, for they are held until all are found.
-pub(crate) fn any<const N: usize>() -> anyhow::Result<[u16; N]> {
-    let mut ports = [0; N];
-    let mut held = Vec::new();
-    for port in &mut ports {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        *port = listener.local_addr()?.port();
-        held.push(listener);
-    }
-    Ok(ports)
-}
-
 /// The first of `count` ports in a row, free as their partners [`BUS`] further up are.
 pub(crate) fn row(count: u16) -> anyhow::Result<u16> {
     // Tests that start at the same time should not look at the same places.
