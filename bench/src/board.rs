@@ -1,6 +1,6 @@
 //! A board on which each message is ticked off by each of those who get it.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result, bail};
 
@@ -62,6 +62,12 @@ impl Board {
             state.sample = Some(text.to_owned());
         }
         Ok(())
+    }
+
+    /// [`Self::tick`], for a connection that reads.
+    pub fn ticking(self: &Arc<Self>) -> impl FnMut(Stamp, u64, &str) -> Result<()> + Send + use<> {
+        let board = Arc::clone(self);
+        move |stamp, now, text| board.tick(stamp, now, text)
     }
 
     /// Messages that all their readers have.

@@ -17,6 +17,7 @@ use tokio_tungstenite::tungstenite::{ClientRequestBuilder, Error as WsError, Mes
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
 use crate::frame;
+use crate::recorder::SeqGuard;
 use crate::scan::{Frame, scan};
 use crate::token::Signer;
 
@@ -80,6 +81,17 @@ impl Connection {
             connection.wait_for("hello", |_| {}).await.with_context(|| format!("user {user}"))?;
         }
         Ok(connection)
+    }
+
+    /// Connects as `user`, and starts the flow of all chats' events; with it what watches the order of one chat's.
+    pub async fn open_synced(endpoint: &Endpoint, user: u64, chat_id: u64) -> Result<(Self, SeqGuard)> {
+        Self::open(endpoint, user).await?.synced(chat_id).await.with_context(|| format!("user {user}"))
+    }
+
+    /// The same of one that is open.
+    pub async fn synced(mut self, chat_id: u64) -> Result<(Self, SeqGuard)> {
+        let heads = self.sync(&[], |_| {}).await?;
+        Ok((self, SeqGuard::new(chat_id, heads.get(&chat_id).copied())))
     }
 
     /// How often the server was busy or refused the connection before it let it in.

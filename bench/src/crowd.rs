@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use crate::board::Board;
 use crate::client::{Connection, Endpoint};
 use crate::clock::{now_ns, own_cpu_ns};
-use crate::frame::{MessageMaker, Stamp};
+use crate::frame::MessageMaker;
 use crate::http::Api;
 use crate::receiver::Receiver;
 use crate::recorder::{Complaints, Latencies, Recorder, SeqGuard};
@@ -58,11 +58,7 @@ impl Crowd {
         let mut api = Api::connect(endpoint).await?;
         let chat_id = api.create_group(users[0], &users[1..]).await.context("can't make the group")?;
         let mut opening = stream::iter(users.into_iter().take(shape.readers as usize))
-            .map(|user| async move {
-                let mut connection = Connection::open(endpoint, user).await?;
-                let heads = connection.sync(&[], |_| {}).await.with_context(|| format!("user {user}"))?;
-                anyhow::Ok((connection, SeqGuard::new(chat_id, heads.get(&chat_id).copied())))
-            })
+            .map(|user| Connection::open_synced(endpoint, user, chat_id))
             .buffered(OPENING);
         let mut crowd = Self::new(shape.readers);
         let (connection, guard) = opening.try_next().await?.context("a group needs a sender")?;
@@ -74,7 +70,7 @@ impl Crowd {
             echo: false,
             in_flight_max,
             recorder: crowd.recorder.clone(),
-            on_own: crowd.ticking(),
+            on_own: crowd.board.ticking(),
         };
         crowd.tasks.spawn(sender.run(crowd.steps.subscribe(), crowd.complaints.clone()));
         while let Some((connection, guard)) = opening.try_next().await? {
@@ -104,13 +100,8 @@ impl Crowd {
         }
     }
 
-    fn ticking(&self) -> impl FnMut(Stamp, u64, &str) -> Result<()> + Send + use<> {
-        let board = self.board.clone();
-        move |stamp, now, text| board.tick(stamp, now, text)
-    }
-
     fn add_receiver(&mut self, connection: Connection, chat_id: u64, guard: Option<SeqGuard>) {
-        let on_message = self.ticking();
+        let on_message = self.board.ticking();
         let receiver = Receiver { connection, chat_id, guard, confirm: self.confirm.clone(), on_message };
         self.tasks.spawn(receiver.run(self.complaints.clone()));
     }

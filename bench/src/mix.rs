@@ -13,7 +13,7 @@ use tokio::time::{sleep, sleep_until};
 use crate::board::Board;
 use crate::client::{Connection, Endpoint};
 use crate::clock::{instant_at, now_ns};
-use crate::frame::{MessageMaker, Stamp};
+use crate::frame::MessageMaker;
 use crate::http::{Api, direct_chats};
 use crate::receiver::Receiver;
 use crate::recorder::{Complaints, Latencies, Recorder, SeqGuard, Tally};
@@ -136,13 +136,13 @@ impl Mix {
             echo: false,
             in_flight_max: IN_FLIGHT_MAX,
             recorder: self.recorder.clone(),
-            on_own: ticking(&lot.board),
+            on_own: lot.board.ticking(),
         };
         self._tasks.spawn(sender.run(lot.steps.subscribe(), self.complaints.clone()));
         let confirm = Arc::new(AtomicBool::new(is_pair));
         while let Some((connection, guard)) = opening.try_next().await? {
             let (guard, confirm) = (Some(guard), confirm.clone());
-            let receiver = Receiver { connection, chat_id, guard, confirm, on_message: ticking(&lot.board) };
+            let receiver = Receiver { connection, chat_id, guard, confirm, on_message: lot.board.ticking() };
             self._tasks.spawn(receiver.run(self.complaints.clone()));
         }
         Ok(())
@@ -189,19 +189,14 @@ impl Mix {
 async fn open_synced(endpoint: &Endpoint, user: u64, chat_id: u64) -> Result<(Connection, SeqGuard)> {
     let mut attempts = 0;
     loop {
-        let mut connection = Connection::open(endpoint, user).await?;
+        let connection = Connection::open(endpoint, user).await?;
         attempts += 1;
-        match connection.sync(&[], |_| {}).await {
-            Ok(heads) => return Ok((connection, SeqGuard::new(chat_id, heads.get(&chat_id).copied()))),
+        match connection.synced(chat_id).await {
+            Ok(synced) => return Ok(synced),
             Err(error) if attempts == ATTEMPTS_MAX => return Err(error),
             Err(_) => sleep(AGAIN * attempts).await,
         }
     }
-}
-
-fn ticking(board: &Arc<Board>) -> impl FnMut(Stamp, u64, &str) -> Result<()> + Send + use<> {
-    let board = board.clone();
-    move |stamp, now, text| board.tick(stamp, now, text)
 }
 
 /// What one step of load came to.

@@ -54,7 +54,7 @@ impl Pairs {
         let chats = direct_chats(endpoint, &users).await.context("can't make the direct chats")?;
         let everyone = users.iter().zip(&chats).flat_map(|((a, b), chat)| [(*a, *chat), (*b, *chat)]);
         let mut connections: Vec<(Connection, SeqGuard)> =
-            stream::iter(everyone.map(|(user, chat_id)| open_synced(endpoint, user, chat_id)))
+            stream::iter(everyone.map(|(user, chat_id)| Connection::open_synced(endpoint, user, chat_id)))
                 .buffered(OPENING)
                 .try_collect()
                 .await?;
@@ -150,13 +150,6 @@ impl Pairs {
         let total = schedule.total;
         format!("of {total} messages {acked} acked, {refused} refused, {delivered} delivered")
     }
-}
-
-async fn open_synced(endpoint: &Endpoint, user: u64, chat_id: u64) -> Result<(Connection, SeqGuard)> {
-    let mut connection = Connection::open(endpoint, user).await?;
-    let heads = connection.sync(&[], |_| {}).await.with_context(|| format!("user {user}"))?;
-    let guard = SeqGuard::new(chat_id, heads.get(&chat_id).copied());
-    Ok((connection, guard))
 }
 
 /// What one step of load came to.

@@ -4,7 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::client::WantsClientCert;
+use rustls::{ClientConfig, ConfigBuilder, RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
@@ -32,14 +33,12 @@ pub(crate) fn client() -> anyhow::Result<Arc<ClientConfig>> {
             "this machine trusts no certificate authority: install ca-certificates, or name a PEM file by SSL_CERT_FILE"
         );
     }
-    let config = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
-    Ok(Arc::new(config.with_root_certificates(roots).with_no_client_auth()))
+    Ok(Arc::new(trusting(roots)?.with_no_client_auth()))
 }
 
 /// To Cassandra's nodes.
 pub(crate) fn cassandra(files: &CassandraTls) -> anyhow::Result<Arc<ClientConfig>> {
-    let config = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
-    let config = config.with_root_certificates(read_authorities(&files.ca, "storage.tls.ca")?);
+    let config = trusting(read_authorities(&files.ca, "storage.tls.ca")?)?;
     let Some((cert, key)) = &files.client else { return Ok(Arc::new(config.with_no_client_auth())) };
     let (certs, private) = (read_certs(cert, "storage.tls.cert")?, read_key(key, "storage.tls.key")?);
     let fits = || format!("{} (storage.tls.key) does not fit {}", key.display(), cert.display());
@@ -49,8 +48,13 @@ pub(crate) fn cassandra(files: &CassandraTls) -> anyhow::Result<Arc<ClientConfig
 /// To Redis; `ca`: its authorities, or else this machine's.
 pub(crate) fn redis(ca: Option<&Path>) -> anyhow::Result<Arc<ClientConfig>> {
     let Some(ca) = ca else { return client() };
+    Ok(Arc::new(trusting(read_authorities(ca, "redis.ca")?)?.with_no_client_auth()))
+}
+
+/// A client's side that trusts these.
+fn trusting(roots: RootCertStore) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, rustls::Error> {
     let config = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
-    Ok(Arc::new(config.with_root_certificates(read_authorities(ca, "redis.ca")?).with_no_client_auth()))
+    Ok(config.with_root_certificates(roots))
 }
 
 /// `setting`: what names the file.

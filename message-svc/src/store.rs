@@ -353,6 +353,9 @@ pub(crate) trait Ledger: Clone + Send + Sync + 'static {
     /// Marks a lease as dead, if its counter is still this. Whatever comes of it, the next observation shows.
     fn mark_dead(&self, incarnation: Incarnation, counter: u64) -> impl Future<Output = ()> + Send;
 
+    /// Removes a lease's row, if it is marked as dead. Whatever comes of it, the next observation shows.
+    fn purge(&self, incarnation: Incarnation) -> impl Future<Output = ()> + Send;
+
     /// Stores the map, if the version before it is there (no map: version 0). Refused with the one that is there.
     fn swap_map(&self, map: Arc<ShardMap>) -> impl Future<Output = Swapped<Arc<ShardMap>>> + Send;
 

@@ -214,11 +214,10 @@ impl Roster {
 
     /// The edge says goodbye.
     pub(crate) fn leave(&mut self, now: Now, stream: Stream) {
-        if self.current(stream).is_some() {
-            self.note(|roster| Some(Note::Left { edge: roster.edges.get(&stream.edge)?.name.clone() }));
-            let name = self.edges.get(&stream.edge).map(|state| state.name.clone()).unwrap_or_default();
+        if let Some(edge) = self.current(stream).map(|state| state.name.clone()) {
+            self.note(|_| Some(Note::Left { edge: edge.clone() }));
             for (user, session) in self.forget_edge(stream.edge) {
-                self.note(|_| Some(Note::Closed { user, session: Session { edge: name.clone(), number: session } }));
+                self.note(|_| Some(Note::Closed { user, session: Session { edge: edge.clone(), number: session } }));
                 self.begin_grace(now, stream.edge, session, user);
                 self.note_seen(user);
             }

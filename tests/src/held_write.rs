@@ -43,9 +43,7 @@ pub async fn run(store: Store, fenced: bool, seed: u64, first: u64) -> anyhow::R
         }
         mesh.spawn(spec)?;
     }
-    for process in mesh.processes.values_mut() {
-        process.wait_ready().await?;
-    }
+    mesh.wait_ready().await?;
     let users: Vec<u64> = (first..).take(GROUPS * MEMBERS).collect();
     let mut chats = Vec::new();
     for part in users.chunks(MEMBERS) {
@@ -70,7 +68,7 @@ pub async fn run(store: Store, fenced: bool, seed: u64, first: u64) -> anyhow::R
     std::fs::remove_file(&hold)?;
     go_on(&field, "after they have arrived").await?;
     let all = (users.len() * PER_MEMBER) as u64;
-    wait_for("all acks", PATIENCE, || std::future::ready((field.acked() >= all).then_some(()))).await?;
+    field.reaches(all, "all acks", PATIENCE).await?;
     for (part, chat) in users.chunks(MEMBERS).zip(&chats) {
         roamers.push(start(part[0], "late", *chat, 0));
     }

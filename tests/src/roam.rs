@@ -22,6 +22,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::checker::{Device, History, Sent, digest};
 use crate::harness::client::{self, Client};
+use crate::harness::wait_for;
 use session::Ended;
 
 pub use timeline::{Arrival, Fate, Timeline, Try};
@@ -76,6 +77,14 @@ impl Field {
     #[must_use]
     pub fn acked(&self) -> u64 {
         self.acked.load(Ordering::Relaxed)
+    }
+
+    /// Waits until so many messages are acked.
+    ///
+    /// # Errors
+    /// If they aren't within `bound`; `what` names them.
+    pub async fn reaches(&self, acked: u64, what: &str, bound: Duration) -> anyhow::Result<()> {
+        wait_for(what, bound, || std::future::ready((self.acked() >= acked).then_some(()))).await
     }
 
     /// Connections made until now, each roamer's first one not counted.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use confab_tests::checker::{Device, History};
-use confab_tests::harness::{Server, seed, wait_for};
+use confab_tests::harness::{Server, seed};
 use confab_tests::roam::{Field, roam};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
@@ -76,8 +76,7 @@ async fn kill_under_load(server: &mut Server, field: &Field, seed: u64) {
     let share = ACKED_MIN / (KILLS + 1);
     for kill in 0..KILLS {
         let at = kill * share + rng.random_range(share / 4..share);
-        let reached = || std::future::ready((field.acked() >= at).then_some(()));
-        wait_for("acks before a kill", PATIENCE, reached).await.unwrap();
+        field.reaches(at, "acks before a kill", PATIENCE).await.unwrap();
         server.kill9().unwrap();
         let acked = field.acked();
         let down = Instant::now();

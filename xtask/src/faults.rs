@@ -79,13 +79,7 @@ fn build_at(rev: &str) -> anyhow::Result<PathBuf> {
 
 /// Whether what speaks the protocols of `rev` understands today's.
 fn breaking(rev: &str) -> anyhow::Result<()> {
-    let against = format!("../.git#ref={rev},subdir=proto");
-    let mut buf = Command::new("buf");
-    match buf.args(["breaking", "--against", &against]).current_dir(crate::root().join("proto")).status() {
-        Ok(status) => ensure!(status.success(), "`buf breaking` failed against {rev}"),
-        Err(_) => println!("buf is not installed (pip: buf-bin): whether the protocols break was not checked"),
-    }
-    Ok(())
+    crate::buf(&["breaking", "--against", &format!("../.git#ref={rev},subdir=proto")])
 }
 
 fn git(arguments: &[&str]) -> anyhow::Result<String> {

@@ -77,3 +77,13 @@ fn cargo(arguments: &[&str]) -> anyhow::Result<()> {
     anyhow::ensure!(status.success(), "`cargo {}` failed", arguments.join(" "));
     Ok(())
 }
+
+/// Runs buf on the protocols, where it is installed; says so where it isn't.
+fn buf(arguments: &[&str]) -> anyhow::Result<()> {
+    let what = arguments.join(" ");
+    match std::process::Command::new("buf").args(arguments).current_dir(root().join("proto")).status() {
+        Ok(status) => anyhow::ensure!(status.success(), "`buf {what}` failed"),
+        Err(_) => println!("buf is not installed (pip: buf-bin): `buf {what}` was not run"),
+    }
+    Ok(())
+}

@@ -1,7 +1,8 @@
 //! Where chats are kept: `[storage]`.
 
-use std::net::IpAddr;
 use std::path::PathBuf;
+
+use confab_mesh::is_loopback;
 
 use super::reader::Reader;
 
@@ -102,12 +103,6 @@ impl CassandraTls {
         }
         Some(Self { ca: ca?, client: cert.zip(key) })
     }
-}
-
-fn is_loopback(point: &str) -> bool {
-    let host = point.rsplit_once(':').map_or(point, |(host, _)| host);
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
 }
 
 fn parse_point(text: &str) -> Option<String> {

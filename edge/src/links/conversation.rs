@@ -95,7 +95,7 @@ fn link(owners: Pool, registry: Registry) -> (Conversation, impl Future<Output =
     let (changes, changed) = mpsc::unbounded_channel();
     let (replies, heard) = mpsc::channel(HEARD_MAX);
     let (follow, followed) = watch::channel(None);
-    let link = Link::new(owners.clone(), changes.clone(), replies, followed);
+    let link = Link::new(owners.clone(), changes.clone(), replies);
     let run = async move {
         let task = Task {
             router: Router::default(),
@@ -108,7 +108,7 @@ fn link(owners: Pool, registry: Registry) -> (Conversation, impl Future<Output =
         tokio::select! {
             () = task.run(said, changed, heard) => {}
             () = each(owners, LINGER, |member| link.clone().keep_open(member)) => {}
-            () = link.clone().follow_shards() => {}
+            () = link.clone().follow_shards(followed) => {}
         }
     };
     (Conversation { commands, changes }, run)

@@ -10,7 +10,7 @@
 use std::{
     future::{Ready, ready},
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -26,7 +26,7 @@ use tower::{Layer, Service};
 use crate::{
     ClientConfig,
     call::code_in,
-    circuit::{Change, Circuit, Outcome, Pass},
+    circuit::{Change, Outcome, Pass, SharedCircuit},
     shed, unsent,
 };
 
@@ -39,8 +39,7 @@ pub(crate) struct BreakerLayer(Arc<Shared>);
 
 struct Shared {
     target: &'static str,
-    /// Every call of the client comes by here, twice; nothing waits while it is held.
-    circuit: Mutex<Circuit>,
+    circuit: SharedCircuit,
     open: Gauge<u64>,
     ends: [KeyValue; 2],
 }
@@ -53,7 +52,7 @@ impl BreakerLayer {
             .build();
         Self(Arc::new(Shared {
             target: cfg.target,
-            circuit: Mutex::new(Circuit::new(cfg.breaker_failures, cfg.breaker_pause_max)),
+            circuit: SharedCircuit::new(cfg.breaker_failures, cfg.breaker_pause_max),
             open,
             ends: [KeyValue::new("confab.role", cfg.role), KeyValue::new("confab.target", cfg.target)],
         }))
@@ -64,8 +63,7 @@ impl Shared {
     /// # Errors
     /// The refusal.
     fn admit(&self) -> Result<Pass, Status> {
-        let now = Instant::now();
-        self.circuit.lock().unwrap_or_else(PoisonError::into_inner).admit(now).map_err(|left| {
+        self.circuit.admit().map_err(|left| {
             Status::unavailable(format!(
                 "{} is not called, for it fails call after call; it is tried again in {} ms",
                 self.target,
@@ -75,12 +73,7 @@ impl Shared {
     }
 
     fn end(&self, pass: Pass, outcome: Outcome) {
-        let jitter = rand::random_range(0.8..1.2);
-        let change = {
-            let mut circuit = self.circuit.lock().unwrap_or_else(PoisonError::into_inner);
-            circuit.end(pass, outcome, Instant::now(), jitter)
-        };
-        match change {
+        match self.circuit.end(pass, outcome) {
             Some(Change::Opened { failures }) => {
                 self.open.record(1, &self.ends);
                 tracing::warn!(

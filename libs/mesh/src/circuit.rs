@@ -1,23 +1,28 @@
-//! The rules of a circuit breaker, pure; the mesh's clients have one (see `breaker.rs`), and whatever else is called and may
-//! be gone.
+//! A circuit breaker: its rules, pure, and the one that calls share. The mesh's clients have one (see `breaker.rs`), and
+//! whatever else is called and may be gone.
 //!
 //! Closed: calls go through. Open: none does. After a pause one goes through, and closes it again or doubles the pause.
 //!
 //! Failures count once per round: one that was sent before the last counted failure was known says nothing new. Else one
 //! instance of several that dies with a dozen calls in hand would close the way to the others.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 /// The first pause; it doubles.
-pub const PAUSE_MIN: Duration = Duration::from_millis(500);
+const PAUSE_MIN: Duration = Duration::from_millis(500);
 /// A trial that has no result for this long (a stream's first message may take any time) holds up no other.
 const TRIAL_MAX: Duration = Duration::from_secs(5);
 
+/// One circuit of many calls at once. Every call comes by here, twice; nothing waits while it is locked.
+#[derive(Debug)]
+pub struct SharedCircuit(Mutex<Circuit>);
+
 /// Whether a target is called.
 #[derive(Debug)]
-pub struct Circuit {
+struct Circuit {
     /// Failures in a row that open it; 0 never does.
     threshold: u32,
     pause_max: Duration,
@@ -69,18 +74,41 @@ pub enum Change {
     Closed,
 }
 
-impl Circuit {
+impl SharedCircuit {
     /// `threshold`: failures in a row that open it; 0 never does. `pause_max`: how long it stays open at most between two trials.
     #[must_use]
     pub fn new(threshold: u32, pause_max: Duration) -> Self {
-        Self { threshold, pause_max, state: State::Closed { failures: 0 }, counted: 0 }
+        Self(Mutex::new(Circuit::new(threshold, pause_max)))
     }
 
     /// Whether a call goes through now.
     ///
     /// # Errors
     /// How long until the next call may go through.
-    pub fn admit(&mut self, now: Instant) -> Result<Pass, Duration> {
+    pub fn admit(&self) -> Result<Pass, Duration> {
+        self.lock().admit(Instant::now())
+    }
+
+    /// A call's end.
+    pub fn end(&self, pass: Pass, outcome: Outcome) -> Option<Change> {
+        // Those who call the same target must not all try it at the same time.
+        let jitter = rand::random_range(0.8..1.2);
+        self.lock().end(pass, outcome, Instant::now(), jitter)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Circuit> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Circuit {
+    fn new(threshold: u32, pause_max: Duration) -> Self {
+        Self { threshold, pause_max, state: State::Closed { failures: 0 }, counted: 0 }
+    }
+
+    /// # Errors
+    /// How long until the next call may go through.
+    fn admit(&mut self, now: Instant) -> Result<Pass, Duration> {
         let (until, pause) = match self.state {
             State::Closed { .. } => return Ok(Pass::Ordinary { counted: self.counted }),
             State::Open { until, pause } => (until, pause),
@@ -93,8 +121,8 @@ impl Circuit {
         Ok(Pass::Trial)
     }
 
-    /// A call's end. `jitter` is what a pause is multiplied by.
-    pub fn end(&mut self, pass: Pass, outcome: Outcome, now: Instant, jitter: f64) -> Option<Change> {
+    /// `jitter` is what a pause is multiplied by.
+    fn end(&mut self, pass: Pass, outcome: Outcome, now: Instant, jitter: f64) -> Option<Change> {
         match (self.state, pass, outcome) {
             (State::Closed { .. }, Pass::Ordinary { counted }, Outcome::Failed) if counted < self.counted => None,
             (State::Closed { failures }, _, Outcome::Failed) => {

@@ -1,9 +1,9 @@
 //! Where Redis is.
 
 use std::fmt;
-use std::net::IpAddr;
 use std::str::FromStr;
 
+use confab_mesh::is_loopback;
 use fred::types::config::Config;
 
 /// The schemes, and whether each is TLS.
@@ -77,12 +77,6 @@ impl FromStr for Address {
             config.server.hosts().into_iter().map(|server| format!("{}:{}", server.host, server.port)).collect();
         Ok(Self { scheme, tls, hosts, config })
     }
-}
-
-fn is_loopback(host: &str) -> bool {
-    let host = host.rsplit_once(':').map_or(host, |(host, _)| host);
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
 }
 
 impl fmt::Display for Address {

@@ -1,9 +1,9 @@
 //! The connection, and asking by it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use confab_mesh::circuit::{Change, Circuit, Outcome, Pass};
+use confab_mesh::circuit::{Change, Outcome, Pass, SharedCircuit};
 use fred::clients::{Client, Pipeline, WithOptions};
 use fred::interfaces::ClientLike;
 use fred::types::config::{
@@ -13,7 +13,7 @@ use fred::types::{Builder, ClusterHash, ConnectHandle, CustomCommand, Value};
 use opentelemetry::metrics::{Counter, Gauge};
 use opentelemetry::{KeyValue, global};
 use rustls::ClientConfig;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use crate::{Address, Command, Reply};
 
@@ -37,8 +37,7 @@ pub struct Redis(Arc<Inner>);
 struct Inner {
     client: WithOptions<Client>,
     connection: ConnectHandle,
-    /// Every question comes by here, twice; nothing waits while it is held.
-    circuit: Mutex<Circuit>,
+    circuit: SharedCircuit,
     asked: Counter<u64>,
     open: Gauge<u64>,
     address: Address,
@@ -73,7 +72,8 @@ impl Redis {
     /// # Errors
     /// If it is missing there.
     pub fn connect(address: &Address, tls: Option<Arc<ClientConfig>>) -> Result<Self, ConnectError> {
-        let failed = |error: fred::error::Error| ConnectError { address: address.to_string(), cause: error.to_string() };
+        let failed =
+            |error: fred::error::Error| ConnectError { address: address.to_string(), cause: error.to_string() };
         let mut config = address.config();
         config.fail_fast = false;
         if let ServerConfig::Clustered { policy, .. } = &mut config.server {
@@ -103,7 +103,7 @@ impl Redis {
         Ok(Self(Arc::new(Inner {
             client: client.with_options(&options),
             connection,
-            circuit: Mutex::new(Circuit::new(FAILURES, PAUSE_MAX)),
+            circuit: SharedCircuit::new(FAILURES, PAUSE_MAX),
             asked: meter
                 .u64_counter("confab.redis.asked")
                 .with_description("Questions to Redis, by what came of them")
@@ -125,7 +125,7 @@ impl Redis {
         if commands.is_empty() {
             return Ok(Vec::new());
         }
-        let Some(pass) = self.admit() else {
+        let Ok(pass) = self.0.circuit.admit() else {
             self.0.count("unasked");
             return Err(Failure::Unasked);
         };
@@ -136,10 +136,6 @@ impl Redis {
         };
         question.end(&result);
         result
-    }
-
-    fn admit(&self) -> Option<Pass> {
-        self.0.circuit.lock().unwrap_or_else(PoisonError::into_inner).admit(Instant::now()).ok()
     }
 
     async fn send(&self, commands: Vec<Command>) -> Result<Vec<Reply>, Failure> {
@@ -173,12 +169,7 @@ impl Inner {
     }
 
     fn end(&self, pass: Pass, outcome: Outcome) {
-        let jitter = rand::random_range(0.8..1.2);
-        let change = {
-            let mut circuit = self.circuit.lock().unwrap_or_else(PoisonError::into_inner);
-            circuit.end(pass, outcome, Instant::now(), jitter)
-        };
-        match change {
+        match self.circuit.end(pass, outcome) {
             Some(Change::Opened { failures }) => {
                 self.open.record(1, &[]);
                 tracing::warn!(address = %self.address, failures, "Redis fails: it goes on without, and is tried now and then");

@@ -42,6 +42,8 @@ pub(crate) enum Ask {
     MarkDead { incarnation: Incarnation, counter: u64 },
     /// Store the map, if the version before it is there.
     SwapMap(Arc<ShardMap>),
+    /// Remove its row, if it is marked as dead.
+    Purge(Incarnation),
 }
 
 /// What has changed for the owner of chats.
@@ -69,6 +71,8 @@ pub(crate) struct Ownership {
     wanted: Wanted,
     map: Arc<ShardMap>,
     observing: bool,
+    /// The map that was known when the observation that is under way, or was last, began.
+    known: Arc<ShardMap>,
     /// Of the regular ones.
     next_observation_ms: u64,
     /// The observation that is under way, or was last, is one between the regular ones.
@@ -77,6 +81,9 @@ pub(crate) struct Ownership {
     /// When one is due between the regular ones.
     look_again_ms: Option<u64>,
     marking: bool,
+    /// Dead, and named by the map no more: its row is of no use.
+    useless: Option<Incarnation>,
+    purging: bool,
     swapping: Option<Swapping>,
     /// Stopped, and not quiet yet; stopped and quiet.
     stopping: BTreeSet<Shard>,
@@ -93,11 +100,14 @@ impl Ownership {
             wanted: Wanted::default(),
             map: Arc::new(ShardMap::default()),
             observing: false,
+            known: Arc::default(),
             next_observation_ms: 0,
             is_extra: false,
             observed_ms: 0,
             look_again_ms: None,
             marking: false,
+            useless: None,
+            purging: false,
             swapping: None,
             stopping: BTreeSet::new(),
             quiet: BTreeSet::new(),
@@ -176,11 +186,13 @@ impl Ownership {
         let is_regular = now.mono_ms >= self.next_observation_ms;
         if !self.observing && (is_regular || self.look_again_ms.is_some_and(|at| now.mono_ms >= at)) {
             (self.observing, self.is_extra, self.look_again_ms) = (true, !is_regular, None);
+            self.known = self.map.clone();
             asks.push(Ask::Observe { known: self.map.version });
         }
         if self.lease.holds(now) {
             self.hand_over();
             asks.extend(self.mark_dead(now));
+            asks.extend(self.purge(now));
             self.take_over(now);
         }
         if let Some(swapping) = &mut self.swapping
@@ -211,7 +223,8 @@ impl Ownership {
             self.lease.die();
             return self.lose_all();
         }
-        self.observed.update(now, leases);
+        let dead_before = self.observed.dead();
+        self.observed.update(now, leases, &self.known);
         self.wanted.update(&self.observed.serving(now));
         // Before it is known what became of its own, another's word of the map may be older than that.
         if let Some(map) = map
@@ -219,6 +232,12 @@ impl Ownership {
         {
             self.adopt(map);
         }
+        // Whoever was dead before this map was read and isn't named by it owns nothing, and will never write.
+        let is_named =
+            |dead: Incarnation| self.map.shards_of(dead).next().is_some() && rules::holds(Rule::PurgeUnnamed);
+        let mut useless =
+            self.observed.dead().into_iter().filter(|dead| dead_before.contains(dead) && !is_named(*dead));
+        self.useless = useless.next().filter(|_| self.swapping.is_none());
     }
 
     /// It could not be read.
@@ -244,6 +263,10 @@ impl Ownership {
     pub(crate) fn marked_dead(&mut self, now: Now) {
         self.marking = false;
         self.next_observation_ms = now.mono_ms;
+    }
+
+    pub(crate) fn purged(&mut self) {
+        self.purging = false;
     }
 
     /// Refused with the map that is there. An unknown outcome is settled by the same again: whichever is refused, the other
@@ -353,19 +376,31 @@ impl Ownership {
         Some(ask)
     }
 
+    /// Removes the row of one that is dead and owns nothing: at most one per observation.
+    fn purge(&mut self, now: Now) -> Option<Ask> {
+        if self.purging || !self.my_turn(now) {
+            return None;
+        }
+        let ask = self.useless.take().map(Ask::Purge);
+        self.purging = ask.is_some();
+        ask
+    }
+
     /// Moves the shards of the dead, and makes the first map.
     fn take_over(&mut self, now: Now) {
         if self.swapping.is_some() || !self.my_turn(now) {
             return;
         }
         let movable = self.observed.movable(now);
-        if movable.is_empty() && self.map.version > 0 {
+        if movable.is_empty() && !self.observed.has_absent() && self.map.version > 0 {
             return;
         }
         let moves = |shard: Shard| {
             let to = self.wanted.owner(shard)?;
             let floor = match self.map.tenure(shard) {
                 None => 0,
+                // It was given the shard when its row had been purged, by who had not seen that: it has written nothing.
+                Some(tenure) if self.observed.is_absent(tenure.owner) => tenure.floor,
                 Some(tenure) => {
                     let victim = movable.iter().find(|row| row.incarnation == tenure.owner)?;
                     tenure.floor.max(victim.hi + 1)

@@ -22,15 +22,17 @@ const SCHEDULES: u64 = 300;
 /// Schedules within which the lack of a rule has to show.
 const CONTROL_SCHEDULES: u64 = 20_000;
 
-const RULES: [Rule; 20] = [
+const RULES: [Rule; 22] = [
     Rule::SettleUnknownMap,
     Rule::NoticeAnotherTenure,
     Rule::DeadBeforeMove,
+    Rule::PurgeUnnamed,
     Rule::StampsInRange,
     Rule::Window,
     Rule::OnlyContiguous,
     Rule::LeaseAfterQuorum,
     Rule::SendsWithTheMessage,
+    Rule::SendsOutliveTries,
     Rule::BucketBeforeItsRows,
     Rule::QuorumReads,
     Rule::LowerBeforeUpper,

@@ -58,6 +58,10 @@ pub(super) async fn ask(ledger: &impl Ledger, ask: Ask) -> Answered {
             let _in_time = timeout(SWAP_MAX, ledger.mark_dead(incarnation, counter)).await;
             Answered::MarkedDead
         }
+        Ask::Purge(incarnation) => {
+            let _in_time = timeout(SWAP_MAX, ledger.purge(incarnation)).await;
+            Answered::Purged
+        }
         Ask::SwapMap(map) => {
             Answered::Swapped(timeout(SWAP_MAX, ledger.swap_map(map)).await.unwrap_or(Swapped::Unknown))
         }
@@ -111,6 +115,10 @@ impl Ledger for NoLedger {
     }
 
     async fn mark_dead(&self, _incarnation: Incarnation, _counter: u64) {
+        match *self {}
+    }
+
+    async fn purge(&self, _incarnation: Incarnation) {
         match *self {}
     }
 

@@ -91,7 +91,9 @@ impl Roster {
             return;
         }
         let note = note(self);
-        self.notes.iter_mut().for_each(|notes| notes.extend(note.clone()));
+        if let Some(notes) = &mut self.notes {
+            notes.extend(note);
+        }
     }
 
     /// If their last session is gone.

@@ -1,7 +1,7 @@
 //! Starting processes that outlive this one, and ending them.
 
 use std::fs::OpenOptions;
-use std::process::Stdio;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::kernel::{Id, Sockets};
 use super::probe;
 use super::state::{Launch, Place, tail};
+use crate::harness::server::command_of;
 use crate::harness::wait_for;
 
 /// How long a start may take: on busy cores, with the lease of one who was killed to wait for.
@@ -31,11 +32,8 @@ pub fn start(place: &Place, launch: &Launch) -> anyhow::Result<Id> {
     let log = place.logs().join(format!("{}.log", launch.name));
     let open = || OpenOptions::new().create(true).append(true).open(&log).with_context(|| log.display().to_string());
     // It becomes the program: the number stays.
-    let mut command = Command::new("setsid");
-    command.arg(&launch.program).args(&launch.args).current_dir(place.folder()).stdin(Stdio::null());
-    for (key, _) in std::env::vars_os().filter(|(key, _)| key.to_string_lossy().starts_with("CONFAB_")) {
-        command.env_remove(key);
-    }
+    let mut command = Command::from(command_of(Path::new("setsid")));
+    command.arg(&launch.program).args(&launch.args).current_dir(place.folder());
     command.envs(launch.env.iter().map(|(key, value)| (key, value)));
     command.stdout(open()?).stderr(open()?);
     // When it ends while this process is there, the runtime takes note of it.

@@ -11,7 +11,7 @@ use super::nginx;
 use super::state::{Launch, Place, State};
 use super::stores;
 use crate::harness::server::{command, program};
-use crate::harness::{BOUND, Mesh, Shape, http, mesh, wait_for};
+use crate::harness::{Mesh, Shape, http, mesh};
 
 const OF_EACH_ROLE: usize = 2;
 
@@ -86,14 +86,7 @@ impl Plan {
     /// If it can't be made.
     pub async fn first_chat(&self) -> anyhow::Result<u64> {
         let (token, body) = (self.mesh.token(1), json!({"kind": "direct", "user_id": 2}));
-        // As clients do: 502 and 503 are to try again.
-        let response = wait_for("the first chat", BOUND, || async {
-            let response = http::request(nginx::FRONT, "POST", "/v1/chats", Some(&token), Some(&body)).await;
-            response.ok().filter(|response| response.status < 500)
-        });
-        let response = response.await?;
-        ensure!(matches!(response.status, 200 | 201), "the first chat: {} {}", response.status, response.text());
-        response.json()?["chat_id"].as_u64().with_context(|| format!("no chat_id in {}", response.text()))
+        http::create_chat(nginx::FRONT, &token, &body, &[200, 201]).await.context("the first chat")
     }
 }
 

@@ -13,10 +13,9 @@ use crate::harness::http;
 /// Longer than any that is well takes; the table is drawn each second.
 const BOUND: Duration = Duration::from_millis(800);
 
-/// Whether `/readyz` says so.
+/// Whether `/readyz` says so, soon enough.
 pub async fn is_ready(addr: SocketAddr) -> bool {
-    let answer = timeout(BOUND, http::request(addr, "GET", "/readyz", None, None)).await;
-    matches!(answer, Ok(Ok(answer)) if answer.status == 200)
+    timeout(BOUND, http::is_ready(addr)).await.unwrap_or(false)
 }
 
 /// What a node of a store says of itself, if it says anything: nothing of Cassandra's, `primary` or `replica` of Redis'.

@@ -15,7 +15,7 @@ use super::table::Row;
 use super::watching::{Figures, Spread, figures};
 use super::wiring::{self, Wired, Wiring};
 use crate::checker::{History, Report};
-use crate::harness::{Mesh, Store, wait_for};
+use crate::harness::{Mesh, Store};
 use crate::roam::{Field, roam_timed};
 
 /// How long a row may take beyond what its sending takes.
@@ -148,8 +148,7 @@ impl Cluster {
         // As many as this are far below 2^53.
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a part of a count")]
         let before = (load.total() as f64 * BEFORE) as u64;
-        wait_for("acks before it happens", patience, || std::future::ready((field.acked() >= before).then_some(())))
-            .await?;
+        field.reaches(before, "acks before it happens", patience).await?;
         let struck_at = Instant::now();
         strikes::strike(row.strike, &mut self.wired, &self.cassandra).await?;
         let was_over = field.is_done();
@@ -161,7 +160,7 @@ impl Cluster {
         }
         let report = history.judge();
         let (acked, total) = (report.counts.acked, load.total());
-        strikes::mend(row.strike, &mut self.wired.mesh, &self.cassandra).await?;
+        strikes::mend(row.strike, &mut self.wired, &self.cassandra).await?;
         ensure!(acked >= total, "only {acked} of {total} acked");
         ensure!(!was_over, "the load was over before what happens was");
         let figures = figures(&timelines, struck_at, |way| paths.is_hit(way));

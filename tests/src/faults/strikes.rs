@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use confab_test_servers::Cassandra;
+use confab_test_servers::{Cassandra, Redis};
 use tokio::time::sleep;
 
 use super::cut::{Cut, End};
@@ -24,7 +24,7 @@ const TOGETHER: Duration = Duration::from_secs(10);
 
 /// Returns when it is over: a process that was killed stays away.
 pub(super) async fn strike(strike: Strike, wired: &mut Wired, cassandra: &Cassandra) -> anyhow::Result<()> {
-    let Wired { mesh, proxy, store } = wired;
+    let Wired { mesh, proxy, redis, store } = wired;
     let begun = Instant::now();
     match strike {
         Strike::Nothing => {}
@@ -35,16 +35,13 @@ pub(super) async fn strike(strike: Strike, wired: &mut Wired, cassandra: &Cassan
             mesh.process(name).signal(Signal::Cont)?;
         }
         Strike::RollingRestart => {
-            let names: Vec<String> = mesh.processes.keys().cloned().collect();
-            for name in names {
-                restart(mesh.process(&name), begun).await?;
+            for process in mesh.processes.values_mut() {
+                restart(process, begun).await?;
             }
         }
         Strike::RollingUpgrade => {
             store.migrate()?;
-            let names: Vec<String> = mesh.processes.keys().cloned().collect();
-            for name in names {
-                let process = mesh.process(&name);
+            for process in mesh.processes.values_mut() {
                 process.replace_program(None);
                 restart(process, begun).await?;
             }
@@ -57,6 +54,7 @@ pub(super) async fn strike(strike: Strike, wired: &mut Wired, cassandra: &Cassan
         }
         Strike::ScaleOut => scale_out(mesh, begun).await?,
         Strike::KillStore(node) => cassandra.node("kill", node)?,
+        Strike::KillCache => drop(redis.as_ref().context("there is no Redis in this mesh")?.kill_primary()?),
         Strike::Cut { caller, called, both, time } => {
             let cut = Cut::make(end(mesh, caller)?, end(mesh, called)?, both)?;
             sleep(time).await;
@@ -67,28 +65,29 @@ pub(super) async fn strike(strike: Strike, wired: &mut Wired, cassandra: &Cassan
 }
 
 /// For the next row.
-pub(super) async fn mend(strike: Strike, mesh: &mut Mesh, cassandra: &Cassandra) -> anyhow::Result<()> {
+pub(super) async fn mend(strike: Strike, wired: &mut Wired, cassandra: &Cassandra) -> anyhow::Result<()> {
+    let mesh = &mut wired.mesh;
     match strike {
         Strike::Kill(name) => {
             mesh.process(name).respawn()?;
             mesh.process(name).wait_ready().await
         }
         Strike::KillStore(node) => cassandra.node("start", node),
+        Strike::KillCache => wired.redis.as_ref().map_or(Ok(()), Redis::up),
         _ => Ok(()),
     }
 }
 
 /// It is asked to end, and started again. Tells when, since `begun`: what a row's slowest message met can be found out by it.
 async fn restart(process: &mut Process, begun: Instant) -> anyhow::Result<()> {
-    let mut at = [Duration::ZERO; 3];
-    at[0] = begun.elapsed();
+    let now = || begun.elapsed().as_secs_f64();
+    let asked = now();
     process.signal(Signal::Term)?;
     process.wait_exit(EXIT).await?;
-    at[1] = begun.elapsed();
+    let ended = now();
     process.respawn()?;
     process.wait_ready().await?;
-    at[2] = begun.elapsed();
-    let [asked, ended, ready] = at.map(|at| at.as_secs_f64());
+    let ready = now();
     sleep(SETTLED).await;
     println!("  {}: asked to end at {asked:.1} s, ended at {ended:.1} s, ready again at {ready:.1} s", process.name());
     Ok(())

@@ -31,6 +31,8 @@ pub enum Strike {
     RollingRestart,
     /// A node of Cassandra is killed (-9), and stays away.
     KillStore(u32),
+    /// A primary of Redis is killed (-9), and its replica takes its place.
+    KillCache,
     /// What `caller` sends to `called` vanishes for so long; if `both`, what that answers, too.
     Cut { caller: &'static str, called: &'static str, both: bool, time: Duration },
     /// What is sent to the endpoint behind the proxy takes `by` longer, for so long.
@@ -46,7 +48,7 @@ impl Strike {
     #[must_use]
     pub fn lasts(self) -> Duration {
         match self {
-            Self::Nothing | Self::Kill(_) | Self::KillStore(_) => Duration::from_secs(5),
+            Self::Nothing | Self::Kill(_) | Self::KillStore(_) | Self::KillCache => Duration::from_secs(5),
             Self::Freeze(_, time) => time,
             Self::Cut { time, .. } => time + Duration::from_secs(5),
             Self::Slow { time, .. } => time + Duration::from_secs(5),
@@ -59,7 +61,8 @@ impl Strike {
     #[must_use]
     pub(super) fn struck(self) -> Struck {
         match self {
-            Self::Nothing => Struck::Nobody,
+            // Redis has no part in a message's way to who is connected.
+            Self::Nothing | Self::KillCache => Struck::Nobody,
             Self::Kill(name) | Self::Freeze(name, _) | Self::Slow { name, .. } => Struck::One(name),
             Self::Cut { caller, called, .. } => Struck::Between(caller, called),
             // Every quorum has the other two nodes, and every process its turn.
@@ -73,6 +76,7 @@ impl Strike {
         match self {
             Self::Slow { .. } => Wiring::Proxied("message-svc", 1),
             Self::ScaleOut => Wiring::Gossip,
+            Self::KillCache => Wiring::Redis,
             Self::RollingUpgrade => Wiring::Before,
             _ => Wiring::Plain,
         }
@@ -99,7 +103,7 @@ const fn owner_row(name: &'static str, strike: Strike) -> Row {
 }
 
 /// All rows, in the order in which they are run.
-pub const TABLE: [Row; 14] = [
+pub const TABLE: [Row; 15] = [
     row_of("baseline", Strike::Nothing, AFTER_OTHERS),
     owner_row("kill-message-svc", Strike::Kill("message-svc-0")),
     row_of("kill-fanout-svc", Strike::Kill("fanout-svc-0"), AFTER_OTHERS),
@@ -122,6 +126,7 @@ pub const TABLE: [Row; 14] = [
     ),
     row_of("rolling-restart", Strike::RollingRestart, IN_DRAIN),
     row_of("kill-cassandra-node", Strike::KillStore(2), AFTER_OTHERS),
+    row_of("kill-redis-primary", Strike::KillCache, AFTER_OTHERS),
     row_of(
         "slow-endpoint",
         Strike::Slow { name: "message-svc-1", by: Duration::from_secs(2), time: CUT },

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::Context as _;
+use confab_test_servers::{Mode, Redis};
 
 use super::cut::FIRST_GROUP;
 use super::proxy::Proxy;
@@ -21,6 +22,8 @@ pub enum Wiring {
     Gossip,
     /// All go to this instance through a proxy.
     Proxied(&'static str, usize),
+    /// With a Redis: three primaries, each with a replica.
+    Redis,
     /// All run the version before.
     Before,
 }
@@ -29,13 +32,19 @@ pub enum Wiring {
 pub(super) struct Wired {
     pub mesh: Mesh,
     pub proxy: Option<Proxy>,
+    pub redis: Option<Redis>,
     pub store: Store,
 }
 
 /// In a keyspace of its own: nothing is left of another mesh, and the version before brings its own tables.
 pub(super) async fn start(wiring: Wiring, store: Store, is_root: bool) -> anyhow::Result<Wired> {
+    let redis = match wiring {
+        Wiring::Redis => Some(tokio::task::spawn_blocking(|| Redis::replicated(Mode::Cluster, 1)).await??),
+        _ => None,
+    };
     let shape = Shape {
         message: 2,
+        redis: redis.as_ref().map(Redis::url),
         cassandra: Some(store.clone()),
         first_group: is_root.then_some(FIRST_GROUP),
         ..Shape::default()
@@ -55,14 +64,14 @@ pub(super) async fn start(wiring: Wiring, store: Store, is_root: bool) -> anyhow
         mesh.spawn(spec)?;
     }
     mesh.wait_ready().await?;
-    Ok(Wired { mesh, proxy, store })
+    Ok(Wired { mesh, proxy, redis, store })
 }
 
 /// How an instance of a mesh is started, also one that wasn't there at first.
 pub(super) fn wire(mesh: &Mesh, wiring: Wiring, spec: &mut Spec) {
     let mut set = |key: &str, value: String| spec.env.push((format!("CONFAB_MESH__{key}"), value));
     match wiring {
-        Wiring::Plain | Wiring::Before => {}
+        Wiring::Plain | Wiring::Redis | Wiring::Before => {}
         Wiring::Gossip => {
             set("DISCOVER__MESSAGE_SVC", "gossip:".to_owned());
             let seeds = [0, 1].map(|at| mesh.grpc("message-svc", at).to_string());

@@ -3,13 +3,13 @@
 
 use std::net::SocketAddr;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::BOUND;
+use super::{BOUND, wait_for};
 
 /// A response, read whole.
 #[derive(Clone, Debug)]
@@ -61,6 +61,26 @@ pub async fn request(
         head += &format!("Content-Length: {}\r\n", body.len());
     }
     raw(addr, format!("{head}\r\n{body}").as_bytes()).await.with_context(|| format!("{method} {path}"))
+}
+
+/// Whether `/readyz` there says so, now.
+pub async fn is_ready(addr: SocketAddr) -> bool {
+    request(addr, "GET", "/readyz", None, None).await.is_ok_and(|answer| answer.status == 200)
+}
+
+/// `POST /v1/chats` until it is answered, as clients do: without an answer, and after 502 and 503, it is to try again. The
+/// chat's id.
+///
+/// # Errors
+/// If there is no answer within [`super::BOUND`], or one that is none of `expected`.
+pub async fn create_chat(addr: SocketAddr, token: &str, body: &Value, expected: &[u16]) -> anyhow::Result<u64> {
+    let response = wait_for("a chat to be made", BOUND, || async {
+        let response = request(addr, "POST", "/v1/chats", Some(token), Some(body)).await.ok()?;
+        (!matches!(response.status, 502 | 503)).then_some(response)
+    });
+    let response = response.await?;
+    ensure!(expected.contains(&response.status), "creating a chat: {} {}", response.status, response.text());
+    response.json()?["chat_id"].as_u64().with_context(|| format!("no chat_id in {}", response.text()))
 }
 
 /// Sends `bytes` as they are and reads one response. The server may answer before it has read them all.

@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, ensure};
+use anyhow::ensure;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -16,7 +16,6 @@ use super::http::{self, Response};
 use super::processes::{Process, Spec};
 use super::server::{command, command_of};
 use super::token::Minter;
-use super::{BOUND, wait_for};
 
 /// How many instances of each role.
 #[derive(Clone, Debug)]
@@ -110,8 +109,8 @@ const GRPC: u16 = 24_000;
 const CLIENTS: u16 = 25_000;
 const PROBES: u16 = 26_000;
 const PROXIES: u16 = 27_000;
-/// Group ids that a role's processes have.
-const GROUPS_PER_ROLE: usize = 100;
+/// Ports of each purpose, and group ids, that a role's processes have.
+const PLACES_PER_ROLE: usize = 100;
 
 /// The processes, by name: `edge-0`, `message-svc-0`, … Dropping it kills them.
 pub struct Mesh {
@@ -300,14 +299,7 @@ impl Mesh {
     }
 
     async fn create(&self, edge: usize, user: u64, body: &Value) -> anyhow::Result<u64> {
-        // As clients do: 503 is to try again.
-        let response = wait_for("an answer but 503", BOUND, || async {
-            let response = self.http(edge, user, "POST", "/v1/chats", body).await;
-            response.as_ref().is_ok_and(|response| response.status != 503).then_some(response)
-        });
-        let response = response.await??;
-        ensure!(matches!(response.status, 200 | 201), "creating a chat: {} {}", response.status, response.text());
-        response.json()?["chat_id"].as_u64().with_context(|| format!("no chat_id in {}", response.text()))
+        http::create_chat(self.edge(edge), &self.token(user), body, &[200, 201]).await
     }
 
     fn count(&self, role: &str) -> usize {
@@ -321,8 +313,7 @@ impl Mesh {
 
     /// A port per role and instance; `base` tells what it is for.
     pub(crate) fn address(&self, base: u16, role: &str, at: usize) -> SocketAddr {
-        let role = ROLES.iter().position(|name| *name == role).unwrap_or(0);
-        let offset = u16::try_from(role * 100 + at).unwrap_or(u16::MAX - base);
+        let offset = u16::try_from(place(role, at)).unwrap_or(u16::MAX - base);
         SocketAddr::from((self.ip, base + offset))
     }
 
@@ -360,10 +351,14 @@ impl Mesh {
         }
         set("DATA", path(&format!("{role}-{at}")));
         let args = ["serve", "--role", role].map(str::to_owned).to_vec();
-        let place = ROLES.iter().position(|name| *name == role).unwrap_or(0) * GROUPS_PER_ROLE + at;
-        let group = self.shape.first_group.zip(u32::try_from(place).ok()).map(|(first, place)| first + place);
+        let group = self.shape.first_group.zip(u32::try_from(place(role, at)).ok()).map(|(first, place)| first + place);
         Spec { name: format!("{role}-{at}"), args, env, ready, group, program: None }
     }
+}
+
+/// Of all instances, which one it is.
+fn place(role: &str, at: usize) -> usize {
+    ROLES.iter().position(|name| *name == role).unwrap_or(0) * PLACES_PER_ROLE + at
 }
 
 /// 32 bytes, as hexadecimal digits.

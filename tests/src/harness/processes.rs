@@ -109,8 +109,7 @@ impl Process {
 
     /// Whether `/readyz` says so, now.
     pub async fn is_ready(&self) -> bool {
-        let answer = http::request(self.spec.ready, "GET", "/readyz", None, None).await;
-        answer.is_ok_and(|answer| answer.status == 200)
+        http::is_ready(self.spec.ready).await
     }
 
     /// # Errors
@@ -120,12 +119,12 @@ impl Process {
         let what = format!("{} to be ready", spec.name);
         let waited = wait_for(&what, START_BOUND, || {
             let ended = child.as_mut().and_then(|child| child.try_wait().ok().flatten());
-            let asked = http::request(spec.ready, "GET", "/readyz", None, None);
+            let is_ready = http::is_ready(spec.ready);
             async move {
                 if let Some(status) = ended {
                     return Some(Err(anyhow::anyhow!("it ended before it was ready: {status}")));
                 }
-                asked.await.is_ok_and(|answer| answer.status == 200).then_some(Ok(()))
+                is_ready.await.then_some(Ok(()))
             }
         });
         let waited = waited.await.and_then(|ready| ready);

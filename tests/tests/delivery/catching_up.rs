@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use confab_tests::checker::{Device, History};
-use confab_tests::harness::{Client, Mode, Server, seed, wait_for};
+use confab_tests::harness::{Client, Mode, Server, seed};
 use confab_tests::roam::{Field, roam};
 use serde_json::{Value, json};
 
@@ -28,8 +28,7 @@ async fn a_device_that_was_away_for_long_gets_a_gap_and_the_rest_by_history() {
         tokio::spawn(async move { roam(&field, device, token, &[chat], messages, PATIENCE).await })
     };
     let sender = start(11, MISSED);
-    let acked = || std::future::ready((field.acked() == MISSED as u64).then_some(()));
-    wait_for("what it misses", PATIENCE, acked).await.unwrap();
+    field.reaches(MISSED as u64, "what it misses", PATIENCE).await.unwrap();
     let late = start(12, 10);
     let mut history = History::new(field.seed);
     for roamer in [sender, late] {

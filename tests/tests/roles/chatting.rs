@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use confab_tests::checker::{Device, History};
-use confab_tests::harness::{Client, Mesh, Shape, Signal, seed, wait_for};
+use confab_tests::harness::{Client, Mesh, Shape, Signal, seed};
 use confab_tests::roam::{Field, roam};
 use serde_json::json;
 
@@ -79,14 +79,12 @@ async fn nothing_is_lost_or_doubled_when_a_fanout_and_an_edge_are_killed() {
 
     let all = USERS * PER_CHAT as u64;
     for (share, victim) in [(1, "fanout-svc-1"), (2, "edge-1"), (3, "fanout-svc-0")] {
-        let reached = || std::future::ready((field.acked() >= all * share / 6).then_some(()));
-        wait_for("acks before a kill", PATIENCE, reached).await.unwrap();
+        field.reaches(all * share / 6, "acks before a kill", PATIENCE).await.unwrap();
         mesh.process(victim).kill9().unwrap();
         let (acked, killed) = (field.acked(), Instant::now());
         // Of far more than were under way: they go on.
         assert!(acked + 200 <= all, "{victim} was killed when all was done: too tame");
-        let goes_on = || std::future::ready((field.acked() >= acked + 200).then_some(()));
-        wait_for("acks after a kill", SOON, goes_on).await.unwrap();
+        field.reaches(acked + 200, "acks after a kill", SOON).await.unwrap();
         println!("{victim} killed at {acked} acks; 200 more after {:.1?}", killed.elapsed());
         mesh.process(victim).respawn().unwrap();
         mesh.process(victim).wait_ready().await.unwrap();
@@ -161,9 +159,7 @@ async fn several_roles_share_a_process_whose_certificate_says_so() {
         }
         mesh.spawn(spec).unwrap();
     }
-    for process in mesh.processes.values_mut() {
-        process.wait_ready().await.unwrap();
-    }
+    mesh.wait_ready().await.unwrap();
     let chat = mesh.direct(0, 1, 2).await.unwrap();
     let (mut one, mut two) = (mesh.connect(0, 1).await.unwrap(), mesh.connect(0, 2).await.unwrap());
     one.sync(&[]).await.unwrap();

@@ -33,8 +33,6 @@ pub(super) struct Link {
     owners: Pool,
     changes: mpsc::UnboundedSender<Change>,
     heard: mpsc::Sender<Heard>,
-    /// An instance that may know a newer map than the one that is followed.
-    follow: watch::Receiver<Option<Arc<str>>>,
     streams: Arc<AtomicU64>,
 }
 
@@ -52,13 +50,8 @@ impl Drop for Open {
 }
 
 impl Link {
-    pub(super) fn new(
-        owners: Pool,
-        changes: mpsc::UnboundedSender<Change>,
-        heard: mpsc::Sender<Heard>,
-        follow: watch::Receiver<Option<Arc<str>>>,
-    ) -> Self {
-        Self { owners, changes, heard, follow, streams: Arc::default() }
+    pub(super) fn new(owners: Pool, changes: mpsc::UnboundedSender<Change>, heard: mpsc::Sender<Heard>) -> Self {
+        Self { owners, changes, heard, streams: Arc::default() }
     }
 
     /// Keeps a stream to an instance open while it is up. Never returns.
@@ -105,8 +98,8 @@ impl Link {
         }
     }
 
-    /// Keeps the newest map known. Never returns.
-    pub(super) async fn follow_shards(mut self) {
+    /// Keeps the newest map known. Never returns. `follow`: an instance that may know a newer one than the one that is followed.
+    pub(super) async fn follow_shards(self, mut follow: watch::Receiver<Option<Arc<str>>>) {
         let mut backoff = Backoff::default();
         let mut better: Option<Arc<str>> = None;
         // Edges begin at different instances.
@@ -116,14 +109,12 @@ impl Link {
             turn = turn.wrapping_add(1);
             let better_one = better.take().and_then(|name| up.iter().find(|member| member.id == name));
             if let Some(member) = better_one.or_else(|| turn.checked_rem(up.len()).and_then(|at| up.get(at))) {
-                let mut follow = self.follow.clone();
                 tokio::select! {
                     heard = self.watch(member) => if heard { backoff = Backoff::default() },
                     // It may be frozen: another one knows better.
                     () = self.is(&member.id, false) => {}
                     name = other_than(&member.id, &mut follow) => (better, backoff) = (Some(name), Backoff::default()),
                 }
-                self.follow = follow;
             }
             backoff.wait().await;
         }

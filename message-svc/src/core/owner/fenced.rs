@@ -29,6 +29,7 @@ pub(crate) enum Answered {
     Unobserved,
     /// Whatever came of it: the next observation shows.
     MarkedDead,
+    Purged,
     Swapped(Swapped<Arc<ShardMap>>),
 }
 
@@ -84,6 +85,7 @@ impl Owner {
             Answered::Observed { leases, map } => ownership.observed(now, leases, map),
             Answered::Unobserved => ownership.unobserved(now),
             Answered::MarkedDead => ownership.marked_dead(now),
+            Answered::Purged => ownership.purged(),
             Answered::Swapped(outcome) => ownership.swapped(outcome),
         }
         self.tick_fence(now, fx);

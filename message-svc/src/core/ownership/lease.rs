@@ -1,7 +1,8 @@
 //! An incarnation's lease: its own, and those of others as they are observed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
+use super::map::ShardMap;
 use super::rules::{self, Rule};
 use super::stamps::Stamps;
 use crate::core::Now;
@@ -155,11 +156,14 @@ impl Lease {
 #[derive(Debug, Default)]
 pub(crate) struct Observed {
     rows: HashMap<Incarnation, (LeaseRow, u64)>,
+    /// Owners without a row, though they were known before the rows were read: theirs were purged.
+    absent: HashSet<Incarnation>,
 }
 
 impl Observed {
-    /// All rows as they were just read.
-    pub(crate) fn update(&mut self, now: Now, rows: Vec<LeaseRow>) {
+    /// All rows as they were just read; `known`: the map that was known before that. (An owner named by a newer one may have
+    /// stored its row since.)
+    pub(crate) fn update(&mut self, now: Now, rows: Vec<LeaseRow>, known: &ShardMap) {
         let mut before = std::mem::take(&mut self.rows);
         for row in rows {
             let since = match before.remove(&row.incarnation) {
@@ -168,6 +172,21 @@ impl Observed {
             };
             self.rows.insert(row.incarnation, (row, since));
         }
+        let owners = known.tenures.iter().map(|tenure| tenure.owner);
+        self.absent = owners.filter(|owner| !self.rows.contains_key(owner)).collect();
+    }
+
+    pub(crate) fn is_absent(&self, owner: Incarnation) -> bool {
+        self.absent.contains(&owner)
+    }
+
+    pub(crate) fn has_absent(&self) -> bool {
+        !self.absent.is_empty()
+    }
+
+    /// Those that are marked as dead.
+    pub(crate) fn dead(&self) -> Vec<Incarnation> {
+        self.select(|row, _| row.standing == Standing::Dead).into_iter().map(|row| row.incarnation).collect()
     }
 
     pub(crate) fn get(&self, incarnation: Incarnation) -> Option<&LeaseRow> {

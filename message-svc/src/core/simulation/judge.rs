@@ -14,6 +14,8 @@ pub(super) type Sending = (usize, ChatId, u64);
 #[derive(Default)]
 pub(super) struct Judge {
     acked: HashMap<Sending, Seq>,
+    /// Their senders were told so, and went on without them: if they come yet, it is in no order.
+    given_up: BTreeSet<Sending>,
     published: BTreeMap<(ChatId, Seq), Vec<u8>>,
     /// By the number of its key.
     made: BTreeMap<u64, ChatId>,
@@ -27,6 +29,10 @@ impl Judge {
         if first != seq {
             self.blame(format!("{sending:?} acked at {first} and at {seq}"));
         }
+    }
+
+    pub(super) fn gave_up(&mut self, sending: Sending) {
+        self.given_up.insert(sending);
     }
 
     pub(super) fn published(&mut self, chat: ChatId, seq: Seq, event: &[u8]) {
@@ -119,6 +125,10 @@ impl Judge {
             let n: u64 = event.client_id.parse().unwrap_or_default();
             if let Some(before) = at.insert((event.sender_id, n), row.seq) {
                 return self.blame(format!("chat {chat}: {}'s {n} is at {before} and at {}", event.sender_id, row.seq));
+            }
+            let sender = usize::try_from(event.sender_id).unwrap_or_default() - 1;
+            if self.given_up.contains(&(sender, chat, n)) {
+                continue;
             }
             if last_of_sender.insert(event.sender_id, n).is_some_and(|last| last > n) {
                 return self.blame(format!("chat {chat}: {}'s {n} comes too late, at {}", event.sender_id, row.seq));

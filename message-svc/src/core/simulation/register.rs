@@ -6,7 +6,8 @@ use std::collections::HashMap;
 use super::chance::Chance;
 use crate::core::ownership::lease::Swapped;
 
-pub(super) type Change<T> = Box<dyn Fn(Option<&T>) -> Option<T>>;
+/// What the row is to be, `Some(None)`: removed; or `None`, if the change is refused.
+pub(super) type Change<T> = Box<dyn Fn(Option<&T>) -> Option<Option<T>>>;
 
 pub(super) struct Register<T> {
     value: Option<T>,
@@ -45,7 +46,7 @@ impl<T: Clone> Register<T> {
         }
         match change(self.value.as_ref()) {
             Some(value) => {
-                self.value = Some(value);
+                self.value = value;
                 Ok(Swapped::Applied)
             }
             None => Ok(Swapped::Refused(self.value.clone())),
@@ -57,7 +58,7 @@ impl<T: Clone> Register<T> {
         if chance.one_in(2)
             && let Some(value) = change(self.value.as_ref())
         {
-            self.value = Some(value);
+            self.value = value;
         }
     }
 }

@@ -11,8 +11,16 @@ use crate::core::recovery::LogRow;
 use crate::core::sends::Sent;
 use crate::store::{Creation, CreationKey, Meta, Roster, Row, SendKey, bucket_of};
 
-/// Sends are forgotten so long after they were written, milliseconds: as with the store's time to live, if shorter.
-pub(super) const SENDS_KEPT_MS: u64 = 400_000;
+/// Sends are forgotten so long after they were written, milliseconds: the store's time to live, but shorter than some schedules.
+const SENDS_KEPT_MS: u64 = 80_000;
+
+/// And nobody tries a send again after this: half of it, as with the real times.
+pub(super) const TRIED_MS: u64 = SENDS_KEPT_MS / 2;
+
+/// Without the rule they are forgotten while they are still tried.
+fn sends_kept_ms() -> u64 {
+    if rules::holds(Rule::SendsOutliveTries) { SENDS_KEPT_MS } else { TRIED_MS / 20 }
+}
 
 /// What is written whole or not at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -188,7 +196,7 @@ pub(super) fn read_sends(
         let sends = read(replicas, which, Partition::Log(chat, *bucket), by_sender);
         for (at, cell) in sends {
             let (Key::Send(key), Cell::Send { sent, at_ms }) = (at, cell) else { continue };
-            if at_ms + SENDS_KEPT_MS < now_ms {
+            if at_ms + sends_kept_ms() < now_ms {
                 continue;
             }
             let log = Partition::Log(chat, bucket_of(sent.seq));

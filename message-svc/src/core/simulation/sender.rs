@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use confab_ids::{ChatId, Shard};
 
+use super::replicas::TRIED_MS;
 use crate::core::ownership::map::ShardMap;
 
 /// What was sent last is sent again after this, milliseconds.
@@ -13,8 +14,8 @@ const PATIENCE_MS: u64 = 8_000;
 
 #[derive(Debug, Default)]
 pub(super) struct Queue {
-    /// Numbers of messages without an ack.
-    pub unacked: VecDeque<u64>,
+    /// Messages without an ack: their numbers, and when each was there to be sent, milliseconds.
+    pub unacked: VecDeque<(u64, u64)>,
     pub generation: u32,
     /// When all of it is to be sent again; nothing new goes out before.
     pub again_ms: Option<u64>,
@@ -29,6 +30,12 @@ impl Queue {
             self.generation += 1;
             self.again_ms = Some(at_ms);
         }
+    }
+
+    /// Nobody asks any more for what has waited for so long; the numbers of those.
+    pub(super) fn give_up(&mut self, now_ms: u64) -> Vec<u64> {
+        let is_over = |(_, since_ms): &mut (u64, u64)| now_ms >= *since_ms + TRIED_MS;
+        std::iter::from_fn(|| self.unacked.pop_front_if(is_over)).map(|(n, _)| n).collect()
     }
 
     pub(super) fn overdue(&self, now_ms: u64) -> bool {

@@ -30,6 +30,7 @@ use crate::core::recovery::{LogRow, TAIL};
 use crate::core::{Command, Create, Effects, Found, KeyRead, Load, Lookup, Now, Origin, Outcome, TailRead};
 use crate::store::{Certain, ChatRecord, Creation, MemberRow, Meta, Opening, Roster, Row};
 use makers::Makers;
+use store::Seen;
 
 const LIMITS: Limits = Limits { hot_chats: 10, in_flight: 10_000 };
 const CHATS: [ChatId; 3] = [ChatId(1), ChatId(2), ChatId(3)];
@@ -62,6 +63,7 @@ enum Happening {
     ReadTail { node: usize, life: u64, read: TailRead },
     ReadSends { node: usize, life: u64, lookups: Vec<Lookup> },
     Ask { node: usize, life: u64, of: Incarnation, ask: Ask },
+    Observe { node: usize, life: u64, of: Incarnation, seen: Seen },
     SettleLease(Incarnation, u64),
     SettleMap(u64),
     ReadKey { node: usize, life: u64, read: KeyRead },
@@ -197,7 +199,8 @@ impl World {
         let drifts: Vec<i64> = (0..count).map(|_| chance.below(59).cast_signed() - 29).collect();
         let mut world = Self {
             nodes: (0..count).zip(drifts).map(node).collect(),
-            until_ms: chance.between(20_000, 50_000),
+            // Some last until keys are forgotten.
+            until_ms: if chance.one_in(20) { chance.between(100_000, 200_000) } else { chance.between(20_000, 50_000) },
             chance,
             now_ms: 0,
             queue: BTreeMap::new(),
@@ -267,6 +270,11 @@ impl World {
 
     fn rest(&mut self) {
         self.resting = true;
+        for (sender, state) in self.senders.iter_mut().enumerate() {
+            for (chat, queue) in &mut state.queues {
+                queue.give_up(self.now_ms).into_iter().for_each(|n| self.judge.gave_up((sender, *chat, n)));
+            }
+        }
         for node in 0..self.nodes.len() {
             self.thaw(node);
             self.nodes[node].wall_offset_ms = 0;
@@ -305,6 +313,7 @@ impl World {
                 self.soon(Happening::Input { node, life, input: Input::Found(found) });
             }
             Happening::Ask { node, life, of, ask } => self.asked(node, life, of, ask),
+            Happening::Observe { node, life, of, seen } => self.observed(node, life, of, seen),
             Happening::SettleLease(incarnation, number) => {
                 let chance = &mut self.chance;
                 self.leases.entry(incarnation).or_default().settle(chance, number);

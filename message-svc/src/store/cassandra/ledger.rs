@@ -149,6 +149,13 @@ impl Ledger for Cassandra {
         }
     }
 
+    async fn purge(&self, incarnation: Incarnation) {
+        let (bucket, name) = key_of(incarnation);
+        if let Err(error) = self.swap(&self.statements.purge, (bucket, name, DEAD)).await {
+            tracing::warn!(%error, ?incarnation, "whether the row of a lease was removed is not known");
+        }
+    }
+
     async fn swap_map(&self, map: Arc<ShardMap>) -> Swapped<Arc<ShardMap>> {
         let bytes = Bytes::from(map::encoded(&map));
         let version = big(map.version);

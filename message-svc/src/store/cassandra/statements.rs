@@ -98,7 +98,8 @@ fn class(text: &str) -> Option<Class> {
         "SELECT" => return Some(Class::Read),
         "INSERT" => words.nth(1)?,
         "UPDATE" => words.next()?,
-        // Nothing is deleted: a tombstone would need its rules, too.
+        // Only what is changed by compare-and-set: elsewhere a tombstone would need its rules, too.
+        "DELETE" => words.nth(1).filter(|table| CONDITIONAL.contains(table))?,
         _ => return None,
     };
     if CONDITIONAL.contains(&table) {
@@ -229,6 +230,7 @@ statements! {
     /// The last two conditions always hold: a refusal shows only the columns that are in conditions.
     renew = "UPDATE instance_leases SET addr = ?, counter = ?, hi = ?, standing = ? WHERE bucket = ? AND incarnation = ? IF counter < ? AND standing < ? AND addr >= '' AND hi >= -9223372036854775808";
     mark_dead = "UPDATE instance_leases SET standing = ? WHERE bucket = ? AND incarnation = ? IF counter = ?";
+    purge = "DELETE FROM instance_leases WHERE bucket = ? AND incarnation = ? IF standing = ?";
     map_version = "SELECT version FROM shard_map WHERE id = 0";
     map = "SELECT version, map FROM shard_map WHERE id = 0";
     map_first = "INSERT INTO shard_map (id, version, map) VALUES (0, ?, ?) IF NOT EXISTS";
@@ -264,6 +266,7 @@ mod tests {
             "INSERT INTO chats (chat_id) VALUES (?) IF NOT EXISTS USING TIMESTAMP ?",
             "DELETE FROM messages WHERE chat_id = ? AND bucket = ?",
             "UPDATE shard_map SET map = ? WHERE id = 0",
+            "DELETE FROM instance_leases WHERE bucket = ? AND incarnation = ?",
             "INSERT INTO shard_map (id, version, map) VALUES (0, ?, ?) USING TIMESTAMP ?",
         ];
         for text in bad {

@@ -53,7 +53,12 @@ async fn leases(a: &impl Ledger, b: &impl Ledger) {
     assert_eq!(seen(a, A).await, Some(dead.clone()));
     assert_eq!(a.renew(lease(A, 5)).await, Swapped::Refused(Some(dead.clone())), "for good");
     assert_eq!(seen(b, A).await, Some(dead));
-    assert_eq!(seen(a, B).await, Some(lease(B, 1)), "the other's is as it was");
+
+    b.purge(A).await;
+    assert_eq!(seen(a, A).await, None);
+    assert_eq!(a.renew(lease(A, 6)).await, Swapped::Refused(None), "it doesn't come back");
+    b.purge(B).await;
+    assert_eq!(seen(a, B).await, Some(lease(B, 1)), "the other's is as it was, and lives");
 }
 
 fn moved(map: &ShardMap, first: u16, to: Incarnation) -> Arc<ShardMap> {

@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use crate::checker::{Device, History};
 use crate::cluster::nginx::FRONT;
 use crate::harness::token::Minter;
-use crate::harness::{BOUND, http, wait_for};
+use crate::harness::{http, wait_for};
 use crate::roam::{Field, roam};
 
 const GROUPS: usize = 4;
@@ -60,8 +60,7 @@ impl Load {
             roamers.push(tokio::spawn(async move { roam(&field, device, token, &[chat], MESSAGES, PATIENCE).await }));
         }
         let load = Self { field, roamers, seed };
-        let flows = || std::future::ready((load.field.acked() >= BEFORE).then_some(()));
-        wait_for("the first acks", PATIENCE, flows).await?;
+        load.field.reaches(BEFORE, "the first acks", PATIENCE).await?;
         Ok(load)
     }
 
@@ -105,12 +104,5 @@ async fn group(minter: &Minter, members: &[u64]) -> anyhow::Result<u64> {
     let creator = members.first().copied().context("a group of nobody")?;
     let body = json!({"kind": "group", "title": "a group", "members": members});
     let token = minter.token(creator, None);
-    // As clients do: 502 and 503 are to try again.
-    let response = wait_for("a group", BOUND, || async {
-        let response = http::request(FRONT, "POST", "/v1/chats", Some(&token), Some(&body)).await;
-        response.ok().filter(|response| response.status < 500)
-    });
-    let response = response.await?;
-    ensure!(response.status == 201, "a group: {} {}", response.status, response.text());
-    response.json()?["chat_id"].as_u64().with_context(|| format!("no chat_id in {}", response.text()))
+    http::create_chat(FRONT, &token, &body, &[201]).await
 }

@@ -21,7 +21,7 @@ impl World {
                 let queue = self.senders[sender].queues.entry(chat).or_default();
                 queue.next += 1;
                 let n = queue.next;
-                queue.unacked.push_back(n);
+                queue.unacked.push_back((n, self.now_ms));
                 if queue.again_ms.is_none() {
                     self.send(sender, chat, n);
                 }
@@ -30,12 +30,16 @@ impl World {
         for chat in CHATS {
             let now_ms = self.now_ms;
             let Some(queue) = self.senders[sender].queues.get_mut(&chat) else { continue };
+            // At rest each has to be answered, but for those that had been given up.
+            if !self.resting {
+                queue.give_up(now_ms).into_iter().for_each(|n| self.judge.gave_up((sender, chat, n)));
+            }
             if queue.overdue(now_ms) {
                 queue.again(now_ms);
             }
             if queue.again_ms.is_some_and(|at| at <= now_ms) {
                 queue.again_ms = None;
-                let unacked: Vec<u64> = queue.unacked.iter().copied().collect();
+                let unacked: Vec<u64> = queue.unacked.iter().map(|(n, _)| *n).collect();
                 for n in unacked {
                     self.send(sender, chat, n);
                 }
@@ -95,7 +99,7 @@ impl World {
                 self.judge.acked((sender, chat, n), accepted.seq);
                 // Now and then an ack is lost on its way, and its message is sent again.
                 if self.resting || !self.chance.one_in(10) {
-                    queue.unacked.retain(|unacked| *unacked != n);
+                    queue.unacked.retain(|(unacked, _)| *unacked != n);
                 } else {
                     queue.again(now_ms + 300);
                 }

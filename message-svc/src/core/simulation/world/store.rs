@@ -12,6 +12,15 @@ use crate::core::ownership::rules::{self, Rule};
 use crate::core::sends::hash;
 use crate::core::{Found, Lookup};
 
+/// What of an observation has been read.
+#[derive(Default)]
+pub(super) struct Seen {
+    /// The map's version that is known.
+    known: u64,
+    leases: Option<Vec<LeaseRow>>,
+    map: Option<Option<Arc<ShardMap>>>,
+}
+
 impl World {
     pub(super) fn quorum(&mut self) -> Vec<usize> {
         let without = usize::try_from(self.chance.below(3)).unwrap_or(0);
@@ -65,28 +74,39 @@ impl World {
         let answered = match ask {
             Ask::Renew(row) => {
                 Answered::Renewed(self.swap_lease(row.incarnation, unknown, move |before| match before {
-                    None => (row.counter == 1).then(|| row.clone()),
+                    None => (row.counter == 1).then(|| Some(row.clone())),
                     Some(before) => {
-                        (before.standing != Standing::Dead && before.counter < row.counter).then(|| row.clone())
+                        (before.standing != Standing::Dead && before.counter < row.counter).then(|| Some(row.clone()))
                     }
                 }))
             }
             Ask::Observe { .. } if unknown => Answered::Unobserved,
             Ask::Observe { known } => {
-                let leases = self.leases.values().filter_map(|register| register.value().cloned()).collect();
-                let map = self.map.value().filter(|map| map.version > known).cloned();
-                Answered::Observed { leases, map }
+                // Two reads side by side: either may be the first.
+                let mut seen = Seen { known, ..Seen::default() };
+                if self.chance.one_in(2) {
+                    seen.leases = Some(self.all_leases())
+                } else {
+                    seen.map = Some(self.newer_map(known))
+                };
+                return self.soon(Happening::Observe { node, life, of, seen });
             }
             Ask::MarkDead { incarnation, counter } => {
                 self.swap_lease(incarnation, unknown, move |before| {
                     let before = before.filter(|before| before.counter == counter)?;
-                    Some(LeaseRow { standing: Standing::Dead, ..before.clone() })
+                    Some(Some(LeaseRow { standing: Standing::Dead, ..before.clone() }))
                 });
                 Answered::MarkedDead
             }
+            Ask::Purge(incarnation) => {
+                self.swap_lease(incarnation, unknown, |before| {
+                    before.is_some_and(|before| before.standing == Standing::Dead).then_some(None)
+                });
+                Answered::Purged
+            }
             Ask::SwapMap(map) => {
                 let change = move |before: Option<&Arc<ShardMap>>| {
-                    (before.map_or(0, |before| before.version) + 1 == map.version).then(|| map.clone())
+                    (before.map_or(0, |before| before.version) + 1 == map.version).then(|| Some(map.clone()))
                 };
                 Answered::Swapped(match self.map.swap(&mut self.chance, unknown, Box::new(change)) {
                     Ok(Swapped::Refused(map)) => Swapped::Refused(map.unwrap_or_default()),
@@ -102,11 +122,27 @@ impl World {
         self.soon(Happening::Input { node, life, input: Input::Answered(of, answered) });
     }
 
+    /// The second of an observation's reads.
+    pub(super) fn observed(&mut self, node: usize, life: u64, of: Incarnation, seen: Seen) {
+        let leases = seen.leases.unwrap_or_else(|| self.all_leases());
+        let map = seen.map.unwrap_or_else(|| self.newer_map(seen.known));
+        let input = Input::Answered(of, Answered::Observed { leases, map });
+        self.soon(Happening::Input { node, life, input });
+    }
+
+    fn all_leases(&self) -> Vec<LeaseRow> {
+        self.leases.values().filter_map(|register| register.value().cloned()).collect()
+    }
+
+    fn newer_map(&self, known: u64) -> Option<Arc<ShardMap>> {
+        self.map.value().filter(|map| map.version > known).cloned()
+    }
+
     fn swap_lease(
         &mut self,
         incarnation: Incarnation,
         unknown: bool,
-        change: impl Fn(Option<&LeaseRow>) -> Option<LeaseRow> + 'static,
+        change: impl Fn(Option<&LeaseRow>) -> Option<Option<LeaseRow>> + 'static,
     ) -> Swapped<Option<LeaseRow>> {
         let register = self.leases.entry(incarnation).or_default();
         match register.swap(&mut self.chance, unknown, Box::new(change)) {
