@@ -9,9 +9,10 @@ use anyhow::{Context as _, ensure};
 const CONTROL: &str = "held-write";
 /// A row that needs the program of the version before.
 const UPGRADE: &str = "rolling-upgrade";
-/// Names the version to upgrade from, and the tag that it is otherwise.
+/// Names the version to upgrade from.
 const FROM: &str = "CONFAB_UPGRADE_REV";
-const FROM_TAG: &str = "mesh-1";
+/// What it is otherwise: the first that ran as a mesh with all its parts, `mesh-1`. By its commit, for not every copy has the tag.
+const MESH_1: &str = "5d6549457fb49c53c2c29b24a035ecfc22e07514";
 
 pub(crate) fn run(names: &[String]) -> anyhow::Result<()> {
     if names == [CONTROL] {
@@ -19,7 +20,7 @@ pub(crate) fn run(names: &[String]) -> anyhow::Result<()> {
     }
     let mut before = None;
     if names.is_empty() || names.iter().any(|name| name == UPGRADE) {
-        let rev = std::env::var(FROM).unwrap_or_else(|_| FROM_TAG.to_owned());
+        let rev = std::env::var(FROM).unwrap_or_else(|_| MESH_1.to_owned());
         breaking(&rev)?;
         before = Some(build_at(&rev)?);
     }
