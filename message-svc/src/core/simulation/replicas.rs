@@ -12,10 +12,10 @@ use crate::core::sends::Sent;
 use crate::store::{Creation, CreationKey, Meta, Roster, Row, SendKey, bucket_of};
 
 /// Sends are forgotten so long after they were written, milliseconds: the store's time to live, but shorter than some schedules.
-const SENDS_KEPT_MS: u64 = 80_000;
+const SENDS_KEPT_MS: u64 = 160_000;
 
-/// And nobody tries a send again after this: half of it, as with the real times.
-pub(super) const TRIED_MS: u64 = SENDS_KEPT_MS / 2;
+/// And nobody tries a send again after this; the rest is for copies that an owner which stands still has yet to read.
+pub(super) const TRIED_MS: u64 = SENDS_KEPT_MS / 4;
 
 /// Without the rule they are forgotten while they are still tried.
 fn sends_kept_ms() -> u64 {
