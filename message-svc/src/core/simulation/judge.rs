@@ -31,8 +31,11 @@ impl Judge {
         }
     }
 
+    /// One that was acked before, though its sender didn't hear of it, has its place in the order.
     pub(super) fn gave_up(&mut self, sending: Sending) {
-        self.given_up.insert(sending);
+        if !self.acked.contains_key(&sending) {
+            self.given_up.insert(sending);
+        }
     }
 
     pub(super) fn published(&mut self, chat: ChatId, seq: Seq, event: &[u8]) {
