@@ -6,6 +6,7 @@
 
 pub(crate) mod chat;
 pub(crate) mod chat_ids;
+mod maps;
 pub(crate) mod marks;
 pub(crate) mod outbox;
 pub(crate) mod owner;

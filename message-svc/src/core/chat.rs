@@ -1,12 +1,13 @@
 //! One hot chat: its head, its members, what is on its way to the disk and to the edges.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use confab_ids::{ChatId, MessageId, Seq, UserId};
 use confab_proto::message::v1::{ChatKind, Event, Role, event};
 
+use super::maps::HashMap;
 use super::marks::{Marks, ReceiptClock};
 use super::ownership::rules::{self, Rule};
 use super::recovery::Recovered;
@@ -183,7 +184,7 @@ impl Chat {
             last_at_ms: meta.created_at_ms,
             meta,
             members: Vec::new(),
-            slots: HashMap::new(),
+            slots: HashMap::default(),
             ids: Arc::from([]),
             last: Seq::ZERO,
             head: Seq::ZERO,

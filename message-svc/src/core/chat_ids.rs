@@ -1,9 +1,9 @@
 //! Chat ids for new chats: taken from the store in blocks, so that nobody else gives them out, and chosen from a block so
 //! that a chat is of its key's shard. The same owner then has both, or loses both.
 
-use std::collections::HashMap;
-
 use confab_ids::{ChatId, Shard};
+
+use super::maps::HashMap;
 
 /// Ids that are taken at once: for each shard some 256. What is left of a block when one shard has none any more is not
 /// used; 2^53 ids last for thousands of millions of blocks.
@@ -21,7 +21,7 @@ pub(crate) struct ChatIds {
 impl ChatIds {
     /// Ids from `first` on, [`BLOCK_IDS`] of them.
     pub(crate) fn block(first: u64) -> Self {
-        Self { first, end: first.saturating_add(BLOCK_IDS), next: HashMap::new() }
+        Self { first, end: first.saturating_add(BLOCK_IDS), next: HashMap::default() }
     }
 
     /// A new id of the shard; `None`: another block is needed.

@@ -18,10 +18,11 @@ mod marking;
 mod model_test;
 mod sending;
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 
 use super::chat::{Answer, Chat};
 use super::chat_ids::ChatIds;
+use super::maps::HashMap;
 use super::outbox::Outbox;
 use super::ownership::Ownership;
 use super::recovery::Recovery;
@@ -158,16 +159,16 @@ impl Owner {
         Self {
             limits,
             fence,
-            slots: HashMap::new(),
+            slots: HashMap::default(),
             loads: 0,
             next_chat,
-            creations: HashMap::new(),
-            making: HashMap::new(),
+            creations: HashMap::default(),
+            making: HashMap::default(),
             ids: ChatIds::default(),
             taking_ids: false,
             outbox: Outbox::default(),
             gathered: Vec::new(),
-            commits: HashMap::new(),
+            commits: HashMap::default(),
             next_commit: 0,
             unconfirmed: BTreeSet::new(),
             refusals: Refusals::default(),

@@ -8,12 +8,13 @@ pub(crate) mod map;
 pub(crate) mod rules;
 pub(crate) mod stamps;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use confab_ids::Shard;
 
 use super::Now;
+use super::maps::HashSet;
 use lease::{Incarnation, Lease, LeaseRow, Observed, Standing, Swapped};
 use map::{Move, ShardMap, Wanted};
 use rules::Rule;

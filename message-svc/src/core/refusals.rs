@@ -2,10 +2,9 @@
 //! all. Each carries a generation; one refused for a passing reason takes all of its generation, and of those before, with
 //! it, and the edge begins the next one with the first that has no ack.
 
-use std::collections::HashMap;
-
 use confab_ids::ChatId;
 
+use super::maps::HashMap;
 use super::ownership::rules::{self, Rule};
 use super::{Command, Origin};
 

@@ -1,9 +1,10 @@
 //! Which sends a chat has seen: the newest in memory, the others in the store.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::VecDeque;
 
 use confab_ids::{MessageId, Seq, UserId};
 
+use super::maps::{HashMap, HashSet};
 use crate::store::SendKey;
 
 /// Keys kept in memory per chat, beside those that the store doesn't have yet. Older ones are looked up. (In tests few, so
@@ -57,8 +58,8 @@ pub(crate) struct Sends {
 impl Sends {
     /// For a chat whose log is empty (`complete`), or one read from the store.
     pub(crate) fn new(complete: bool) -> Self {
-        let of = if complete { Senders::Everyone } else { Senders::These(HashSet::new()) };
-        Self { sent: HashMap::new(), order: VecDeque::new(), hashes: Some(HashSet::new()), of, vetted: Vec::new() }
+        let of = if complete { Senders::Everyone } else { Senders::These(HashSet::default()) };
+        Self { sent: HashMap::default(), order: VecDeque::new(), hashes: Some(HashSet::default()), of, vetted: Vec::new() }
     }
 
     pub(crate) fn get(&self, key: &SendKey) -> Known {

@@ -67,6 +67,14 @@ fn nothing_is_lost_doubled_or_reordered_whatever_the_schedule() {
 }
 
 #[test]
+fn a_schedule_is_its_seed() {
+    for seed in 1..=30 {
+        assert_eq!(World::run(seed), World::run(seed), "schedule {seed}");
+    }
+    assert_ne!(World::run(1), World::run(2));
+}
+
+#[test]
 #[ignore = "minutes: `cargo xtask simulate` runs it"]
 fn controls_without_any_one_rule_some_schedule_fails() {
     let only = std::env::var("CONFAB_RULE").ok();

@@ -1,12 +1,13 @@
 //! What is written, and what follows when it is durable: heads rise, events are published, senders get their acks.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 
 use confab_ids::{ChatId, Seq};
 use confab_proto::fanout::v1::Publication;
 
 use super::{Owner, Slot, unavailable, unavailable_answer};
 use crate::core::chat::{Answer, Pending};
+use crate::core::maps::HashSet;
 use crate::core::ownership::rules::{self, Rule};
 use crate::core::{Effects, Now, Outcome, Payload};
 use crate::store::recent::Kept;
@@ -75,7 +76,7 @@ impl Owner {
     /// Writes rows of one chat. Without a timestamp to write with, the chat is dropped: what it had taken is refused.
     pub(super) fn write(&mut self, now: Now, chat: ChatId, rows: Vec<Row>, commit: Commit, fx: &mut Effects) {
         let Some(stamp) = self.fence.stamp(now) else {
-            return self.drop_chats(&HashSet::from([chat]), fx);
+            return self.drop_chats(&HashSet::from_iter([chat]), fx);
         };
         if let Some(chat) = self.hot(chat) {
             chat.writing += 1;

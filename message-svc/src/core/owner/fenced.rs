@@ -1,6 +1,5 @@
 //! Among other owners: chats are recovered at their first touch, and dropped when their shard goes.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use confab_ids::{ChatId, Seq, Shard};
@@ -8,6 +7,7 @@ use confab_ids::{ChatId, Seq, Shard};
 use super::durable::Commit;
 use super::{Fence, Owner, Slot};
 use crate::core::chat::{Answer, Chat};
+use crate::core::maps::{HashMap, HashSet};
 use crate::core::ownership::Ownership;
 use crate::core::ownership::lease::{Incarnation, LeaseRow, Swapped};
 use crate::core::ownership::map::ShardMap;
@@ -118,7 +118,7 @@ impl Owner {
         let shards: HashSet<Shard> = shards.into_iter().collect();
         let stopped = |chat: &&ChatId| shards.contains(&Shard::of_chat(**chat));
         let chats: Vec<ChatId> = self.slots.keys().filter(stopped).copied().collect();
-        let mut loading = HashSet::new();
+        let mut loading = HashSet::default();
         for id in chats {
             match self.slots.get_mut(&id) {
                 Some(Slot::Hot { waiting, .. }) => {
@@ -235,7 +235,7 @@ impl Owner {
         let chat = load.chat;
         let Some(Slot::Loading { recovery: Some(recovery), .. }) = self.slots.get_mut(&chat) else { return };
         let Some(epoch) = self.fence.stamp(now) else {
-            return self.drop_chats(&HashSet::from([chat]), fx);
+            return self.drop_chats(&HashSet::from_iter([chat]), fx);
         };
         if recovery.cut(chat, epoch) {
             self.go_on_recovering(now, chat, fx);

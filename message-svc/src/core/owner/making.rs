@@ -9,7 +9,7 @@
 //! nothing of the chat is written. Whoever finds the key and no chat makes that chat; who finds it half made ends it (see
 //! `recovery.rs`).
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 
 use bytes::Bytes;
 use confab_ids::{ChatId, Seq, Shard};
@@ -18,6 +18,7 @@ use super::durable::{Commit, Write};
 use super::{Owner, Slot};
 use crate::core::chat::Answer;
 use crate::core::chat_ids::ChatIds;
+use crate::core::maps::HashSet;
 use crate::core::{Command, Create, Effects, KeyRead, Now, Origin, Outcome};
 use crate::error::ChatError;
 use crate::store::{Certain, Creation, CreationKey, Opening, Row};
@@ -169,7 +170,7 @@ impl Owner {
         self.slots.insert(id, Slot::Hot { chat: Box::new(chat), waiting });
         match epoch {
             Some(_) => self.write(now, id, vec![row], Commit::Bucket(id), fx),
-            None => self.drop_chats(&HashSet::from([id]), fx),
+            None => self.drop_chats(&HashSet::from_iter([id]), fx),
         }
     }
 

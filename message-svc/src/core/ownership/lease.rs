@@ -1,11 +1,10 @@
 //! An incarnation's lease: its own, and those of others as they are observed.
 
-use std::collections::{HashMap, HashSet};
-
 use super::map::ShardMap;
 use super::rules::{self, Rule};
 use super::stamps::Stamps;
 use crate::core::Now;
+use crate::core::maps::{HashMap, HashSet};
 
 /// How long a lease holds after the sending of its last confirmed renewal, milliseconds on a clock that counts sleep, too.
 pub(crate) const TTL_MS: u64 = 6_000;

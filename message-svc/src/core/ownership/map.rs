@@ -1,6 +1,6 @@
 //! Which incarnation owns which shard.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use confab_ids::{SHARDS, Shard};
@@ -21,7 +21,7 @@ pub(crate) struct ShardMap {
     /// 0: there is none yet.
     pub version: u64,
     /// Where the owners are called.
-    pub addrs: HashMap<Incarnation, Arc<str>>,
+    pub addrs: BTreeMap<Incarnation, Arc<str>>,
     /// By shard; empty in version 0.
     pub tenures: Vec<Tenure>,
 }
@@ -50,7 +50,7 @@ impl ShardMap {
 
     /// The next version, with these changes; `addr` tells where an owner is called.
     pub(crate) fn moved(&self, moves: &[Move], addr: impl Fn(Incarnation) -> Option<Arc<str>>) -> Self {
-        let mut next = Self { version: self.version + 1, addrs: HashMap::new(), tenures: self.tenures.clone() };
+        let mut next = Self { version: self.version + 1, addrs: BTreeMap::new(), tenures: self.tenures.clone() };
         if next.tenures.is_empty() {
             let nobody = Tenure { owner: Incarnation(0), floor: 0 };
             next.tenures = vec![nobody; usize::from(SHARDS)];
@@ -58,7 +58,7 @@ impl ShardMap {
         for Move { shard, to, floor } in moves {
             next.tenures[usize::from(shard.0)] = Tenure { owner: *to, floor: *floor };
         }
-        let owners: HashSet<Incarnation> = next.tenures.iter().map(|tenure| tenure.owner).collect();
+        let owners: BTreeSet<Incarnation> = next.tenures.iter().map(|tenure| tenure.owner).collect();
         for owner in owners {
             let known = self.addrs.get(&owner).cloned().or_else(|| addr(owner));
             next.addrs.extend(known.map(|known| (owner, known)));

@@ -1,6 +1,6 @@
 //! What must hold, whatever happens.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use confab_ids::{ChatId, Seq, UserId};
 use confab_proto::message::v1::{Event, event};
@@ -13,7 +13,7 @@ pub(super) type Sending = (usize, ChatId, u64);
 
 #[derive(Default)]
 pub(super) struct Judge {
-    acked: HashMap<Sending, Seq>,
+    acked: BTreeMap<Sending, Seq>,
     /// Their senders were told so, and went on without them: if they come yet, it is in no order.
     given_up: BTreeSet<Sending>,
     published: BTreeMap<(ChatId, Seq), Vec<u8>>,
@@ -109,8 +109,8 @@ impl Judge {
     /// The whole log of a chat, at the end.
     pub(super) fn log(&mut self, chat: ChatId, rows: &[LogRow]) {
         let head = self.head(chat);
-        let mut last_of_sender: HashMap<u64, u64> = HashMap::new();
-        let mut at: HashMap<(u64, u64), Seq> = HashMap::new();
+        let mut last_of_sender: BTreeMap<u64, u64> = BTreeMap::new();
+        let mut at: BTreeMap<(u64, u64), Seq> = BTreeMap::new();
         for (row, expected) in rows.iter().zip(0..).take_while(|(row, _)| row.seq <= head) {
             if row.seq != Seq(expected) {
                 return self.blame(format!("chat {chat} has {} where {expected} should be", row.seq));

@@ -1,7 +1,7 @@
 //! A row that is changed by compare-and-set only. Who asks may not hear what came of it: then it may have happened, may yet
 //! happen, or never will; what is asked next decides that first.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use super::chance::Chance;
 use crate::core::ownership::lease::Swapped;
@@ -12,13 +12,13 @@ pub(super) type Change<T> = Box<dyn Fn(Option<&T>) -> Option<Option<T>>>;
 pub(super) struct Register<T> {
     value: Option<T>,
     /// Changes that nobody knows the outcome of.
-    open: HashMap<u64, Change<T>>,
+    open: BTreeMap<u64, Change<T>>,
     next: u64,
 }
 
 impl<T> Default for Register<T> {
     fn default() -> Self {
-        Self { value: None, open: HashMap::new(), next: 0 }
+        Self { value: None, open: BTreeMap::new(), next: 0 }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Three replicas as Cassandra keeps them: of two writes to a row the one with the newer timestamp stays, whenever it comes.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use confab_ids::{ChatId, Seq, UserId};
@@ -64,8 +64,8 @@ impl Mutation {
     }
 }
 
-#[derive(Default)]
-pub(super) struct Replica(HashMap<Partition, BTreeMap<Key, (i64, Cell)>>);
+#[derive(Debug, Default)]
+pub(super) struct Replica(BTreeMap<Partition, BTreeMap<Key, (i64, Cell)>>);
 
 impl Replica {
     pub(super) fn apply(&mut self, mutation: &Mutation) {
@@ -188,9 +188,9 @@ pub(super) fn read_sends(
     which: &[usize],
     of: (ChatId, &[u32], &SendKey),
     now_ms: u64,
-) -> HashMap<SendKey, Vec<(Sent, Option<Bytes>)>> {
+) -> BTreeMap<SendKey, Vec<(Sent, Option<Bytes>)>> {
     let (chat, buckets, key) = of;
-    let mut found: HashMap<SendKey, Vec<_>> = HashMap::new();
+    let mut found: BTreeMap<SendKey, Vec<_>> = BTreeMap::new();
     for bucket in buckets {
         let by_sender = |at: &Key| matches!(at, Key::Send(send) if send.user() == key.user());
         let sends = read(replicas, which, Partition::Log(chat, *bucket), by_sender);

@@ -1,7 +1,7 @@
 //! One edge session that sends: keeps what has no ack, in order, and begins again with the next generation where it was
 //! refused, lost its stream, heard of another owner, or waited for too long.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use confab_ids::{ChatId, Shard};
@@ -56,7 +56,7 @@ pub(super) struct Stream {
 pub(super) struct Sender {
     pub queues: BTreeMap<ChatId, Queue>,
     pub map: Arc<ShardMap>,
-    pub streams: HashMap<usize, Stream>,
+    pub streams: BTreeMap<usize, Stream>,
 }
 
 impl Sender {

@@ -5,7 +5,7 @@ mod senders;
 mod store;
 mod trace;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -13,6 +13,7 @@ use confab_ids::{ChatId, Seq, UserId};
 use confab_proto::fanout::v1::{Publication, publication};
 use confab_proto::message::v1::{ChatKind, Event, Membership, MembershipKind, Role, event};
 use prost::Message as _;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::chance::Chance;
 use super::judge::Judge;
@@ -106,8 +107,11 @@ struct Call {
     generation: u32,
 }
 
+#[derive(Debug, PartialEq, Eq)]
 pub(super) struct Run {
     pub acked: u64,
+    /// Of all that happened and what is stored in the end.
+    pub fingerprint: u64,
 }
 
 pub(super) struct World {
@@ -119,12 +123,12 @@ pub(super) struct World {
     replicas: [Replica; 3],
     leases: BTreeMap<Incarnation, Register<LeaseRow>>,
     map: Register<Arc<ShardMap>>,
-    writes: HashMap<u64, Write>,
+    writes: BTreeMap<u64, Write>,
     next_write: u64,
     senders: Vec<Sender>,
     makers: Makers,
     next_id: u64,
-    calls: HashMap<u64, Call>,
+    calls: BTreeMap<u64, Call>,
     next_call: u64,
     next_stream: u64,
     incarnations: u128,
@@ -158,8 +162,13 @@ impl World {
         }
         match world.judge.fault.take() {
             Some(fault) => Err(fault),
-            None => Ok(Run { acked: world.judge.acks() }),
+            None => Ok(Run { acked: world.judge.acks(), fingerprint: world.fingerprint() }),
         }
+    }
+
+    fn fingerprint(&mut self) -> u64 {
+        let drawn = self.chance.below(u64::MAX);
+        xxh3_64(format!("{} {} {drawn} {:?}", self.now_ms, self.happened, self.replicas).as_bytes())
     }
 
     fn judge_chat(&mut self, chat: ChatId) {
@@ -208,12 +217,12 @@ impl World {
             replicas: Default::default(),
             leases: BTreeMap::new(),
             map: Register::default(),
-            writes: HashMap::new(),
+            writes: BTreeMap::new(),
             next_write: 0,
             senders: (0..3).map(|_| Sender::default()).collect(),
             makers: Makers::default(),
             next_id: 1_000,
-            calls: HashMap::new(),
+            calls: BTreeMap::new(),
             next_call: 0,
             next_stream: 0,
             incarnations: 0,
@@ -270,11 +279,7 @@ impl World {
 
     fn rest(&mut self) {
         self.resting = true;
-        for (sender, state) in self.senders.iter_mut().enumerate() {
-            for (chat, queue) in &mut state.queues {
-                queue.give_up(self.now_ms).into_iter().for_each(|n| self.judge.gave_up((sender, *chat, n)));
-            }
-        }
+        (0..self.senders.len()).for_each(|sender| self.give_up(sender));
         for node in 0..self.nodes.len() {
             self.thaw(node);
             self.nodes[node].wall_offset_ms = 0;

@@ -1,6 +1,6 @@
 //! The shard map's stored form: each owner once, and by shard which of them, and since which timestamp. About 40 KiB.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use confab_ids::SHARDS;
@@ -33,7 +33,7 @@ struct OwnerValue {
 }
 
 pub(super) fn encoded(map: &ShardMap) -> Vec<u8> {
-    let mut places: HashMap<Incarnation, u32> = HashMap::new();
+    let mut places: BTreeMap<Incarnation, u32> = BTreeMap::new();
     let mut value = MapValue::default();
     for tenure in &map.tenures {
         let next = u32::try_from(places.len()).unwrap_or(u32::MAX);
@@ -55,7 +55,7 @@ pub(super) fn decoded(version: u64, bytes: &[u8]) -> Result<ShardMap, StoreError
         return Err(damaged());
     }
     let mut owners = Vec::with_capacity(value.owners.len());
-    let mut addrs = HashMap::new();
+    let mut addrs = BTreeMap::new();
     for OwnerValue { incarnation, addr } in value.owners {
         let incarnation = Incarnation(u128::from_be_bytes(incarnation.try_into().map_err(|_| damaged())?));
         if !addr.is_empty() {

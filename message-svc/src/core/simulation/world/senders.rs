@@ -27,13 +27,13 @@ impl World {
                 }
             }
         }
+        // At rest each has to be answered, but for those that had been given up.
+        if !self.resting {
+            self.give_up(sender);
+        }
         for chat in CHATS {
             let now_ms = self.now_ms;
             let Some(queue) = self.senders[sender].queues.get_mut(&chat) else { continue };
-            // At rest each has to be answered, but for those that had been given up.
-            if !self.resting {
-                queue.give_up(now_ms).into_iter().for_each(|n| self.judge.gave_up((sender, chat, n)));
-            }
             if queue.overdue(now_ms) {
                 queue.again(now_ms);
             }
@@ -47,6 +47,13 @@ impl World {
         }
         let next = self.now_ms + self.chance.between(50, 900);
         self.at(next, Happening::Say { sender });
+    }
+
+    /// A sender goes on without what it has tried for too long.
+    pub(super) fn give_up(&mut self, sender: usize) {
+        for (chat, queue) in &mut self.senders[sender].queues {
+            queue.give_up(self.now_ms).into_iter().for_each(|n| self.judge.gave_up((sender, *chat, n)));
+        }
     }
 
     fn send(&mut self, sender: usize, chat: ChatId, n: u64) {
