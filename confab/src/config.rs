@@ -360,7 +360,7 @@ impl Default for EdgeConfig {
             ping_interval: Duration::from_secs(30),
             silence: Duration::from_secs(45),
             stall: Duration::from_secs(60),
-            drain: Duration::from_secs(10),
+            drain: Duration::from_secs(25),
             watch_max: 200,
             header_timeout: Duration::from_secs(10),
         }

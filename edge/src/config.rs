@@ -47,7 +47,7 @@ impl Default for Config {
             ping_interval: Duration::from_secs(30),
             silence_max: Duration::from_secs(45),
             stall_max: Duration::from_secs(60),
-            drain: Duration::from_secs(10),
+            drain: Duration::from_secs(25),
             watch_max: 200,
             header_timeout: Duration::from_secs(10),
             behind_proxy: Vec::new(),

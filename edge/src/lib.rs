@@ -38,6 +38,10 @@ use crate::http::App;
 use crate::mailbox::Mailbox;
 use crate::registry::Registry;
 
+/// A stopping edge's clients leave one each so many milliseconds: where each goes, it has to catch up, which costs the store a
+/// few reads.
+const LEAVE_EVERY_MS: u64 = 25;
+
 /// Whom the edge calls, and what it serves.
 pub struct Deps {
     /// Any instance, for what is asked beside the streams.
@@ -98,10 +102,9 @@ pub async fn serve(cfg: Config, front: Front, deps: Deps, drain: Drain) {
     let _late = link_drainer.drain(Duration::from_secs(1)).await;
 }
 
-/// Tells every client to come again, spread over half of the time, serves each until its time has come, and waits for them
-/// to go.
+/// Tells every client to come again, one each [`LEAVE_EVERY_MS`], or so that half of the time is enough; serves each until its
+/// time has come, and waits for them to go.
 async fn leave(shared: &Shared, time: Duration) {
-    let spread = u64::try_from(time.as_millis() / 2).unwrap_or(0);
     let until = Instant::now() + time;
     loop {
         if shared.registry.read().len() == 0 || Instant::now() >= until {
@@ -111,8 +114,29 @@ async fn leave(shared: &Shared, time: Duration) {
         let untold = |mailbox: &&Arc<Mailbox>| !mailbox.is_leaving();
         let clients: Vec<_> = shared.registry.read().all().filter(untold).cloned().collect();
         for (at, mailbox) in clients.iter().enumerate() {
-            mailbox.send_away(spread * at as u64 / clients.len() as u64);
+            mailbox.send_away(leave_ms(at as u64, clients.len() as u64, time));
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// When the client at this place among `count` is to leave, milliseconds from now.
+fn leave_ms(at: u64, count: u64, time: Duration) -> u64 {
+    let half = u64::try_from(time.as_millis() / 2).unwrap_or(u64::MAX);
+    let spread = half.min(count.saturating_mul(LEAVE_EVERY_MS));
+    spread.saturating_mul(at).checked_div(count).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_clients_leave_soon_and_many_within_half_of_the_time() {
+        let time = Duration::from_secs(20);
+        assert_eq!([0, 1, 2].map(|at| leave_ms(at, 3, time)), [0, LEAVE_EVERY_MS, 2 * LEAVE_EVERY_MS]);
+        let last = leave_ms(99_999, 100_000, time);
+        assert!((9_990..=10_000).contains(&last), "{last}");
+        assert_eq!(leave_ms(5, 10, Duration::ZERO), 0);
     }
 }

@@ -17,6 +17,7 @@ pub(crate) mod sends;
 #[cfg(test)]
 mod simulation;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -215,6 +216,8 @@ pub(crate) struct Effects {
     pub cut: Vec<u64>,
     /// The map is another one.
     pub map: Option<Arc<ShardMap>>,
+    /// And these, where they are called, are to be told of it.
+    pub gainers: BTreeSet<Arc<str>>,
 }
 
 #[derive(Debug, Clone)]

@@ -1,13 +1,11 @@
 //! Where a chat's owner is, and the one hop there: any instance takes any unary call. `Converse` is not passed on; its
 //! commands at another than the owner are refused, and the edge follows the map.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use confab_ids::{ChatId, Shard, UserId};
-use confab_mesh::{ClientConfig, Members, Peer, Pool, client};
-use confab_proto::message::v1::message_service_client::MessageServiceClient;
 use confab_proto::message::v1::{ViewChatsRequest, viewed_chat};
 use futures_util::future::{join, join_all};
 use tokio::sync::watch;
@@ -19,6 +17,7 @@ use crate::convert;
 use crate::core::ownership::map::ShardMap;
 use crate::core::{ChatView, Command, Outcome, View};
 use crate::error::ChatError;
+use crate::others::{Client, Others};
 use crate::owner::OwnerHandle;
 
 /// Marks a call that another instance has passed on: it is answered here, or not at all.
@@ -29,8 +28,6 @@ const WAIT_MAX: Duration = Duration::from_secs(4);
 
 /// Between two tries, unless the map changes before.
 const PAUSE: Duration = Duration::from_millis(100);
-
-pub(crate) type Client = MessageServiceClient<Peer>;
 
 /// The owners of all chats.
 #[derive(Clone)]
@@ -44,9 +41,7 @@ struct Inner {
 
 struct Among {
     addr: String,
-    pool: Pool,
-    /// Made of these members.
-    clients: Mutex<(Members, HashMap<Arc<str>, Client>)>,
+    others: Arc<Others>,
 }
 
 enum Place {
@@ -63,9 +58,8 @@ impl Owners {
         Self(Arc::new(Inner { here, among: None }))
     }
 
-    pub(crate) fn among(here: OwnerHandle, addr: String, pool: Pool) -> Self {
-        let clients = Mutex::new((Members::from([]), HashMap::new()));
-        Self(Arc::new(Inner { here, among: Some(Among { addr, pool, clients }) }))
+    pub(crate) fn among(here: OwnerHandle, addr: String, others: Arc<Others>) -> Self {
+        Self(Arc::new(Inner { here, among: Some(Among { addr, others }) }))
     }
 
     pub(crate) fn is_alone(&self) -> bool {
@@ -135,7 +129,7 @@ impl Tries {
         match map.owner(shard).and_then(|owner| map.addrs.get(&owner)) {
             Some(addr) if **addr == *among.addr => Place::Here,
             // Else two instances that disagree could pass it to and fro.
-            Some(addr) if !self.once => match among.client(addr) {
+            Some(addr) if !self.once => match among.others.client(addr) {
                 Some(client) => Place::There(addr.clone(), client),
                 None => Place::Nowhere,
             },
@@ -236,19 +230,4 @@ async fn views_there(
     });
     let missing = std::iter::repeat(Err(ChatError::Unavailable));
     viewed.chain(missing).take(chats.len()).collect()
-}
-
-impl Among {
-    fn client(&self, addr: &str) -> Option<Client> {
-        let members = self.pool.members();
-        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-        if !Arc::ptr_eq(&clients.0, &members) {
-            let made = members.iter().map(|member| {
-                let cfg = ClientConfig::new("message-svc", "message-svc");
-                (member.id.clone(), MessageServiceClient::new(client(cfg, member.peer.clone())))
-            });
-            *clients = (members.clone(), made.collect());
-        }
-        clients.1.get(addr).cloned()
-    }
 }

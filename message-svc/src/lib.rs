@@ -4,7 +4,7 @@
 //! service.rs     the RPCs               convert.rs   all validation        error.rs   all refusals
 //! reads.rs       pages, sync, lists     owner.rs     the task around core  publisher.rs  the streams to fanout
 //! core/          the rules, pure        store.rs     the seam to storage   store/{embedded,cassandra}.rs
-//! hop.rs         to another's chats
+//! hop.rs         to another's chats     others.rs    the other instances
 //! ```
 
 mod config;
@@ -12,6 +12,7 @@ mod convert;
 mod core;
 mod error;
 mod hop;
+mod others;
 mod owner;
 mod publisher;
 mod reads;
@@ -19,6 +20,7 @@ mod service;
 mod store;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use confab_mesh::{Drain, Peer, Pool, ServerConfig};
 use confab_proto::message::v1::message_service_server::MessageServiceServer;
@@ -31,6 +33,7 @@ pub use store::embedded::{Durability, OpenError};
 
 use crate::core::owner::Limits;
 use crate::hop::Owners;
+use crate::others::Others;
 use crate::owner::OwnerHandle;
 use crate::owner::shared::Place;
 use crate::reads::Reader;
@@ -124,10 +127,11 @@ pub async fn build(cfg: Config, storage: Storage, deps: Deps) -> Result<MessageS
         Storage::Cassandra { cfg, addr, instances, redis } => {
             let store = Cassandra::open(&cfg).await?;
             publisher();
-            let place = Place { ledger: store.clone(), addr: addr.clone() };
+            let others = Arc::new(Others::new(instances));
+            let place = Place { ledger: store.clone(), addr: addr.clone(), others: others.clone() };
             let recent = redis.map(Recent::start).unwrap_or_default();
             let owner = owner::start_among(limits, store.clone(), place, recent.clone(), from_fanout, &deps.drain);
-            let owners = Owners::among(owner.clone(), addr, instances);
+            let owners = Owners::among(owner.clone(), addr, others);
             Ok(serve(Reader { store, recent, owner, owners }, deps.drain))
         }
     }

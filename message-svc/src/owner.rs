@@ -8,7 +8,7 @@ mod clock;
 mod failpoints;
 pub(crate) mod shared;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -22,7 +22,8 @@ use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::timeout;
 
 use self::shared::{NoLedger, Place};
 use crate::core::owner::{Answered, Limits, Owner, Write};
@@ -47,12 +48,17 @@ const TICK: Duration = Duration::from_millis(50);
 /// How long a drain waits for what was taken to be answered.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
 
+/// And for its heirs to hear that they are: each looks by itself once a second.
+const NOTICE_MAX: Duration = Duration::from_secs(1);
+
 enum Request {
     Open { stream: u64, replies: mpsc::Sender<ConverseResponse> },
     Close { stream: u64 },
     Commands { stream: u64, commands: Vec<StreamCommand> },
     Call { chat: ChatId, command: Command, answer: oneshot::Sender<Outcome> },
     Create { create: Create, answer: oneshot::Sender<Outcome> },
+    /// There is a shard map of this version.
+    Notice(u64),
 }
 
 /// A command of a `Converse` stream.
@@ -103,6 +109,11 @@ impl OwnerHandle {
         outcome.await.unwrap_or(Outcome::ChatRefused(ChatError::Unavailable))
     }
 
+    /// Another instance says that there is a shard map of this version.
+    pub(crate) async fn notice(&self, version: u64) {
+        self.ask(Request::Notice(version)).await;
+    }
+
     /// The store has not failed.
     pub(crate) fn is_healthy(&self) -> bool {
         self.healthy.load(Ordering::Relaxed)
@@ -140,6 +151,8 @@ struct Task<S, L> {
     under_way: FuturesUnordered<BoxFuture<'static, Done>>,
     /// Writes that are tried until they are stored.
     tried: HashMap<u64, AbortHandle>,
+    /// Instances are being told of a new map.
+    notices: JoinSet<()>,
     fx: Effects,
     healthy: Arc<AtomicBool>,
     map: watch::Sender<Arc<ShardMap>>,
@@ -194,6 +207,7 @@ fn spawn<S: Store, L: Ledger>(
         fanout: None,
         under_way: FuturesUnordered::new(),
         tried: HashMap::new(),
+        notices: JoinSet::new(),
         fx: Effects::default(),
         healthy: healthy.clone(),
         map,
@@ -228,8 +242,10 @@ impl<S: Store, L: Ledger> Task<S, L> {
                 }
                 _ = tick.tick() => self.tick(drain_until.is_some()),
                 () = drain.started(), if drain_until.is_none() => {
+                    tracing::info!("it ends: its shards are given away");
                     drain_until = Some(Instant::now() + DRAIN_MAX);
                     self.owner.drain();
+                    self.tick(true);
                 }
             }
             if drain_until.is_some() {
@@ -252,11 +268,16 @@ impl<S: Store, L: Ledger> Task<S, L> {
         }
     }
 
-    /// Says that nobody need wait for its lease to end.
+    /// Says that nobody need wait for its lease to end, and lets its heirs hear of their chats.
     async fn leave(self) {
-        if let (Some(place), Some((incarnation, counter))) = (&self.place, self.owner.lease()) {
-            let _answered = shared::ask(&place.ledger, Ask::MarkDead { incarnation, counter }).await;
-        }
+        let Some(place) = self.place else { return };
+        let told = timeout(NOTICE_MAX, self.notices.join_all());
+        let marked = async {
+            if let Some((incarnation, counter)) = self.owner.lease() {
+                let _answered = shared::ask(&place.ledger, Ask::MarkDead { incarnation, counter }).await;
+            }
+        };
+        let _in_time = tokio::join!(told, marked);
     }
 
     fn tick(&mut self, draining: bool) {
@@ -297,6 +318,7 @@ impl<S: Store, L: Ledger> Task<S, L> {
                 let origin = self.expect(answer);
                 self.owner.create(now, origin, create, &mut self.fx);
             }
+            Request::Notice(version) => self.owner.noticed(now, version, &mut self.fx),
         }
     }
 
@@ -398,6 +420,9 @@ impl<S: Store, L: Ledger> Task<S, L> {
             }));
         }
         if let Some(map) = fx.map {
+            let own = self.owner.lease().map_or(0, |(me, _)| map.shards_of(me).count());
+            tracing::info!(version = map.version, own_shards = own, owners = map.addrs.len(), "the shard map is another one");
+            self.notice(std::mem::take(&mut fx.gainers), map.version);
             self.map.send_replace(map);
         }
         self.recent.keep(fx.recent);
@@ -455,6 +480,15 @@ impl<S: Store, L: Ledger> Task<S, L> {
         if fx.take_ids {
             let ledger = place.ledger.clone();
             self.under_way.push(Box::pin(async move { Done::Ids(shared::take_ids(&ledger).await) }));
+        }
+    }
+
+    /// Tells who has gained shards by the map that was made here.
+    fn notice(&mut self, gainers: BTreeSet<Arc<str>>, version: u64) {
+        while self.notices.try_join_next().is_some() {}
+        if let Some(place) = self.place.as_ref().filter(|_| !gainers.is_empty()) {
+            let others = place.others.clone();
+            self.notices.spawn(async move { others.notice(gainers, version).await });
         }
     }
 

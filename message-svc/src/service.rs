@@ -19,7 +19,8 @@ use uuid::Uuid;
 use crate::convert::{self, Asked};
 use crate::core::{ChatView, Command, Mark, Outcome};
 use crate::error::{ChatError, Invalid, MarkError, SendError};
-use crate::hop::{Client, passed_on};
+use crate::hop::passed_on;
+use crate::others::Client;
 use crate::owner::{StreamCommand, accepted_wire};
 use crate::reads::{PageRequest, Reader};
 use crate::store::{CreationKey, Store};
@@ -284,6 +285,14 @@ impl<S: Store> MessageService for Service<S> {
             async move { owner.add_members(request).await }
         };
         tries.call(Shard::of_chat(chat), || self.add_here(request.clone(), message_id), there).await
+    }
+
+    async fn notice_shards(
+        &self,
+        request: Request<pb::NoticeShardsRequest>,
+    ) -> Result<Response<pb::NoticeShardsResponse>, Status> {
+        self.reader.owner.notice(request.into_inner().version).await;
+        Ok(Response::new(pb::NoticeShardsResponse {}))
     }
 
     async fn view_chats(

@@ -22,6 +22,7 @@ const RULES: &[(&str, &[&str])] = &[
     ("/confab.message.v1.MessageService/FilterAcquainted", &["edge", "message-svc"]),
     ("/confab.message.v1.MessageService/WatchShards", &["edge"]),
     ("/confab.message.v1.MessageService/ViewChats", &["message-svc"]),
+    ("/confab.message.v1.MessageService/NoticeShards", &["message-svc"]),
     ("/confab.fanout.v1.FanoutService/Publish", &["message-svc"]),
     ("/confab.fanout.v1.FanoutService/Subscribe", &["edge"]),
     ("/confab.presence.v1.PresenceService/Track", &["edge"]),

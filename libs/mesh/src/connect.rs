@@ -53,7 +53,8 @@ pub struct ConnectConfig {
     pub leave_timeout: Duration,
     /// An instance is up only if this says so, besides being connected. Default: none.
     pub health: Option<HealthCheck>,
-    /// Between two questions, and until an answer must be there. Default: 2 s.
+    /// Between two questions while it serves (at most 250 ms while it doesn't), and until an answer must be there.
+    /// Default: 2 s.
     pub health_interval: Duration,
     /// Default: none, plaintext.
     pub tls: Option<ClientTls>,

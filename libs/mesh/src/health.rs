@@ -11,13 +11,13 @@ use crate::{Drain, Peer, ServerConfig, server};
 pub const SERVICE: &str = "grpc.health.v1.Health";
 
 /// How often services are asked.
-const EVERY: Duration = Duration::from_millis(500);
+const EVERY: Duration = Duration::from_millis(250);
 
 /// Whether a service can do its job, now. Asked often: it must not wait.
 pub type Ready = Arc<dyn Fn() -> bool + Send + Sync>;
 
 /// Answers `Check` and `Watch` for `services`, by their gRPC names, and for all together, by the empty name. What it says
-/// is at most half a second old; once `drain` has begun nothing serves any more.
+/// is at most a quarter of a second old; once `drain` has begun nothing serves any more.
 ///
 /// It has a server's stack of its own, of `role`, without a policy and a drain: who watches gets to see the end.
 pub async fn health(role: &'static str, services: Vec<(&'static str, Ready)>, drain: &Drain) -> Peer {

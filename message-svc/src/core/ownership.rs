@@ -56,6 +56,8 @@ pub(crate) struct Changes {
     pub lost: Vec<Shard>,
     /// The map is another one.
     pub map: Option<Arc<ShardMap>>,
+    /// Where those are called who have gained shards by a map that was made here: they have yet to see it.
+    pub gainers: BTreeSet<Arc<str>>,
 }
 
 /// A change of the map that is under way.
@@ -226,7 +228,7 @@ impl Ownership {
         }
         let dead_before = self.observed.dead();
         self.observed.update(now, leases, &self.known);
-        self.wanted.update(&self.observed.serving(now));
+        self.wanted.update(&self.observed.candidates(now));
         // Before it is known what became of its own, another's word of the map may be older than that.
         if let Some(map) = map
             && (self.swapping.is_none() || !rules::holds(Rule::SettleUnknownMap))
@@ -280,7 +282,11 @@ impl Ownership {
                 return;
             }
             Swapped::Unknown => None,
-            Swapped::Applied => Some(swapping.map.clone()),
+            Swapped::Applied => {
+                let map = swapping.map.clone();
+                self.changes.gainers.extend(self.gainers(&map));
+                Some(map)
+            }
             Swapped::Refused(map) => Some(map),
         };
         self.swapping = None;
@@ -288,6 +294,21 @@ impl Ownership {
             self.adopt(map);
         }
         self.resume();
+    }
+
+    /// Who has shards by `next` that are not theirs by the map that is known.
+    fn gainers(&self, next: &ShardMap) -> BTreeSet<Arc<str>> {
+        let me = self.lease.incarnation();
+        let gained = Shard::all().filter(|shard| next.tenure(*shard) != self.map.tenure(*shard));
+        let gainers: BTreeSet<Incarnation> = gained.filter_map(|shard| next.owner(shard)).collect();
+        gainers.iter().filter(|gainer| **gainer != me).filter_map(|gainer| next.addrs.get(gainer).cloned()).collect()
+    }
+
+    /// Somebody says that there is a map of this version.
+    pub(crate) fn noticed(&mut self, version: u64) {
+        if version > self.map.version {
+            self.look_again();
+        }
     }
 
     /// Whether something may still be in flight of shards that are to be given away.
@@ -472,6 +493,34 @@ mod tests {
         assert_eq!(observations(&mut ownership, 2_000..3_000, |_| {}), [2_000, 2_020]);
         let many = observations(&mut ownership, 3_000..4_000, |ownership| ownership.mistaken(Shard(0)));
         assert!((8..=11).contains(&many.len()), "{many:?}");
+    }
+
+    #[test]
+    fn who_is_told_of_a_newer_map_reads_it_soon() {
+        let mut ownership = Ownership::new(Incarnation(1), "a:1".to_owned());
+        assert_eq!(observations(&mut ownership, 0..500, |_| {}), [0]);
+        ownership.noticed(0);
+        assert!(observations(&mut ownership, 500..700, |_| {}).is_empty());
+        ownership.noticed(1);
+        assert_eq!(observations(&mut ownership, 700..900, |_| {}), [700]);
+    }
+
+    #[test]
+    fn who_gains_shards_is_told() {
+        let mut ownership = Ownership::new(Incarnation(1), "a:1".to_owned());
+        ownership.renewed(at(0), Swapped::Applied);
+        let row = |number, addr: &str| LeaseRow {
+            incarnation: Incarnation(number),
+            addr: addr.to_owned(),
+            counter: 9,
+            hi: 0,
+            standing: Standing::Serving,
+        };
+        ownership.observed(at(5), vec![row(1, "a:1"), row(2, "b:1"), row(3, "c:1")], None);
+        let moves = [Move { shard: Shard(0), to: Incarnation(1), floor: 0 }, Move { shard: Shard(1), to: Incarnation(3), floor: 0 }];
+        ownership.swap(&moves);
+        ownership.swapped(Swapped::Applied);
+        assert_eq!(Vec::from_iter(ownership.take_changes().gainers), [Arc::from("c:1")]);
     }
 
     #[test]

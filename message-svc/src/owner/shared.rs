@@ -13,6 +13,7 @@ use crate::core::owner::{Answered, Write};
 use crate::core::ownership::Ask;
 use crate::core::ownership::lease::{Incarnation, LeaseRow, Swapped};
 use crate::core::ownership::map::ShardMap;
+use crate::others::Others;
 use crate::store::{Ledger, Row, Store, StoreError};
 
 /// A compare-and-set that has no answer by then has an unknown outcome. Below a lease's third, so that it can be tried again.
@@ -32,6 +33,7 @@ pub(crate) struct Place<L> {
     pub ledger: L,
     /// Where this instance is called.
     pub addr: String,
+    pub others: Arc<Others>,
 }
 
 pub(super) fn new_incarnation() -> Incarnation {

@@ -634,6 +634,14 @@ pub struct WatchShardsResponse {
     #[prost(uint32, repeated, tag = "3")]
     pub shards: ::prost::alloc::vec::Vec<u32>,
 }
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct NoticeShardsRequest {
+    /// Of the map.
+    #[prost(uint64, tag = "1")]
+    pub version: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct NoticeShardsResponse {}
 /// Generated client implementations.
 pub mod message_service_client {
     #![allow(
@@ -1044,6 +1052,34 @@ pub mod message_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
+        /// Tells an instance that a newer shard map is stored, by which it has gained chats: it reads it at once, and not when it
+        /// would look next, up to a second later. Nothing is lost without it.
+        pub async fn notice_shards(
+            &mut self,
+            request: impl tonic::IntoRequest<super::NoticeShardsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::NoticeShardsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/confab.message.v1.MessageService/NoticeShards",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("confab.message.v1.MessageService", "NoticeShards"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -1153,6 +1189,15 @@ pub mod message_service_server {
             request: tonic::Request<super::ViewChatsRequest>,
         ) -> std::result::Result<
             tonic::Response<super::ViewChatsResponse>,
+            tonic::Status,
+        >;
+        /// Tells an instance that a newer shard map is stored, by which it has gained chats: it reads it at once, and not when it
+        /// would look next, up to a second later. Nothing is lost without it.
+        async fn notice_shards(
+            &self,
+            request: tonic::Request<super::NoticeShardsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::NoticeShardsResponse>,
             tonic::Status,
         >;
     }
@@ -1765,6 +1810,51 @@ pub mod message_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ViewChatsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/confab.message.v1.MessageService/NoticeShards" => {
+                    #[allow(non_camel_case_types)]
+                    struct NoticeShardsSvc<T: MessageService>(pub Arc<T>);
+                    impl<
+                        T: MessageService,
+                    > tonic::server::UnaryService<super::NoticeShardsRequest>
+                    for NoticeShardsSvc<T> {
+                        type Response = super::NoticeShardsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::NoticeShardsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as MessageService>::notice_shards(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = NoticeShardsSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -10,8 +10,9 @@ use confab_tests::harness::seed;
 /// In the place of a row's name: measures what the mesh takes.
 const CAPACITY: &str = "capacity";
 
-/// Of the capacity, what the rows take.
-const SHARE: f64 = 0.3;
+/// Of the capacity, what the rows take; the issue allows 0.3. At that, with the reconnects of clients that roam, both cores are
+/// two thirds busy before anything happens, most of it Cassandra's three nodes: what happens would wait for them.
+const SHARE: f64 = 0.2;
 
 /// User ids of a row.
 const USERS: usize = 10_000;

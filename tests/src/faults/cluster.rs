@@ -61,7 +61,7 @@ impl fmt::Display for Outcome {
         let Spread { count, p50_ms, p99_ms } = figures.spared;
         write!(
             f,
-            "{}: {} acked, {} violations, acked after {:.1} s (sent at {:.1} s), read after {:.1} s (at most {} s), success {:.2} %, spared p50 \
+            "{}: {} acked, {} violations, acked after {:.1} s (sent at {:.1} s), read after {:.1} s (sent at {:.1} s, {}; at most {} s), success {:.2} %, spared p50 \
              {p50_ms:.0} p99 {p99_ms:.0} ms of {count} (others {:.0}, {:.0} of {}), {} connects, {} breaks, {:?}, {:.0} s",
             row.name,
             report.counts.acked,
@@ -69,6 +69,8 @@ impl fmt::Display for Outcome {
             figures.acked_after.as_secs_f64(),
             figures.slowest_at.as_secs_f64(),
             figures.read_after.as_secs_f64(),
+            figures.read_slowest_at.as_secs_f64(),
+            if figures.read_slowest_caught_up { "by catching up" } else { "on a connection that was there" },
             row.within.as_secs(),
             figures.success() * 100.0,
             figures.hit.p50_ms,

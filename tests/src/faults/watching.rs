@@ -17,6 +17,10 @@ pub struct Figures {
     pub slowest_at: Duration,
     /// The longest from a message's first try until a reader had it, by whichever connection and in whichever way.
     pub read_after: Duration,
+    /// The first try of the one that took longest to a reader, from the strike on.
+    pub read_slowest_at: Duration,
+    /// And whether that reader got it by catching up, on a new connection.
+    pub read_slowest_caught_up: bool,
     /// First tries that were acked on their connection, and those that were not; where the client itself went away before,
     /// neither.
     pub answered: u64,
@@ -93,8 +97,12 @@ pub(super) fn figures(timelines: &[Timeline], from: Instant, is_hit: impl Fn(Way
     for arrival in timelines.iter().flat_map(|timeline| &timeline.arrivals).filter(|arrival| arrival.at >= from) {
         let Some(sent) = firsts.get(&(arrival.chat, arrival.seq)) else { continue };
         let took = arrival.at.saturating_duration_since(sent.at);
-        figures.read_after = figures.read_after.max(took);
-        if sent.at >= from && arrival.synced.is_some_and(|synced| synced <= sent.at) {
+        let was_there = arrival.synced.is_some_and(|synced| synced <= sent.at);
+        if took > figures.read_after {
+            (figures.read_after, figures.read_slowest_at) = (took, sent.at.saturating_duration_since(from));
+            figures.read_slowest_caught_up = !was_there;
+        }
+        if sent.at >= from && was_there {
             let way = Way { chat: arrival.chat, from_edge: sent.edge, to_edge: arrival.edge };
             let all = if is_hit(way) { &mut hit } else { &mut spared };
             all.add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));

@@ -82,6 +82,7 @@ impl Link {
         mut responses: Streaming<ConverseResponse>,
     ) {
         let stream = self.streams.fetch_add(1, Ordering::Relaxed) + 1;
+        tracing::info!(owner = %member.id, stream, "a stream to message-svc is open");
         let cut = CancellationToken::new();
         let outlet = Outlet::new(frames, cut.clone().drop_guard());
         // Without the router the process is ending.
@@ -128,6 +129,7 @@ impl Link {
                 let mut maps = maps.into_inner();
                 while let Ok(Some(map)) = maps.message().await {
                     has_told = true;
+                    tracing::info!(owner = %member.id, version = map.version, "the shard map is another one");
                     // Without the router the process is ending.
                     drop(self.heard.send(Heard::Map(map)).await);
                 }

@@ -25,6 +25,9 @@ use crate::Peer;
 /// A connection that lasted this long was a good one: the next attempt's pause is the shortest again.
 const LASTED: Duration = Duration::from_secs(1);
 
+/// One that doesn't serve is asked again so soon.
+const NOT_YET: Duration = Duration::from_millis(250);
+
 /// Dropped, it takes no more calls, and its streams go on for at most
 /// [`leave_timeout`](ConnectConfig::leave_timeout).
 pub(crate) struct Instance {
@@ -135,7 +138,9 @@ async fn keep_asking(shared: Arc<Shared>, peer: Peer, health: HealthCheck) {
         if shared.serves.swap(serves, Ordering::Relaxed) != serves {
             shared.changed.notify_one();
         }
-        sleep(shared.cfg.health_interval).await;
+        // One that has just come says soon that it serves.
+        let pause = if serves { shared.cfg.health_interval } else { shared.cfg.health_interval.min(NOT_YET) };
+        sleep(pause).await;
     }
 }
 

@@ -91,6 +91,13 @@ impl Owner {
         self.tick_fence(now, fx);
     }
 
+    /// Another instance says that the shard map has this version by now.
+    pub(crate) fn noticed(&mut self, now: Now, version: u64, fx: &mut Effects) {
+        let Fence::Among(ownership) = &mut self.fence else { return };
+        ownership.noticed(version);
+        self.tick_fence(now, fx);
+    }
+
     pub(super) fn tick_fence(&mut self, now: Now, fx: &mut Effects) {
         let Fence::Among(ownership) = &mut self.fence else { return };
         let me = ownership.incarnation();
@@ -106,6 +113,7 @@ impl Owner {
             self.stop(changes.stopped, fx);
         }
         fx.map = changes.map.or(fx.map.take());
+        fx.gainers.extend(changes.gainers);
         for chat in std::mem::take(&mut self.unconfirmed) {
             self.advance(now, chat, fx);
         }

@@ -15,6 +15,10 @@ const RENEW_MS: u64 = 2_000;
 /// A renewal that failed is followed by another so soon, milliseconds.
 const RETRY_MS: u64 = 500;
 
+/// With this renewal, 4 s after it has come, an incarnation is known to those who call it: edges have found it, and their
+/// streams are open. Its counter says so, so that all observers agree.
+const KNOWN_AT: u64 = 3;
+
 /// How long a lease's row stands unchanged until its holder counts as gone: the lease's time and 6 % for clocks that run
 /// at different speeds.
 const OBSERVED_MS: u64 = TTL_MS + TTL_MS * 6 / 100;
@@ -203,9 +207,11 @@ impl Observed {
         self.select(|row, since| row.standing == Standing::Dead || unmarked(since))
     }
 
-    /// Those that can be given shards.
-    pub(crate) fn serving(&self, now: Now) -> Vec<&LeaseRow> {
-        self.select(|row, since| row.standing == Standing::Serving && !is_over(now, since))
+    /// Those to whom shards are given: whoever has just come gets none while others are there.
+    pub(crate) fn candidates(&self, now: Now) -> Vec<&LeaseRow> {
+        let serving = |row: &LeaseRow, since| row.standing == Standing::Serving && !is_over(now, since);
+        let known = self.select(|row, since| serving(row, since) && row.counter >= KNOWN_AT);
+        if known.is_empty() { self.select(serving) } else { known }
     }
 
     /// By incarnation. The predicate is given since when a row has stood there unchanged.
@@ -220,4 +226,28 @@ impl Observed {
 /// Whether a lease whose row has stood unchanged since then is over.
 fn is_over(now: Now, since_ms: u64) -> bool {
     now.mono_ms >= since_ms + OBSERVED_MS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(number: u128, counter: u64, standing: Standing) -> LeaseRow {
+        LeaseRow { incarnation: Incarnation(number), addr: format!("{number}:1"), counter, hi: 0, standing }
+    }
+
+    fn candidates(rows: &[LeaseRow]) -> Vec<u128> {
+        let now = Now { wall_ms: 0, mono_ms: 1 };
+        let mut observed = Observed::default();
+        observed.update(now, rows.to_vec(), &ShardMap::default());
+        observed.candidates(now).iter().map(|row| row.incarnation.0).collect()
+    }
+
+    #[test]
+    fn who_has_just_come_gets_shards_only_where_nobody_else_is() {
+        use Standing::{Draining, Serving};
+        assert_eq!(candidates(&[row(1, 1, Serving), row(2, 2, Serving)]), [1, 2]);
+        assert_eq!(candidates(&[row(1, 3, Serving), row(2, 2, Serving), row(3, 9, Serving)]), [1, 3]);
+        assert_eq!(candidates(&[row(1, 9, Draining), row(2, 1, Serving)]), [2]);
+    }
 }

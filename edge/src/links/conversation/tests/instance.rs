@@ -262,4 +262,5 @@ not_asked! {
     list_members: ListMembersRequest -> ListMembersResponse,
     filter_acquainted: FilterAcquaintedRequest -> FilterAcquaintedResponse,
     view_chats: ViewChatsRequest -> ViewChatsResponse,
+    notice_shards: NoticeShardsRequest -> NoticeShardsResponse,
 }
