@@ -262,6 +262,8 @@ pub(crate) struct KeyRead {
 pub(crate) struct TailRead {
     pub load: Load,
     pub bucket: u32,
+    /// So many of its newest rows.
+    pub limit: usize,
 }
 
 /// The payload of a publication.

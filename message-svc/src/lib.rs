@@ -31,7 +31,7 @@ pub use config::Config;
 pub use store::cassandra::{CassandraConfig, ConnectError, migrate as migrate_cassandra};
 pub use store::embedded::{Durability, OpenError};
 
-use crate::core::owner::Limits;
+use crate::core::owner::{Limits, WINDOW};
 use crate::hop::Owners;
 use crate::others::Others;
 use crate::owner::OwnerHandle;
@@ -112,7 +112,7 @@ pub async fn build(cfg: Config, storage: Storage, deps: Deps) -> Result<MessageS
     let (events, from_fanout) = mpsc::channel(FANOUT_EVENTS_MAX);
     let (fanout, drain) = (deps.fanout.clone(), deps.drain.clone());
     let publisher = move || drop(tokio::spawn(publisher::run(fanout, events, drain)));
-    let limits = Limits { hot_chats: cfg.hot_chats_max, in_flight: cfg.in_flight_max };
+    let limits = Limits { hot_chats: cfg.hot_chats_max, in_flight: cfg.in_flight_max, window: WINDOW };
     match storage {
         Storage::Embedded { folder, durability } => {
             let store = tokio::task::spawn_blocking(move || Embedded::open(&folder, durability))

@@ -30,7 +30,7 @@ use crate::core::owner::{Answered, Limits, Owner, Write};
 use crate::core::ownership::lease::Incarnation;
 use crate::core::ownership::map::ShardMap;
 use crate::core::ownership::{Ask, Ownership};
-use crate::core::recovery::{LogRow, TAIL};
+use crate::core::recovery::LogRow;
 use crate::core::{Accepted, Command, Create, Effects, Found, KeyRead, Load, Lookup, Now, Origin, Outcome, TailRead};
 use crate::error::ChatError;
 use crate::publisher::{FanoutEvent, PUBLICATIONS_PER_FRAME};
@@ -52,11 +52,26 @@ const DRAIN_MAX: Duration = Duration::from_secs(5);
 const NOTICE_MAX: Duration = Duration::from_secs(1);
 
 enum Request {
-    Open { stream: u64, replies: mpsc::Sender<ConverseResponse> },
-    Close { stream: u64 },
-    Commands { stream: u64, commands: Vec<StreamCommand> },
-    Call { chat: ChatId, command: Command, answer: oneshot::Sender<Outcome> },
-    Create { create: Create, answer: oneshot::Sender<Outcome> },
+    Open {
+        stream: u64,
+        replies: mpsc::Sender<ConverseResponse>,
+    },
+    Close {
+        stream: u64,
+    },
+    Commands {
+        stream: u64,
+        commands: Vec<StreamCommand>,
+    },
+    Call {
+        chat: ChatId,
+        command: Command,
+        answer: oneshot::Sender<Outcome>,
+    },
+    Create {
+        create: Create,
+        answer: oneshot::Sender<Outcome>,
+    },
     /// There is a shard map of this version.
     Notice(u64),
 }
@@ -421,7 +436,12 @@ impl<S: Store, L: Ledger> Task<S, L> {
         }
         if let Some(map) = fx.map {
             let own = self.owner.lease().map_or(0, |(me, _)| map.shards_of(me).count());
-            tracing::info!(version = map.version, own_shards = own, owners = map.addrs.len(), "the shard map is another one");
+            tracing::info!(
+                version = map.version,
+                own_shards = own,
+                owners = map.addrs.len(),
+                "the shard map is another one"
+            );
             self.notice(std::mem::take(&mut fx.gainers), map.version);
             self.map.send_replace(map);
         }
@@ -457,8 +477,8 @@ impl<S: Store, L: Ledger> Task<S, L> {
         if !fx.tails.is_empty() {
             let (store, reads) = (self.store.clone(), std::mem::take(&mut fx.tails));
             self.under_way.push(Box::pin(async move {
-                let buckets = reads.iter().map(|read| (read.load.chat, read.bucket)).collect();
-                let rows = store.tails(buckets, TAIL).await;
+                let asked = reads.iter().map(|read| (read.load.chat, read.bucket, read.limit)).collect();
+                let rows = store.tails(asked).await;
                 Done::Tails(reads, rows)
             }));
         }

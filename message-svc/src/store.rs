@@ -184,6 +184,24 @@ pub(crate) struct Certain {
     pub epoch: i64,
     /// The log's end as the recovery found it: up to here each row is what it was, whichever recovery it says it is of.
     pub upto: Seq,
+    /// Seqs beyond its head that the recovery's owner may have on their way to the store.
+    pub window: u32,
+    /// What owners before have had on their way lies no higher than this, whenever it comes.
+    pub stale_upto: Seq,
+}
+
+impl Certain {
+    /// How many rows there may be beyond the log's certain end.
+    pub(crate) fn span(&self) -> usize {
+        let stale = usize::try_from(self.stale_upto.0.saturating_sub(self.upto.0)).unwrap_or(usize::MAX);
+        stale.max(self.window as usize)
+    }
+
+    /// What a recovery says that has found the log to end at `upto`.
+    pub(crate) fn next(&self, epoch: i64, upto: Seq, window: u32) -> Self {
+        let stale_upto = self.stale_upto.max(Seq(upto.0.saturating_add(self.window.into())));
+        Self { epoch, upto, window, stale_upto }
+    }
 }
 
 /// A chat as it is loaded into memory.
@@ -304,11 +322,10 @@ pub(crate) trait Store: Clone + Send + Sync + 'static {
     /// [`tails`](Self::tails).
     fn load(&self, chats: Vec<ChatId>) -> impl Future<Output = Result<Vec<Option<ChatRecord>>, StoreError>> + Send;
 
-    /// The newest rows of buckets of logs, in any order, and at most `limit` of each.
+    /// The newest rows of buckets of logs, in any order, and at most so many of each.
     fn tails(
         &self,
-        buckets: Vec<(ChatId, u32)>,
-        limit: usize,
+        asked: Vec<(ChatId, u32, usize)>,
     ) -> impl Future<Output = Result<Vec<Vec<LogRow>>, StoreError>> + Send;
 
     fn find_sends(&self, lookups: &[Lookup]) -> impl Future<Output = Result<Vec<Found>, StoreError>> + Send;

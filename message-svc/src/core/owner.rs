@@ -46,10 +46,12 @@ const SENDS_REST_MS: u64 = 60_000;
 /// How often raised watermarks are written, milliseconds.
 const MARKS_EVERY_MS: u64 = 5_000;
 
-/// Seqs of a chat beyond its head that may be on their way to the store, where there are other owners: what a successor has
-/// to look at is bounded by it.
-/// (In tests few, so that it is filled.)
-pub(crate) const WINDOW: usize = if cfg!(test) { 4 } else { 64 };
+/// [`Limits::window`] of this version: what a successor looks at, and writes again, is twice as much. Events that are ready
+/// at once go in one write, so it is not many of these per round trip that it allows, but these.
+pub(crate) const WINDOW: u32 = 16;
+
+/// No version has had more. (In tests few, so that it is filled.)
+pub(crate) const WINDOW_MAX: u32 = if cfg!(test) { 4 } else { 64 };
 
 /// The bounds of an owner.
 #[derive(Clone, Copy, Debug)]
@@ -58,6 +60,9 @@ pub(crate) struct Limits {
     pub hot_chats: usize,
     /// Commands that wait for a load, a lookup, the disk or fanout.
     pub in_flight: usize,
+    /// Seqs of a chat beyond its head that may be on their way to the store, where there are other owners; at most
+    /// [`WINDOW_MAX`].
+    pub window: u32,
 }
 
 #[derive(Debug)]
@@ -98,14 +103,6 @@ impl Fence {
         match self {
             Self::Sole => Some(0),
             Self::Among(ownership) => ownership.stamp(now),
-        }
-    }
-
-    /// Seqs of a chat that may be on their way to the store; `None`: as many as there are.
-    fn window(&self) -> Option<usize> {
-        match self {
-            Self::Sole => None,
-            Self::Among(_) => Some(WINDOW),
         }
     }
 
@@ -179,6 +176,11 @@ impl Owner {
             marks_written_ms: 0,
             failed: false,
         }
+    }
+
+    /// Seqs of a chat that may be on their way to the store; `None`: as many as there are.
+    fn window(&self) -> Option<usize> {
+        (!self.fence.is_sole()).then_some(self.limits.window as usize)
     }
 
     /// Whether it takes commands. At the bound it doesn't, and their streams wait.
@@ -266,7 +268,7 @@ impl Owner {
 
     /// Runs what waits for a chat until something has to be waited for.
     fn go_on(&mut self, now: Now, chat: ChatId, fx: &mut Effects) {
-        let window = self.fence.window();
+        let window = self.window();
         while let Some(Slot::Hot { chat: hot, waiting }) = self.slots.get_mut(&chat) {
             if hot.is_blocked(window) {
                 return;
@@ -285,7 +287,7 @@ impl Owner {
         if !self.fence.holds(now) {
             return self.turn_away(id, origin, &command, fx);
         }
-        let window = self.fence.window();
+        let window = self.window();
         let Some(chat) = self.hot(id) else { return };
         chat.used_ms = now.mono_ms;
         let appends = command.appends();

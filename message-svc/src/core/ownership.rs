@@ -517,7 +517,10 @@ mod tests {
             standing: Standing::Serving,
         };
         ownership.observed(at(5), vec![row(1, "a:1"), row(2, "b:1"), row(3, "c:1")], None);
-        let moves = [Move { shard: Shard(0), to: Incarnation(1), floor: 0 }, Move { shard: Shard(1), to: Incarnation(3), floor: 0 }];
+        let moves = [
+            Move { shard: Shard(0), to: Incarnation(1), floor: 0 },
+            Move { shard: Shard(1), to: Incarnation(3), floor: 0 },
+        ];
         ownership.swap(&moves);
         ownership.swapped(Swapped::Applied);
         assert_eq!(Vec::from_iter(ownership.take_changes().gainers), [Arc::from("c:1")]);

@@ -9,13 +9,10 @@ use confab_proto::message::v1::{Event, MembershipKind, Role, event};
 use prost::Message as _;
 
 use super::marks::Marks;
-use super::owner::{WINDOW, key_and_sent};
+use super::owner::key_and_sent;
 use super::ownership::rules::{self, Rule};
 use super::sends::Sent;
 use crate::store::{BUCKET, Certain, ChatRecord, MemberRow, Roster, Row, SendKey, bucket_of};
-
-/// Rows at a log's end that are looked at: the window of whoever wrote them, and as many below it.
-pub(crate) const TAIL: usize = 2 * WINDOW;
 
 /// One row of a log as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +30,8 @@ pub(crate) struct Recovery {
     /// The chat's row as it was read last.
     pub record: ChatRecord,
     to_read: VecDeque<u32>,
+    /// Rows at the log's end that are looked at: those that may be beyond what is certain, and as many below it.
+    tail: usize,
     rows: Vec<LogRow>,
     sends: Vec<(SendKey, Sent)>,
     rewrites: VecDeque<Vec<Row>>,
@@ -56,19 +55,21 @@ impl Recovery {
         if !rules::holds(Rule::LowerBeforeUpper) {
             to_read.make_contiguous().reverse();
         }
-        Self { record, to_read, rows: Vec::new(), sends: Vec::new(), rewrites: VecDeque::new() }
+        let tail = record.certain.span().saturating_mul(2).max(2);
+        Self { record, to_read, tail, rows: Vec::new(), sends: Vec::new(), rewrites: VecDeque::new() }
     }
 
-    /// Whether the rows that were read are of the log's last buckets, by the chat's row as it was read again after them. If
-    /// not, all is to be read again.
+    /// Whether the rows that were read are of the log's last buckets, and enough, by the chat's row as it was read again after
+    /// them. If not, all is to be read again.
     pub(crate) fn confirmed(&self, record: &ChatRecord) -> bool {
-        self.to_read.is_empty() && upper_bucket(record) == upper_bucket(&self.record)
+        let enough = record.certain.span() <= self.record.certain.span();
+        self.to_read.is_empty() && upper_bucket(record) == upper_bucket(&self.record) && enough
     }
 
-    /// The bucket to read the newest [`TAIL`] rows of; after the last one the chat's row, again, and then it is to be
-    /// [`cut`](Self::cut).
-    pub(crate) fn next(&self) -> Option<u32> {
-        self.to_read.front().copied()
+    /// The bucket to read next, and how many of its newest rows; after the last one the chat's row, again, and then it is to
+    /// be [`cut`](Self::cut).
+    pub(crate) fn next(&self) -> Option<(u32, usize)> {
+        self.to_read.front().map(|bucket| (*bucket, self.tail))
     }
 
     /// The rows of the bucket that was to be read, in any order.
@@ -78,14 +79,14 @@ impl Recovery {
     }
 
     /// Keeps what is certain, and says what to write again as of `epoch`: one batch after another, each durable before the
-    /// next. `false`: there is no log, which can't be.
-    pub(crate) fn cut(&mut self, chat: ChatId, epoch: i64) -> bool {
+    /// next. `false`: there is no log, which can't be. `window`: of who goes on with it.
+    pub(crate) fn cut(&mut self, chat: ChatId, epoch: i64, window: u32) -> bool {
         self.rows.sort_unstable_by_key(|row| row.seq);
         let upper = upper_bucket(&self.record);
-        let excess = self.rows.len().saturating_sub(TAIL);
+        let excess = self.rows.len().saturating_sub(self.tail);
         self.rows.drain(..excess);
         let first = match self.rows.first() {
-            Some(row) if self.rows.len() == TAIL => row.seq,
+            Some(row) if self.rows.len() == self.tail => row.seq,
             _ => Seq(u64::from(upper.saturating_sub(1)) * BUCKET),
         };
         self.rows.truncate(certain(&self.rows, first, self.record.certain));
@@ -93,7 +94,7 @@ impl Recovery {
         let known = self.record.roster_seq;
         let fresh = rules::holds(Rule::RewriteWithFreshEpoch);
         let epoch = if fresh { epoch } else { last.epoch };
-        self.record.certain = Certain { epoch, upto: last.seq };
+        self.record.certain = self.record.certain.next(epoch, last.seq, window);
         for row in &mut self.rows {
             row.epoch = epoch;
         }
@@ -215,7 +216,7 @@ mod tests {
 
     #[test]
     fn a_log_is_certain_up_to_its_first_hole_and_beyond_the_last_recovery_in_its_epoch() {
-        let at = |epoch, upto| Certain { epoch, upto: Seq(upto) };
+        let at = |epoch, upto| Certain { epoch, upto: Seq(upto), window: 4, stale_upto: Seq(upto) };
         assert_eq!(certain(&rows(&[(0, 1), (1, 1), (3, 1)]), Seq(0), at(1, 0)), 2);
         assert_eq!(certain(&rows(&[(0, 1), (1, 2), (2, 2), (3, 1)]), Seq(0), at(2, 0)), 3);
         // The recovery's rows are not all there yet.

@@ -59,7 +59,13 @@ impl Sends {
     /// For a chat whose log is empty (`complete`), or one read from the store.
     pub(crate) fn new(complete: bool) -> Self {
         let of = if complete { Senders::Everyone } else { Senders::These(HashSet::default()) };
-        Self { sent: HashMap::default(), order: VecDeque::new(), hashes: Some(HashSet::default()), of, vetted: Vec::new() }
+        Self {
+            sent: HashMap::default(),
+            order: VecDeque::new(),
+            hashes: Some(HashSet::default()),
+            of,
+            vetted: Vec::new(),
+        }
     }
 
     pub(crate) fn get(&self, key: &SendKey) -> Known {

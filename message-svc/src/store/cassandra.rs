@@ -215,8 +215,8 @@ impl Store for Cassandra {
         self.for_each(chats, Self::load_one).await
     }
 
-    async fn tails(&self, buckets: Vec<(ChatId, u32)>, limit: usize) -> Result<Vec<Vec<LogRow>>, StoreError> {
-        self.for_each(buckets, |store, (chat, bucket)| store.tail(chat, bucket, limit)).await
+    async fn tails(&self, asked: Vec<(ChatId, u32, usize)>) -> Result<Vec<Vec<LogRow>>, StoreError> {
+        self.for_each(asked, |store, (chat, bucket, limit)| store.tail(chat, bucket, limit)).await
     }
 
     async fn find_sends(&self, lookups: &[Lookup]) -> Result<Vec<Found>, StoreError> {

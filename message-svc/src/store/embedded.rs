@@ -153,9 +153,9 @@ impl Store for Embedded {
         self.reading(move |tables| chats.into_iter().map(|chat| tables.chat(chat)).collect()).await
     }
 
-    async fn tails(&self, buckets: Vec<(ChatId, u32)>, limit: usize) -> Result<Vec<Vec<LogRow>>, StoreError> {
-        self.reading(move |tables| buckets.into_iter().map(|(chat, bucket)| tables.tail(chat, bucket, limit)).collect())
-            .await
+    async fn tails(&self, asked: Vec<(ChatId, u32, usize)>) -> Result<Vec<Vec<LogRow>>, StoreError> {
+        let tail = |tables: &Tables, (chat, bucket, limit)| tables.tail(chat, bucket, limit);
+        self.reading(move |tables| asked.into_iter().map(|asked| tail(tables, asked)).collect()).await
     }
 
     async fn find_sends(&self, lookups: &[Lookup]) -> Result<Vec<Found>, StoreError> {

@@ -6,6 +6,7 @@ use prost::Message;
 
 use super::{Certain, MemberRow, Meta, Opening, Roster};
 use crate::core::marks::Marks;
+use crate::core::owner::WINDOW_MAX;
 use crate::core::sends::Sent;
 
 #[derive(Clone, PartialEq, Message)]
@@ -96,6 +97,11 @@ pub(super) struct RosterValue {
     epoch: i64,
     #[prost(uint64, tag = "3")]
     upto: u64,
+    /// 0: of a version that wrote none, and had [`WINDOW_MAX`].
+    #[prost(uint32, tag = "4")]
+    window: u32,
+    #[prost(uint64, tag = "5")]
+    stale_upto: u64,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -108,15 +114,25 @@ struct RosterMemberValue {
 
 impl RosterValue {
     pub(super) fn of(roster: &Roster) -> Self {
-        let Roster { members, certain: Certain { epoch, upto }, .. } = roster;
+        let Roster { members, certain: Certain { epoch, upto, window, stale_upto }, .. } = roster;
         let member =
             |member: &MemberRow| RosterMemberValue { user: member.user.0, member: Some(MemberValue::of(member)) };
-        Self { members: members.iter().map(member).collect(), epoch: *epoch, upto: upto.0 }
+        Self {
+            members: members.iter().map(member).collect(),
+            epoch: *epoch,
+            upto: upto.0,
+            window: *window,
+            stale_upto: stale_upto.0,
+        }
     }
 
     pub(super) fn roster(self, seq: Seq) -> Roster {
         let member = |value: RosterMemberValue| value.member.unwrap_or_default().member(UserId(value.user));
-        let certain = Certain { epoch: self.epoch, upto: Seq(self.upto) };
+        let (window, stale_upto) = match self.window {
+            0 => (WINDOW_MAX, self.upto.saturating_add(WINDOW_MAX.into())),
+            window => (window, self.stale_upto),
+        };
+        let certain = Certain { epoch: self.epoch, upto: Seq(self.upto), window, stale_upto: Seq(stale_upto) };
         Roster { seq, members: self.members.into_iter().map(member).collect(), certain }
     }
 }

@@ -135,8 +135,8 @@ async fn check_events(store: &impl Store) {
 
 async fn check_tails(store: &impl Store, writers: Writers) {
     let (last, limit) = (bucket_of(Seq(EVENTS)), 3);
-    let buckets = vec![(CHAT, 0), (CHAT, last), (CHAT, last + 1)];
-    let read = store.tails(buckets, limit).await.expect("read");
+    let asked = [0, last, last + 1].map(|bucket| (CHAT, bucket, limit)).to_vec();
+    let read = store.tails(asked).await.expect("read");
     let epoch = if writers == Writers::One { 0 } else { EPOCH };
     let newest = |end: u64| -> BTreeSet<(u64, i64, Bytes)> {
         (end + 1 - limit as u64..=end).map(|seq| (seq, epoch, event(seq))).collect()
@@ -146,7 +146,7 @@ async fn check_tails(store: &impl Store, writers: Writers) {
     assert_eq!((rows(&read[0]), rows(&read[1])), (newest(BUCKET - 1), newest(EVENTS)));
     assert!(read[2].is_empty());
     if writers == Writers::Many {
-        let read = store.tails(vec![(CHAT, 0)], usize::MAX).await.expect("read");
+        let read = store.tails(vec![(CHAT, 0, usize::MAX)]).await.expect("read");
         let first = LogRow { seq: Seq::ZERO, epoch: EPOCH, bytes: Bytes::new() };
         assert!(read[0].len() as u64 == BUCKET && read[0].contains(&first), "with seq 0");
     }
@@ -198,7 +198,11 @@ fn seqs(found: &[Found]) -> Vec<Option<Sent>> {
 }
 
 fn roster() -> Roster {
-    Roster { seq: Seq(1), members: [member(1, 0), member(2, 1)].into(), certain: Certain { epoch: 9, upto: Seq(1) } }
+    Roster {
+        seq: Seq(1),
+        members: [member(1, 0), member(2, 1)].into(),
+        certain: Certain { epoch: 9, upto: Seq(1), window: 5, stale_upto: Seq(3) },
+    }
 }
 
 fn meta() -> Meta {

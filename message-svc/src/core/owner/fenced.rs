@@ -213,8 +213,8 @@ impl Owner {
             return self.cut(now, load, fx);
         }
         let begun = recovery.insert(Box::new(Recovery::new(record)));
-        if let Some(bucket) = begun.next() {
-            fx.tails.push(TailRead { load, bucket });
+        if let Some((bucket, limit)) = begun.next() {
+            fx.tails.push(TailRead { load, bucket, limit });
         }
     }
 
@@ -228,8 +228,8 @@ impl Owner {
             return;
         }
         recovery.read(rows);
-        if let Some(bucket) = recovery.next() {
-            return fx.tails.push(TailRead { bucket, ..read });
+        if let Some((bucket, limit)) = recovery.next() {
+            return fx.tails.push(TailRead { bucket, limit, ..read });
         }
         if rules::holds(Rule::ReadChatAgain) {
             // What it says of the log must be no older than the rows are: an owner before may have written both meanwhile.
@@ -245,7 +245,7 @@ impl Owner {
         let Some(epoch) = self.fence.stamp(now) else {
             return self.drop_chats(&HashSet::from_iter([chat]), fx);
         };
-        if recovery.cut(chat, epoch) {
+        if recovery.cut(chat, epoch, self.limits.window) {
             self.go_on_recovering(now, chat, fx);
         } else if recovery.is_unmade() {
             self.absent(now, chat, fx);

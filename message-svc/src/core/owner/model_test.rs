@@ -19,7 +19,7 @@ use crate::error::SendError;
 use crate::store::{Certain, ChatRecord, Creation, CreationKey, MemberRow, Meta, Row, SendKey};
 
 /// Chats are forgotten beyond two, so that many sends find theirs cold.
-const LIMITS: Limits = Limits { hot_chats: 2, in_flight: 1_000 };
+const LIMITS: Limits = Limits { hot_chats: 2, in_flight: 1_000, window: 4 };
 const CHATS: u64 = 4;
 const USERS: u64 = 4;
 /// A call ends, with whatever it has looked up, after this.

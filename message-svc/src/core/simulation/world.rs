@@ -22,18 +22,17 @@ use super::replicas::{self, Mutation, Replica};
 use super::sender::Sender;
 use crate::core::chat_ids::BLOCK_IDS;
 use crate::core::marks::Marks;
-use crate::core::owner::{Answered, Limits, Owner};
+use crate::core::owner::{Answered, Limits, Owner, WINDOW_MAX};
 use crate::core::ownership::lease::{Incarnation, LeaseRow};
 use crate::core::ownership::map::ShardMap;
 use crate::core::ownership::rules::{self, Rule};
 use crate::core::ownership::{Ask, Ownership};
-use crate::core::recovery::{LogRow, TAIL};
+use crate::core::recovery::LogRow;
 use crate::core::{Command, Create, Effects, Found, KeyRead, Load, Lookup, Now, Origin, Outcome, TailRead};
 use crate::store::{Certain, ChatRecord, Creation, MemberRow, Meta, Opening, Roster, Row};
 use makers::Makers;
 use store::Seen;
 
-const LIMITS: Limits = Limits { hot_chats: 10, in_flight: 10_000 };
 const CHATS: [ChatId; 3] = [ChatId(1), ChatId(2), ChatId(3)];
 const TICK_MS: u64 = 200;
 /// A try of a write that has no quorum by then is followed by another.
@@ -247,7 +246,7 @@ impl World {
             let roster = Some(Roster {
                 seq: Seq(1),
                 members: (0..3).map(first_member).collect(),
-                certain: Certain { epoch: 1, upto: Seq(1) },
+                certain: Certain { epoch: 1, upto: Seq(1), window: WINDOW_MAX, stale_upto: Seq(1) },
             });
             let log = [Bytes::new(), created(chat)].into_iter().zip(0..);
             let event = |(bytes, seq)| Row::Event { chat, seq: Seq(seq), epoch: 1, bytes };
@@ -310,7 +309,7 @@ impl World {
             }
             Happening::ReadTail { node, life, read } => {
                 let which = self.quorum();
-                let rows = replicas::read_tail(&mut self.replicas, &which, read.load.chat, read.bucket, TAIL);
+                let rows = replicas::read_tail(&mut self.replicas, &which, read.load.chat, read.bucket, read.limit);
                 self.soon(Happening::Input { node, life, input: Input::Tail(read, rows) });
             }
             Happening::ReadSends { node, life, lookups } => {
@@ -354,9 +353,12 @@ impl World {
     fn start(&mut self, node: usize) {
         self.incarnations += 1;
         let incarnation = Incarnation(self.incarnations);
+        // Of several versions.
+        let window = u32::try_from(self.chance.between(2, WINDOW_MAX.into())).unwrap_or(WINDOW_MAX);
+        let limits = Limits { hot_chats: 10, in_flight: 10_000, window };
         let this = &mut self.nodes[node];
         let ownership = Ownership::new(incarnation, this.addr.clone());
-        this.owner = Some(Owner::among(LIMITS, ownership));
+        this.owner = Some(Owner::among(limits, ownership));
         this.life += 1;
         this.frozen = false;
         this.inbox.clear();

@@ -145,7 +145,7 @@ async fn a_chat_without_its_roster_is_refused() {
     let event = Row::Event { chat: ChatId(1), seq: Seq(3), epoch: 1, bytes: Bytes::new() };
     let rows = vec![event, Row::Chat { meta, roster: None }];
     assert!(store.commit(rows, 5).await.is_err());
-    let tails = store.tails(vec![(ChatId(1), 0)], 10).await.expect("read");
+    let tails = store.tails(vec![(ChatId(1), 0, 10)]).await.expect("read");
     assert!(tails[0].is_empty(), "nothing of the commit is written");
 }
 

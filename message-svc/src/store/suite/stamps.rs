@@ -46,7 +46,7 @@ async fn late_part(store: &impl Store) {
     let chat = ChatId(60);
     store.commit(vec![event(chat, 1, LATER)], 200).await.expect("committed");
     store.commit(vec![event(chat, 1, EARLIER), event(chat, 2, EARLIER)], 100).await.expect("committed");
-    let rows = store.tails(vec![(chat, 0)], 10).await.expect("read");
+    let rows = store.tails(vec![(chat, 0, 10)]).await.expect("read");
     let mut found: Vec<(u64, Bytes)> = rows[0].iter().map(|row| (row.seq.0, row.bytes.clone())).collect();
     found.sort_unstable();
     assert_eq!(found, [(1, Bytes::from(LATER.name)), (2, Bytes::from(EARLIER.name))]);
@@ -81,7 +81,7 @@ fn rows(chat: ChatId, by: Writer) -> Vec<Row> {
 }
 
 async fn check(store: &impl Store, chat: ChatId, by: Writer) {
-    let tail = store.tails(vec![(chat, 0)], 10).await.expect("read").remove(0);
+    let tail = store.tails(vec![(chat, 0, 10)]).await.expect("read").remove(0);
     assert_eq!(tail.len(), 1);
     assert_eq!((tail[0].epoch, &tail[0].bytes), (epoch(by), &Bytes::from(by.name)), "messages");
 
@@ -115,7 +115,7 @@ fn chat_of(chat: ChatId, by: Writer) -> Meta {
 }
 
 fn certain(by: Writer) -> Certain {
-    Certain { epoch: by.number.cast_signed(), upto: Seq(by.number) }
+    Certain { epoch: by.number.cast_signed(), upto: Seq(by.number), window: 1, stale_upto: Seq(by.number + 1) }
 }
 
 fn roster(by: Writer) -> Roster {

@@ -30,7 +30,7 @@ impl World {
     }
 
     pub(super) fn trace_loaded(&self, node: usize, load: Load, record: &ChatRecord) {
-        let Certain { epoch, upto } = record.certain;
+        let Certain { epoch, upto, .. } = record.certain;
         self.tell(load.chat.0, node, || format!("load {} finds the log certain up to {upto}@{epoch}", load.number));
     }
 
