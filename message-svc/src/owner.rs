@@ -270,6 +270,10 @@ impl<S: Store, L: Ledger> Task<S, L> {
             if let Some(until) = drain_until
                 && (Instant::now() > until || self.has_ended() && queue.is_empty())
             {
+                // Who still asks is to hear that nobody answers, and to go to the heirs.
+                drop(queue);
+                self.streams.clear();
+                self.calls.clear();
                 return self.leave().await;
             }
         }

@@ -191,7 +191,7 @@ pub(crate) struct Certain {
 }
 
 impl Certain {
-    /// How many rows there may be beyond the log's certain end.
+    /// How many rows there may be beyond `upto` that are not of this recovery, or not yet certain.
     pub(crate) fn span(&self) -> usize {
         let stale = usize::try_from(self.stale_upto.0.saturating_sub(self.upto.0)).unwrap_or(usize::MAX);
         stale.max(self.window as usize)

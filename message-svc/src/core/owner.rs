@@ -50,6 +50,9 @@ const MARKS_EVERY_MS: u64 = 5_000;
 /// at once go in one write, so it is not many of these per round trip that it allows, but these.
 pub(crate) const WINDOW: u32 = 16;
 
+#[cfg(not(test))]
+const _: () = assert!(WINDOW <= WINDOW_MAX);
+
 /// No version has had more. (In tests few, so that it is filled.)
 pub(crate) const WINDOW_MAX: u32 = if cfg!(test) { 4 } else { 64 };
 

@@ -228,7 +228,7 @@ impl Ownership {
         }
         let dead_before = self.observed.dead();
         self.observed.update(now, leases, &self.known);
-        self.wanted.update(&self.observed.candidates(now));
+        self.wanted.update(&self.observed.candidates(now, &self.map));
         // Before it is known what became of its own, another's word of the map may be older than that.
         if let Some(map) = map
             && (self.swapping.is_none() || !rules::holds(Rule::SettleUnknownMap))
@@ -282,13 +282,13 @@ impl Ownership {
                 return;
             }
             Swapped::Unknown => None,
-            Swapped::Applied => {
-                let map = swapping.map.clone();
-                self.changes.gainers.extend(self.gainers(&map));
-                Some(map)
-            }
+            Swapped::Applied => Some(swapping.map.clone()),
             Swapped::Refused(map) => Some(map),
         };
+        let made_here = map.clone().filter(|map| *map == swapping.map);
+        if let Some(map) = made_here {
+            self.changes.gainers.extend(self.gainers(&map));
+        }
         self.swapping = None;
         if let Some(map) = map {
             self.adopt(map);
@@ -503,6 +503,17 @@ mod tests {
         assert!(observations(&mut ownership, 500..700, |_| {}).is_empty());
         ownership.noticed(1);
         assert_eq!(observations(&mut ownership, 700..900, |_| {}), [700]);
+    }
+
+    #[test]
+    fn a_drain_that_begins_while_the_lease_is_renewed_is_told_at_once() {
+        let mut ownership = Ownership::new(Incarnation(1), "a:1".to_owned());
+        let renewal =
+            |asks: Vec<Ask>| asks.into_iter().find_map(|ask| if let Ask::Renew(row) = ask { Some(row) } else { None });
+        assert_eq!(renewal(ownership.tick(at(0))).map(|row| row.standing), Some(Standing::Serving));
+        ownership.drain();
+        ownership.renewed(at(40), Swapped::Applied);
+        assert_eq!(renewal(ownership.tick(at(50))).map(|row| row.standing), Some(Standing::Draining));
     }
 
     #[test]

@@ -30,7 +30,8 @@ pub(crate) struct Recovery {
     /// The chat's row as it was read last.
     pub record: ChatRecord,
     to_read: VecDeque<u32>,
-    /// Rows at the log's end that are looked at: those that may be beyond what is certain, and as many below it.
+    /// Rows at the log's end that are looked at: twice the span. A recovery that did not end may have found more than is there
+    /// now, by up to a window; then as many rows lie beyond the certain end as the span says, and that window.
     tail: usize,
     rows: Vec<LogRow>,
     sends: Vec<(SendKey, Sent)>,

@@ -25,8 +25,8 @@ pub use restart::restart;
 
 const STORES: [Store; 2] = [Store::Cassandra, Store::Redis];
 
-/// How long processes have for ending by themselves.
-const END_ALL: Duration = Duration::from_secs(15);
+/// How long processes have for ending by themselves: an edge's `drain_seconds`, and what comes after.
+const END_ALL: Duration = Duration::from_secs(40);
 
 /// How long another command may take before this one gives up.
 const OTHERS: Duration = Duration::from_secs(120);

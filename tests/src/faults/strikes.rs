@@ -15,8 +15,8 @@ use crate::harness::{Mesh, Process, Signal, wait_for};
 /// How long a process may take to end when it is asked to: more than its own bounds together.
 const EXIT: Duration = Duration::from_secs(40);
 /// Between two processes of a rollout, as minReadySeconds of a Kubernetes Deployment: one drain is felt at a time, and it is one
-/// that has a bound.
-const SETTLED: Duration = Duration::from_secs(3);
+/// that has a bound; a message-svc has its part of the chats again 4 to 5 s after it has come.
+const SETTLED: Duration = Duration::from_secs(6);
 /// How long new instances may take until they own chats.
 const TAKEN: Duration = Duration::from_secs(30);
 /// And how long they keep them.

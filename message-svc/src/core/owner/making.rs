@@ -15,7 +15,7 @@ use bytes::Bytes;
 use confab_ids::{ChatId, Seq, Shard};
 
 use super::durable::{Commit, Write};
-use super::{Owner, Slot, WINDOW_MAX};
+use super::{Owner, Slot};
 use crate::core::chat::Answer;
 use crate::core::chat_ids::ChatIds;
 use crate::core::maps::HashSet;
@@ -165,8 +165,8 @@ impl Owner {
         chat.opening = true;
         chat.used_ms = now.mono_ms;
         let epoch = self.fence.stamp(now);
-        // Another may have begun it, in vain: what that one has on its way.
-        let (window, stale_upto) = (self.limits.window, Seq(WINDOW_MAX.into()));
+        // Another may have begun it in vain: nothing goes beyond the first event before the roster has it.
+        let (window, stale_upto) = (self.limits.window, Seq(1));
         chat.certain = Certain { epoch: epoch.unwrap_or_default(), upto: Seq::ZERO, window, stale_upto };
         let row = chat.row(false);
         self.slots.insert(id, Slot::Hot { chat: Box::new(chat), waiting });

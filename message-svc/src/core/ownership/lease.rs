@@ -123,6 +123,8 @@ impl Lease {
             return None;
         }
         self.asked_ms = Some(now.mono_ms);
+        // A drain that begins before the answer brings it forward.
+        self.next_ms = now.mono_ms + RENEW_MS;
         self.row.counter += 1;
         let ttl_us = i64::try_from(TTL_MS * 1_000).unwrap_or(i64::MAX);
         self.row.hi = self.stamps.proposal(now.wall_us(), ttl_us);
@@ -137,16 +139,15 @@ impl Lease {
                 self.stored = true;
                 self.until_ms = asked_ms + TTL_MS;
                 self.stamps.confirmed(self.row.hi);
-                self.next_ms = asked_ms + RENEW_MS;
             }
             Swapped::Refused(Some(row)) if row.standing != Standing::Dead => {
                 self.row.counter = self.row.counter.max(row.counter);
-                self.next_ms = now.mono_ms + RETRY_MS;
+                self.next_ms = self.next_ms.min(now.mono_ms + RETRY_MS);
             }
             Swapped::Refused(_) => self.die(),
             // Whether the row is there can't be told apart from another's: better a new name.
             Swapped::Unknown if !self.stored => self.die(),
-            Swapped::Unknown => self.next_ms = now.mono_ms + RETRY_MS,
+            Swapped::Unknown => self.next_ms = self.next_ms.min(now.mono_ms + RETRY_MS),
         }
     }
 
@@ -207,10 +208,12 @@ impl Observed {
         self.select(|row, since| row.standing == Standing::Dead || unmarked(since))
     }
 
-    /// Those to whom shards are given: whoever has just come gets none while others are there.
-    pub(crate) fn candidates(&self, now: Now) -> Vec<&LeaseRow> {
+    /// Those to whom shards are given: whoever has just come gets none while others are there, unless `map` has given it
+    /// some already. (Then it keeps them: what is moved to and fro is recovered each time.)
+    pub(crate) fn candidates(&self, now: Now, map: &ShardMap) -> Vec<&LeaseRow> {
         let serving = |row: &LeaseRow, since| row.standing == Standing::Serving && !is_over(now, since);
-        let known = self.select(|row, since| serving(row, since) && row.counter >= KNOWN_AT);
+        let is_known = |row: &LeaseRow| row.counter >= KNOWN_AT || map.addrs.contains_key(&row.incarnation);
+        let known = self.select(|row, since| serving(row, since) && is_known(row));
         if known.is_empty() { self.select(serving) } else { known }
     }
 
@@ -236,18 +239,22 @@ mod tests {
         LeaseRow { incarnation: Incarnation(number), addr: format!("{number}:1"), counter, hi: 0, standing }
     }
 
-    fn candidates(rows: &[LeaseRow]) -> Vec<u128> {
+    fn candidates(rows: &[LeaseRow], map: &ShardMap) -> Vec<u128> {
         let now = Now { wall_ms: 0, mono_ms: 1 };
         let mut observed = Observed::default();
         observed.update(now, rows.to_vec(), &ShardMap::default());
-        observed.candidates(now).iter().map(|row| row.incarnation.0).collect()
+        observed.candidates(now, map).iter().map(|row| row.incarnation.0).collect()
     }
 
     #[test]
     fn who_has_just_come_gets_shards_only_where_nobody_else_is() {
         use Standing::{Draining, Serving};
-        assert_eq!(candidates(&[row(1, 1, Serving), row(2, 2, Serving)]), [1, 2]);
-        assert_eq!(candidates(&[row(1, 3, Serving), row(2, 2, Serving), row(3, 9, Serving)]), [1, 3]);
-        assert_eq!(candidates(&[row(1, 9, Draining), row(2, 1, Serving)]), [2]);
+        let nobodys = ShardMap::default();
+        assert_eq!(candidates(&[row(1, 1, Serving), row(2, 2, Serving)], &nobodys), [1, 2]);
+        let rows = [row(1, 3, Serving), row(2, 2, Serving), row(3, 9, Serving)];
+        assert_eq!(candidates(&rows, &nobodys), [1, 3]);
+        assert_eq!(candidates(&[row(1, 9, Draining), row(2, 1, Serving)], &nobodys), [2]);
+        let addrs = [(Incarnation(2), "2:1".into())].into();
+        assert_eq!(candidates(&rows, &ShardMap { addrs, ..ShardMap::default() }), [1, 2, 3]);
     }
 }

@@ -1,6 +1,6 @@
 //! Three replicas as Cassandra keeps them: of two writes to a row the one with the newer timestamp stays, whenever it comes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use confab_ids::{ChatId, Seq, UserId};
@@ -48,6 +48,16 @@ enum Key {
     Chat,
     Listed(ChatId),
     Creation,
+}
+
+impl Key {
+    /// Of an event.
+    fn seq(&self) -> Option<Seq> {
+        match self {
+            Self::Event(seq) => Some(*seq),
+            _ => None,
+        }
+    }
 }
 
 /// One mutation: the rows of one partition.
@@ -162,7 +172,7 @@ pub(super) fn lists(replicas: &mut [Replica; 3], which: &[usize], user: UserId, 
     !read(replicas, which, Partition::List(user), |key| *key == Key::Listed(chat)).is_empty()
 }
 
-/// The newest rows of a bucket.
+/// The newest rows of a bucket. No others are repaired.
 pub(super) fn read_tail(
     replicas: &mut [Replica; 3],
     which: &[usize],
@@ -170,16 +180,17 @@ pub(super) fn read_tail(
     bucket: u32,
     limit: usize,
 ) -> Vec<LogRow> {
-    let found = read(replicas, which, Partition::Log(chat, bucket), |key| matches!(key, Key::Event(_)));
-    let mut rows: Vec<LogRow> = found
-        .into_iter()
-        .filter_map(|(key, cell)| match (key, cell) {
-            (Key::Event(seq), Cell::Event { epoch, bytes }) => Some(LogRow { seq, epoch, bytes }),
-            _ => None,
-        })
-        .collect();
-    rows.drain(..rows.len().saturating_sub(limit));
-    rows
+    let partition = Partition::Log(chat, bucket);
+    let stored = which.iter().filter_map(|at| replicas[*at].0.get(&partition));
+    let seqs: BTreeSet<Seq> = stored.flat_map(BTreeMap::keys).filter_map(Key::seq).collect();
+    let lowest = seqs.iter().rev().take(limit).next_back().copied();
+    let is_newest = |key: &Key| key.seq().zip(lowest).is_some_and(|(seq, lowest)| seq >= lowest);
+    let found = read(replicas, which, partition, is_newest);
+    let row = |(key, cell): (Key, Cell)| match (key, cell) {
+        (Key::Event(seq), Cell::Event { epoch, bytes }) => Some(LogRow { seq, epoch, bytes }),
+        _ => None,
+    };
+    found.into_iter().filter_map(row).collect()
 }
 
 /// A sender's keys in some buckets, with the log's rows that they name.

@@ -15,8 +15,8 @@ use crate::cluster::stores::Node;
 /// How long a process has for ending by itself, while others take over what it has.
 const END: Duration = Duration::from_secs(40);
 /// How long a process that was started again is left alone before the next one of its role goes, as `minReadySeconds` of Kubernetes:
-/// those who call it look for it each 2 s at most.
-const SETTLES: Duration = Duration::from_secs(3);
+/// a message-svc has its part of the chats again 4 to 5 s after it has come.
+const SETTLES: Duration = Duration::from_secs(6);
 
 /// Ends the named ones if they run, and starts them again, one after the other. A role's name means all of that role.
 ///
