@@ -190,20 +190,6 @@ pub(crate) struct Certain {
     pub stale_upto: Seq,
 }
 
-impl Certain {
-    /// How many rows there may be beyond `upto` that are not of this recovery, or not yet certain.
-    pub(crate) fn span(&self) -> usize {
-        let stale = usize::try_from(self.stale_upto.0.saturating_sub(self.upto.0)).unwrap_or(usize::MAX);
-        stale.max(self.window as usize)
-    }
-
-    /// What a recovery says that has found the log to end at `upto`.
-    pub(crate) fn next(&self, epoch: i64, upto: Seq, window: u32) -> Self {
-        let stale_upto = self.stale_upto.max(Seq(upto.0.saturating_add(self.window.into())));
-        Self { epoch, upto, window, stale_upto }
-    }
-}
-
 /// A chat as it is loaded into memory.
 #[derive(Debug, Clone)]
 pub(crate) struct ChatRecord {

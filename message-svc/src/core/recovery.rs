@@ -14,6 +14,21 @@ use super::ownership::rules::{self, Rule};
 use super::sends::Sent;
 use crate::store::{BUCKET, Certain, ChatRecord, MemberRow, Roster, Row, SendKey, bucket_of};
 
+impl Certain {
+    /// How many rows there may be beyond `upto` that are not of this recovery, or not yet certain.
+    pub(crate) fn span(&self) -> usize {
+        let stale = usize::try_from(self.stale_upto.0.saturating_sub(self.upto.0)).unwrap_or(usize::MAX);
+        stale.max(self.window as usize)
+    }
+
+    /// What a recovery says that has found the log to end at `upto`.
+    pub(crate) fn next(&self, epoch: i64, upto: Seq, window: u32) -> Self {
+        let of_last = Seq(upto.0.saturating_add(self.window.into()));
+        let stale_upto = if rules::holds(Rule::StaleUpto) { self.stale_upto.max(of_last) } else { upto };
+        Self { epoch, upto, window, stale_upto }
+    }
+}
+
 /// One row of a log as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct LogRow {
@@ -63,7 +78,7 @@ impl Recovery {
     /// Whether the rows that were read are of the log's last buckets, and enough, by the chat's row as it was read again after
     /// them. If not, all is to be read again.
     pub(crate) fn confirmed(&self, record: &ChatRecord) -> bool {
-        let enough = record.certain.span() <= self.record.certain.span();
+        let enough = record.certain.span() <= self.record.certain.span() || !rules::holds(Rule::EnoughRead);
         self.to_read.is_empty() && upper_bucket(record) == upper_bucket(&self.record) && enough
     }
 

@@ -22,7 +22,7 @@ const SCHEDULES: u64 = 300;
 /// Schedules within which the lack of a rule has to show.
 const CONTROL_SCHEDULES: u64 = 20_000;
 
-const RULES: [Rule; 22] = [
+const RULES: [Rule; 24] = [
     Rule::SettleUnknownMap,
     Rule::NoticeAnotherTenure,
     Rule::DeadBeforeMove,
@@ -37,6 +37,8 @@ const RULES: [Rule; 22] = [
     Rule::QuorumReads,
     Rule::LowerBeforeUpper,
     Rule::ReadChatAgain,
+    Rule::EnoughRead,
+    Rule::StaleUpto,
     Rule::CutAtHole,
     Rule::CutOtherEpochs,
     Rule::RewriteWithFreshEpoch,

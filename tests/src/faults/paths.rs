@@ -2,20 +2,13 @@
 //! shard map, and the fanout instance that rendezvous hashing gives the chat.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 use confab_ids::{ChatId, Shard};
 use confab_mesh::rendezvous;
-use confab_proto::message::v1::message_service_client::MessageServiceClient;
-use confab_proto::message::v1::{WatchShardsRequest, WatchShardsResponse};
-use tokio::time::timeout;
-use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
+use confab_proto::message::v1::WatchShardsResponse;
 
 use crate::harness::Mesh;
-
-/// How long the shard map may take.
-const BOUND: Duration = Duration::from_secs(10);
 
 /// Who is struck.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +39,7 @@ pub(super) struct Paths {
 impl Paths {
     /// As they are now.
     pub(super) async fn look(mesh: &Mesh, chats: &[u64], struck: Struck) -> anyhow::Result<Self> {
-        let map = shard_map(mesh).await.context("the shard map")?;
+        let map = mesh.shard_map().await.context("the shard map")?;
         let names = |role: &'static str| -> BTreeMap<String, String> {
             let of_role = mesh.processes.keys().filter_map(|name| Some((name, name.strip_prefix(role)?)));
             let at = |rest: &str| rest.trim_start_matches('-').parse().unwrap_or(0);
@@ -92,23 +85,6 @@ fn owner(map: &WatchShardsResponse, chat: u64) -> Option<&str> {
     let shard = usize::from(Shard::of_chat(ChatId(chat)).0);
     let place = usize::try_from(*map.shards.get(shard)?).ok()?;
     map.owners.get(place.checked_sub(1)?).map(String::as_str)
-}
-
-/// As any instance tells it to edges.
-pub(super) async fn shard_map(mesh: &Mesh) -> anyhow::Result<WatchShardsResponse> {
-    let file = |name: &str| std::fs::read(mesh.certs_folder().join(name));
-    let tls = ClientTlsConfig::new()
-        .ca_certificate(Certificate::from_pem(file("ca.crt")?))
-        .identity(Identity::from_pem(file("edge.crt")?, file("edge.key")?));
-    let asked = async {
-        let endpoint = Endpoint::from_shared(format!("https://{}", mesh.grpc("message-svc", 0)))?.tls_config(tls)?;
-        let mut messages = MessageServiceClient::new(endpoint.connect().await?);
-        let mut maps = messages.watch_shards(WatchShardsRequest {}).await?.into_inner();
-        maps.message().await?.context("the stream ended before a map came")
-    };
-    let map = timeout(BOUND, asked).await.context("no answer in time")??;
-    ensure!(!map.owners.is_empty(), "the map names no owner");
-    Ok(map)
 }
 
 #[cfg(test)]

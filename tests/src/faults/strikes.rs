@@ -7,19 +7,16 @@ use confab_test_servers::{Cassandra, Redis};
 use tokio::time::sleep;
 
 use super::cut::{Cut, End};
-use super::paths;
 use super::table::Strike;
 use super::wiring::{self, Wired, Wiring};
-use crate::harness::{Mesh, Process, Signal, wait_for};
+use crate::harness::{Mesh, Process, Signal};
 
 /// How long a process may take to end when it is asked to: more than its own bounds together.
 const EXIT: Duration = Duration::from_secs(40);
 /// Between two processes of a rollout, as minReadySeconds of a Kubernetes Deployment: one drain is felt at a time, and it is one
 /// that has a bound; a message-svc has its part of the chats again 4 to 5 s after it has come.
 const SETTLED: Duration = Duration::from_secs(6);
-/// How long new instances may take until they own chats.
-const TAKEN: Duration = Duration::from_secs(30);
-/// And how long they keep them.
+/// How long new instances keep their chats.
 const TOGETHER: Duration = Duration::from_secs(10);
 
 /// Returns when it is over: a process that was killed stays away.
@@ -105,12 +102,7 @@ async fn scale_out(mesh: &mut Mesh, begun: Instant) -> anyhow::Result<()> {
     for name in &names {
         mesh.process(name).wait_ready().await?;
     }
-    wait_for("a part of the chats for each", TAKEN, || async {
-        let map = paths::shard_map(mesh).await.ok()?;
-        let has = |at| map.owners.contains(&mesh.grpc("message-svc", at).to_string());
-        more.into_iter().all(has).then_some(())
-    })
-    .await?;
+    mesh.until_shared(4).await?;
     println!("  four own chats at {:.1} s", begun.elapsed().as_secs_f64());
     sleep(TOGETHER).await;
     for name in &names {

@@ -125,7 +125,7 @@ pub struct Mesh {
 }
 
 impl Mesh {
-    /// Starts all, and waits until they are ready.
+    /// Starts all, and waits until they are ready and each message-svc has its part of the chats.
     ///
     /// # Errors
     /// If the program is missing, or one of them isn't ready in time.
@@ -138,6 +138,9 @@ impl Mesh {
             mesh.spawn(spec)?;
         }
         mesh.wait_ready().await?;
+        if mesh.shape.cassandra.is_some() && mesh.shape.message > 1 {
+            mesh.until_shared(mesh.shape.message).await?;
+        }
         Ok(mesh)
     }
 

@@ -18,6 +18,8 @@ pub(crate) enum Rule {
     QuorumReads,
     LowerBeforeUpper,
     ReadChatAgain,
+    EnoughRead,
+    StaleUpto,
     CutAtHole,
     CutOtherEpochs,
     RewriteWithFreshEpoch,

@@ -1,0 +1,58 @@
+//! Who owns the chats of a mesh, as any message-svc tells it to edges.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use confab_proto::message::v1::message_service_client::MessageServiceClient;
+use confab_proto::message::v1::{WatchShardsRequest, WatchShardsResponse};
+use tokio::time::timeout;
+use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
+
+use super::{Mesh, wait_for};
+
+/// How long the shard map may take.
+const BOUND: Duration = Duration::from_secs(10);
+
+/// How long instances may take until each has its part: who has come after the first gets none for 4 s.
+const SHARED: Duration = Duration::from_secs(30);
+
+impl Mesh {
+    /// The shard map as message-svc-0 knows it.
+    ///
+    /// # Errors
+    /// If it doesn't answer in time, or knows none.
+    pub async fn shard_map(&self) -> anyhow::Result<WatchShardsResponse> {
+        let file = |name: &str| std::fs::read(self.certs_folder().join(name));
+        let tls = ClientTlsConfig::new()
+            .ca_certificate(Certificate::from_pem(file("ca.crt")?))
+            .identity(Identity::from_pem(file("edge.crt")?, file("edge.key")?));
+        let asked = async {
+            let endpoint =
+                Endpoint::from_shared(format!("https://{}", self.grpc("message-svc", 0)))?.tls_config(tls)?;
+            let mut messages = MessageServiceClient::new(endpoint.connect().await?);
+            let mut maps = messages.watch_shards(WatchShardsRequest {}).await?.into_inner();
+            maps.message().await?.context("the stream ended before a map came")
+        };
+        let map = timeout(BOUND, asked).await.context("no answer in time")??;
+        ensure!(!map.owners.is_empty(), "the map names no owner");
+        Ok(map)
+    }
+
+    /// Waits until `count` instances of message-svc have each about their part of the shards: from then on nothing moves.
+    ///
+    /// # Errors
+    /// If they haven't in time.
+    pub async fn until_shared(&self, count: usize) -> anyhow::Result<()> {
+        wait_for("a part of the chats for each", SHARED, || async {
+            let map = self.shard_map().await.ok()?;
+            let mut owned: BTreeMap<&str, usize> = BTreeMap::new();
+            for place in map.shards.iter().filter(|place| **place > 0) {
+                *owned.entry(map.owners.get(*place as usize - 1)?).or_default() += 1;
+            }
+            let part = map.shards.len() / count * 3 / 4;
+            (owned.values().filter(|owned| **owned >= part).count() >= count).then_some(())
+        })
+        .await
+    }
+}
