@@ -78,7 +78,7 @@ impl Recovery {
     /// Whether the rows that were read are of the log's last buckets, and enough, by the chat's row as it was read again after
     /// them. If not, all is to be read again.
     pub(crate) fn confirmed(&self, record: &ChatRecord) -> bool {
-        let enough = record.certain.span() <= self.record.certain.span() || !rules::holds(Rule::EnoughRead);
+        let enough = record.certain.span() <= self.record.certain.span();
         self.to_read.is_empty() && upper_bucket(record) == upper_bucket(&self.record) && enough
     }
 

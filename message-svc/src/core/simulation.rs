@@ -22,7 +22,7 @@ const SCHEDULES: u64 = 300;
 /// Schedules within which the lack of a rule has to show.
 const CONTROL_SCHEDULES: u64 = 20_000;
 
-const RULES: [Rule; 24] = [
+const RULES: [Rule; 23] = [
     Rule::SettleUnknownMap,
     Rule::NoticeAnotherTenure,
     Rule::DeadBeforeMove,
@@ -37,7 +37,6 @@ const RULES: [Rule; 24] = [
     Rule::QuorumReads,
     Rule::LowerBeforeUpper,
     Rule::ReadChatAgain,
-    Rule::EnoughRead,
     Rule::StaleUpto,
     Rule::CutAtHole,
     Rule::CutOtherEpochs,

@@ -18,7 +18,6 @@ pub(crate) enum Rule {
     QuorumReads,
     LowerBeforeUpper,
     ReadChatAgain,
-    EnoughRead,
     StaleUpto,
     CutAtHole,
     CutOtherEpochs,
