@@ -350,19 +350,20 @@ impl Default for Config {
 
 impl Default for EdgeConfig {
     fn default() -> Self {
+        let edge = confab_edge::Config::default();
         Self {
-            frame_bytes_max: 131_072,
-            frame_bytes_hard_max: 1_048_576,
-            connections_max: 100_000,
-            in_flight_max: 64,
-            outbound_events_max: 256,
-            outbound_bytes_max: 262_144,
-            ping_interval: Duration::from_secs(30),
-            silence: Duration::from_secs(45),
-            stall: Duration::from_secs(60),
-            drain: Duration::from_secs(25),
-            watch_max: 200,
-            header_timeout: Duration::from_secs(10),
+            frame_bytes_max: edge.frame_bytes_max,
+            frame_bytes_hard_max: edge.frame_bytes_hard_max,
+            connections_max: edge.connections_max,
+            in_flight_max: edge.in_flight_max,
+            outbound_events_max: edge.outbound_events_max,
+            outbound_bytes_max: edge.outbound_bytes_max,
+            ping_interval: edge.ping_interval,
+            silence: edge.silence_max,
+            stall: edge.stall_max,
+            drain: edge.drain,
+            watch_max: edge.watch_max,
+            header_timeout: edge.header_timeout,
         }
     }
 }

@@ -52,28 +52,12 @@ const DRAIN_MAX: Duration = Duration::from_secs(5);
 const NOTICE_MAX: Duration = Duration::from_secs(1);
 
 enum Request {
-    Open {
-        stream: u64,
-        replies: mpsc::Sender<ConverseResponse>,
-    },
-    Close {
-        stream: u64,
-    },
-    Commands {
-        stream: u64,
-        commands: Vec<StreamCommand>,
-    },
-    Call {
-        chat: ChatId,
-        command: Command,
-        answer: oneshot::Sender<Outcome>,
-    },
-    Create {
-        create: Create,
-        answer: oneshot::Sender<Outcome>,
-    },
-    /// There is a shard map of this version.
-    Notice(u64),
+    Open { stream: u64, replies: mpsc::Sender<ConverseResponse> },
+    Close { stream: u64 },
+    Commands { stream: u64, commands: Vec<StreamCommand> },
+    Call { chat: ChatId, command: Command, answer: oneshot::Sender<Outcome> },
+    Create { create: Create, answer: oneshot::Sender<Outcome> },
+    Notice { version: u64 },
 }
 
 /// A command of a `Converse` stream.
@@ -126,7 +110,7 @@ impl OwnerHandle {
 
     /// Another instance says that there is a shard map of this version.
     pub(crate) async fn notice(&self, version: u64) {
-        self.ask(Request::Notice(version)).await;
+        self.ask(Request::Notice { version }).await;
     }
 
     /// The store has not failed.
@@ -337,7 +321,7 @@ impl<S: Store, L: Ledger> Task<S, L> {
                 let origin = self.expect(answer);
                 self.owner.create(now, origin, create, &mut self.fx);
             }
-            Request::Notice(version) => self.owner.noticed(now, version, &mut self.fx),
+            Request::Notice { version } => self.owner.noticed(now, version, &mut self.fx),
         }
     }
 

@@ -8,7 +8,7 @@ pub mod http;
 pub mod mesh;
 pub mod processes;
 pub mod server;
-mod shards;
+pub mod shards;
 pub mod token;
 
 use std::time::Duration;

@@ -37,6 +37,11 @@ fn since(before: &Counts, now: &Counts) -> Counts {
     more.filter(|(_, count)| *count > 0).collect()
 }
 
+/// 0 where there was none.
+fn count(counts: &Counts, name: &str) -> f64 {
+    f64::from(u32::try_from(counts.get(name).copied().unwrap_or(0)).unwrap())
+}
+
 /// One after the other, so that no two share a write.
 async fn say(client: &mut Client, chat: u64) {
     for number in 0..MESSAGES {
@@ -77,7 +82,7 @@ async fn a_message_to_a_thousand_costs_one_write_of_the_log_and_no_lightweight_t
     let (rest, after) = (at.elapsed().as_secs_f64(), counts(&cassandra).await);
     let at_rest = since(&before, &after);
     println!("at rest, in {rest:.1} s: {at_rest:?}");
-    let lwts = |counts: &Counts| f64::from(u32::try_from(counts.get("CASWrite").copied().unwrap_or(0)).unwrap());
+    let lwts = |counts: &Counts| count(counts, "CASWrite");
     let a_second = lwts(&at_rest) / rest / f64::from(INSTANCES);
     println!("at rest, lightweight transactions per second and instance: {a_second:.2}");
     // They renew their leases: a counter that stands still would count nothing.
@@ -93,8 +98,7 @@ async fn a_message_to_a_thousand_costs_one_write_of_the_log_and_no_lightweight_t
         let for_leases = a_second * f64::from(INSTANCES) * took;
         // Of what leases take, two renewals more may fall into the time.
         assert!(lwts(&cost) <= for_leases.mul_add(1.5, 4.0), "lightweight transactions for messages: {cost:?}");
-        let log = |table: &str| f64::from(u32::try_from(cost.get(table).copied().unwrap_or(0)).unwrap());
-        writes.push(["messages", "sends", "chats"].map(log).iter().sum::<f64>());
+        writes.push(["messages", "sends", "chats"].map(|table| count(&cost, table)).iter().sum::<f64>());
     }
     let [big, small] = writes[..] else { panic!("two chats") };
     let with_tls = cassandra.clients_with_tls().unwrap();

@@ -46,8 +46,8 @@ const SENDS_REST_MS: u64 = 60_000;
 /// How often raised watermarks are written, milliseconds.
 const MARKS_EVERY_MS: u64 = 5_000;
 
-/// [`Limits::window`] of this version: what a successor looks at, and writes again, is twice as much. Events that are ready
-/// at once go in one write, so it is not many of these per round trip that it allows, but these.
+/// [`Limits::window`] of this version: so many events of a chat per round trip to the store, at most. What a successor looks at,
+/// and writes again, is twice as much.
 pub(crate) const WINDOW: u32 = 16;
 
 #[cfg(not(test))]

@@ -285,9 +285,9 @@ impl Ownership {
             Swapped::Applied => Some(swapping.map.clone()),
             Swapped::Refused(map) => Some(map),
         };
-        let made_here = map.clone().filter(|map| *map == swapping.map);
-        if let Some(map) = made_here {
-            self.changes.gainers.extend(self.gainers(&map));
+        if let Some(map) = map.as_ref().filter(|map| **map == swapping.map) {
+            let gainers = self.gainers(map);
+            self.changes.gainers.extend(gainers);
         }
         self.swapping = None;
         if let Some(map) = map {

@@ -14,6 +14,7 @@ use confab_proto::message::v1::{WatchShardsRequest, WatchShardsResponse};
 use tokio::task::JoinSet;
 
 use super::state::{Place, State};
+use crate::harness::shards::owned;
 
 const TARGET: &str = "message-svc";
 /// After a stream has ended.
@@ -94,11 +95,7 @@ impl Newest {
             return;
         }
         self.version = map.version;
-        self.owned.clear();
-        for owner in map.shards.iter().filter_map(|place| map.owners.get(usize::try_from(*place).ok()?.checked_sub(1)?))
-        {
-            *self.owned.entry(owner.clone()).or_default() += 1;
-        }
+        self.owned = owned(map).into_iter().map(|(owner, count)| (owner.to_owned(), count)).collect();
     }
 }
 

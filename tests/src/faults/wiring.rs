@@ -64,7 +64,6 @@ pub(super) async fn start(wiring: Wiring, store: Store, is_root: bool) -> anyhow
         mesh.spawn(spec)?;
     }
     mesh.wait_ready().await?;
-    mesh.until_shared(2).await?;
     Ok(Wired { mesh, proxy, redis, store })
 }
 

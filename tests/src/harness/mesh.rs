@@ -138,19 +138,19 @@ impl Mesh {
             mesh.spawn(spec)?;
         }
         mesh.wait_ready().await?;
-        if mesh.shape.cassandra.is_some() && mesh.shape.message > 1 {
-            mesh.until_shared(mesh.shape.message).await?;
-        }
         Ok(mesh)
     }
 
-    /// Waits until all that were spawned are ready.
+    /// Waits until all that were spawned are ready, and each message-svc has its part of the chats.
     ///
     /// # Errors
     /// If one of them isn't in time.
     pub async fn wait_ready(&mut self) -> anyhow::Result<()> {
         for process in self.processes.values_mut() {
             process.wait_ready().await?;
+        }
+        if self.shape.cassandra.is_some() && self.shape.message > 1 {
+            self.until_shared(self.shape.message).await?;
         }
         Ok(())
     }

@@ -17,6 +17,16 @@ const BOUND: Duration = Duration::from_secs(10);
 /// How long instances may take until each has its part: who has come after the first gets none for 4 s.
 const SHARED: Duration = Duration::from_secs(30);
 
+/// How many shards each owner has, by where it is called.
+#[must_use]
+pub fn owned(map: &WatchShardsResponse) -> BTreeMap<&str, usize> {
+    let mut owned = BTreeMap::new();
+    for owner in map.shards.iter().filter_map(|place| map.owners.get(usize::try_from(*place).ok()?.checked_sub(1)?)) {
+        *owned.entry(owner.as_str()).or_default() += 1;
+    }
+    owned
+}
+
 impl Mesh {
     /// The shard map as message-svc-0 knows it.
     ///
@@ -46,12 +56,8 @@ impl Mesh {
     pub async fn until_shared(&self, count: usize) -> anyhow::Result<()> {
         wait_for("a part of the chats for each", SHARED, || async {
             let map = self.shard_map().await.ok()?;
-            let mut owned: BTreeMap<&str, usize> = BTreeMap::new();
-            for place in map.shards.iter().filter(|place| **place > 0) {
-                *owned.entry(map.owners.get(*place as usize - 1)?).or_default() += 1;
-            }
             let part = map.shards.len() / count * 3 / 4;
-            (owned.values().filter(|owned| **owned >= part).count() >= count).then_some(())
+            (owned(&map).values().filter(|owned| **owned >= part).count() >= count).then_some(())
         })
         .await
     }
