@@ -30,13 +30,19 @@ use crate::registry::Registry;
 const PAGE_BYTES: u32 = 64 * 1_024;
 const PAGE_EVENTS: u32 = 500;
 
-/// Syncs that an edge has under way: half of what an instance of message-svc begins with, as its limit learns.
-pub(crate) const SYNCS_MAX: usize = 64;
+/// Syncs that an edge has under way, for each of its cores: few, so that what is said meanwhile doesn't queue behind the reads of all
+/// who come again at once when another edge is gone. At 5 ms each that is 1,600 a second and core.
+const SYNCS_PER_CORE: usize = 8;
 /// How long one waits for its turn; then its client is told to come again.
 const TURN: Duration = Duration::from_secs(5);
 /// One that is refused is tried so often, after this much longer each time.
 const SYNC_ATTEMPTS: u32 = 4;
 const SYNC_AGAIN: Duration = Duration::from_millis(150);
+
+/// The syncs of one edge at once.
+pub(crate) fn syncs_max() -> usize {
+    SYNCS_PER_CORE * std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
 
 pub(crate) struct Shared {
     pub cfg: Config,
@@ -46,7 +52,7 @@ pub(crate) struct Shared {
     pub presences: Presences,
     pub messages: MessageServiceClient<Peer>,
     pub sessions: AtomicU64,
-    /// Syncs under way, [`SYNCS_MAX`] of them; each connection has one at a time, so no more wait than there are connections.
+    /// Syncs under way, [`syncs_max`] of them; each connection has one at a time, so no more wait than there are connections.
     pub catching_up: Semaphore,
     pub started: Instant,
 }

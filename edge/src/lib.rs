@@ -79,7 +79,7 @@ pub async fn serve(cfg: Config, front: Front, deps: Deps, drain: Drain) {
         messages,
         registry,
         sessions: AtomicU64::new(0),
-        catching_up: Semaphore::new(edge::SYNCS_MAX),
+        catching_up: Semaphore::new(edge::syncs_max()),
         started: Instant::now(),
         cfg: cfg.clone(),
     });

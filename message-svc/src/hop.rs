@@ -1,5 +1,5 @@
-//! Where a chat's owner is, and the one hop there: any instance takes any unary call. `Converse` is not passed on; its
-//! commands at another than the owner are refused, and the edge follows the map.
+//! Where a chat's owner is, and the one hop there: any instance takes any unary call. A `Converse` stream's commands at another
+//! than the owner are refused, and the edge follows the map; as a whole it is passed on if the edge says to whom.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use confab_ids::{ChatId, Shard, UserId};
 use confab_proto::message::v1::{ViewChatsRequest, viewed_chat};
+use confab_proto::metadata::RELAY_TO;
 use futures_util::future::{join, join_all};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
@@ -70,6 +71,20 @@ impl Owners {
     pub(crate) fn tries<T>(&self, request: &Request<T>) -> Tries {
         let passed_on = request.metadata().contains_key(HOP);
         self.tries_of(passed_on || self.0.among.is_none())
+    }
+
+    /// Whom a stream is for, if not for this instance.
+    pub(crate) fn relay_to<T>(&self, request: &Request<T>) -> Result<Option<Client>, Status> {
+        let Some(addr) = request.metadata().get(RELAY_TO) else { return Ok(None) };
+        let addr = addr.to_str().map_err(|_| Status::invalid_argument(format!("{RELAY_TO}: not an address")))?;
+        match &self.0.among {
+            Some(among) if addr == among.addr => Ok(None),
+            Some(among) => match among.others.client(addr) {
+                Some(client) => Ok(Some(client)),
+                None => Err(Status::unavailable(format!("{RELAY_TO}: no instance that is known here"))),
+            },
+            None => Err(Status::invalid_argument(format!("{RELAY_TO}: there is one instance only"))),
+        }
     }
 
     fn tries_of(&self, once: bool) -> Tries {

@@ -1,5 +1,6 @@
 //! The RPCs: convert, ask the owner or read, convert back.
 
+use std::future::ready;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -140,6 +141,20 @@ impl<S: Store> Conversation<S> {
     }
 }
 
+type Replies = Pin<Box<dyn Stream<Item = Result<ConverseResponse, Status>> + Send>>;
+
+impl<S: Store> Service<S> {
+    /// Passes an edge's stream on to an instance that it can't reach itself, until one of the three goes. What is on its way is
+    /// bounded by both streams' flow control.
+    async fn relay(&self, mut owner: Client, requests: Streaming<ConverseRequest>) -> Result<Response<Replies>, Status> {
+        let drain = self.drain.clone();
+        let ended = async move { drain.started().await };
+        let requests = requests.take_while(|request| ready(request.is_ok())).filter_map(|request| ready(request.ok()));
+        let replies = owner.converse(requests).await?.into_inner();
+        Ok(Response::new(Box::pin(replies.take_until(Box::pin(ended)))))
+    }
+}
+
 async fn send_refusal(replies: &mpsc::WeakSender<ConverseResponse>, session: u64, call: u64, refused: pb::Refused) {
     let reply = Reply { session, call, outcome: Some(reply::Outcome::Refused(refused)) };
     // The edge is gone: so is the session.
@@ -162,12 +177,15 @@ impl<S: Store> MessageService for Service<S> {
         Ok(Response::new(Box::pin(maps.take_until(Box::pin(ended)))))
     }
 
-    type ConverseStream = Pin<Box<dyn Stream<Item = Result<ConverseResponse, Status>> + Send>>;
+    type ConverseStream = Replies;
 
     async fn converse(
         &self,
         request: Request<Streaming<ConverseRequest>>,
     ) -> Result<Response<Self::ConverseStream>, Status> {
+        if let Some(owner) = self.reader.owners.relay_to(&request)? {
+            return self.relay(owner, request.into_inner()).await;
+        }
         let (replies, queue) = mpsc::channel(REPLIES_MAX);
         let stream = self.streams.fetch_add(1, Ordering::Relaxed);
         let conversation = Conversation {

@@ -17,6 +17,7 @@ pub mod fanout {
     }
 }
 pub mod limits;
+pub mod metadata;
 pub mod message {
     pub mod v1 {
         include!("gen/confab.message.v1.rs");

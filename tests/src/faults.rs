@@ -22,7 +22,7 @@ mod wiring;
 
 pub use capacity::{Capacity, measure};
 pub use cluster::{Cluster, Outcome};
-pub use load::{Load, Population};
+pub use load::{Load, Population, SHARE};
 pub use report::Page;
 pub use table::{Row, Strike, TABLE, row};
 pub use watching::{Figures, Spread};

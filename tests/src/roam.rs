@@ -261,6 +261,8 @@ impl Roamer<'_> {
                     self.timeline.settle(tries, Fate::Failed);
                     self.timeline.breaks.push(Instant::now().into_std());
                     self.at += 1;
+                    // The first wait of the full-jitter backoff that docs/protocol.md asks of clients.
+                    sleep(Duration::from_millis(self.rng.random_range(0..1_000))).await;
                 }
                 Ended::Refused { code, after } => {
                     self.timeline.settle(tries, Fate::Failed);

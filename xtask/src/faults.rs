@@ -24,26 +24,34 @@ pub(crate) fn run(names: &[String]) -> anyhow::Result<()> {
         breaking(&rev)?;
         before = Some(build_at(&rev)?);
     }
-    crate::cargo(&["build", "--package", "confab"])?;
-    table("confab-faults", names, &crate::root().join("target/debug/confab"), before.as_deref())
+    build(&["--bin", "confab", "--bin", "confab-faults"])?;
+    table("confab-faults", names, &built("confab"), before.as_deref())
 }
 
 /// Builds the program with its failpoints, and puts it beside the one that serves.
 fn control() -> anyhow::Result<()> {
-    crate::cargo(&["build", "--package", "confab", "--features", "failpoints"])?;
+    build(&["--bin", "confab", "--features", "confab/failpoints"])?;
     let folder = crate::root().join("target/failpoints");
     std::fs::create_dir_all(&folder)?;
     let program: PathBuf = folder.join("confab");
-    std::fs::copy(crate::root().join("target/debug/confab"), &program)?;
-    crate::cargo(&["build", "--package", "confab"])?;
+    std::fs::copy(built("confab"), &program)?;
+    build(&["--bin", "confab", "--bin", "confab-held-write"])?;
     table("confab-held-write", &[], &program, None)
+}
+
+/// Of the whole workspace's features, as `cargo xtask test` builds: what that has built is not built a second time.
+fn build(what: &[&str]) -> anyhow::Result<()> {
+    crate::cargo(&[&["build", "--workspace"], what].concat())
+}
+
+fn built(binary: &str) -> PathBuf {
+    crate::root().join("target/debug").join(binary)
 }
 
 /// `program`: of a test it is the grandparent's folder that has it; of these it is the parent's.
 fn table(binary: &str, names: &[String], program: &Path, before: Option<&Path>) -> anyhow::Result<()> {
-    let mut table = Command::new("cargo");
-    table.args(["run", "--package", "confab-tests", "--bin", binary, "--"]).args(names);
-    table.env("CONFAB_BIN", program).current_dir(crate::root());
+    let mut table = Command::new(built(binary));
+    table.args(names).env("CONFAB_BIN", program).current_dir(crate::root());
     before.into_iter().for_each(|before| {
         table.env("CONFAB_UPGRADE_FROM", before);
     });
@@ -68,10 +76,10 @@ fn build_at(rev: &str) -> anyhow::Result<PathBuf> {
     git(&["worktree", "prune"])?;
     git(&["worktree", "add", "--detach", &path, &commit])?;
     // Into this workspace's target folder: what both versions depend on is built already.
-    println!("cargo build --package confab, at {rev}");
+    println!("cargo build --workspace --bin confab, at {rev}");
     let target = crate::root().canonicalize()?.join("target");
     let mut build = Command::new("cargo");
-    build.args(["build", "--package", "confab", "--target-dir"]).arg(&target).current_dir(&tree);
+    build.args(["build", "--workspace", "--bin", "confab", "--target-dir"]).arg(&target).current_dir(&tree);
     ensure!(build.status()?.success(), "{rev} can't be built");
     std::fs::copy(target.join("debug/confab"), &program)?;
     git(&["worktree", "remove", "--force", &path])?;

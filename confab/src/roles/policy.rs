@@ -9,8 +9,8 @@ const TEAMS: &str = "service:*";
 /// Each RPC, and who may call it. What is not in it, nobody may. Besides these, a process that has several roles may do what
 /// each of them may; everybody with a name may ask what there is (reflection), and anybody whether it serves (health).
 const RULES: &[(&str, &[&str])] = &[
-    ("/confab.message.v1.MessageService/Converse", &["edge"]),
-    // A unary call at another instance than the owner goes on to it: one hop.
+    // What another instance than the owner gets goes on to it: one hop. Of `Converse` only where its edge asks for that.
+    ("/confab.message.v1.MessageService/Converse", &["edge", "message-svc"]),
     ("/confab.message.v1.MessageService/SendMessage", &["edge", "message-svc", TEAMS]),
     ("/confab.message.v1.MessageService/ListMessages", &["edge", "message-svc", TEAMS]),
     ("/confab.message.v1.MessageService/Sync", &["edge", "message-svc"]),
@@ -111,7 +111,7 @@ mod tests {
                     assert!(*caller == TEAMS && !streams[*path], "{caller} calls {path}");
                     continue;
                 };
-                let hop = caller == server && server == Role::Message && !streams[*path];
+                let hop = caller == server && server == Role::Message;
                 assert!(hop || caller.calls(&StorageConfig::Embedded).contains(&server), "{caller} calls {path}");
             }
         }

@@ -45,9 +45,10 @@ pub struct ConnectConfig {
     pub backoff_min: Duration,
     /// … up to this, and is cut at random by up to a half. Default: 1 s.
     pub backoff_max: Duration,
-    /// A connection without traffic for so long is pinged … Default: 5 s.
+    /// A connection on which nothing has come for so long is pinged … Default: 2 s.
     pub keepalive_interval: Duration,
-    /// … and closed with all its calls if the answer does not come in time. Default: 5 s.
+    /// … and closed with all its calls if the answer does not come in time. Default: 2 s: with the interval, less than the 5 s
+    /// within which what was on its way to an instance that is gone has to go another one.
     pub keepalive_timeout: Duration,
     /// How long the streams of an instance that has left discovery may go on. Default: 30 s.
     pub leave_timeout: Duration,
@@ -75,8 +76,8 @@ impl ConnectConfig {
             connect_timeout: Duration::from_secs(2),
             backoff_min: Duration::from_millis(20),
             backoff_max: Duration::from_secs(1),
-            keepalive_interval: Duration::from_secs(5),
-            keepalive_timeout: Duration::from_secs(5),
+            keepalive_interval: Duration::from_secs(2),
+            keepalive_timeout: Duration::from_secs(2),
             leave_timeout: Duration::from_secs(30),
             health: None,
             health_interval: Duration::from_secs(2),

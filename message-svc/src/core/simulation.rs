@@ -13,6 +13,10 @@ mod replicas;
 mod sender;
 mod world;
 
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
 use super::ownership::rules::{self, Rule};
 use world::World;
 
@@ -48,20 +52,66 @@ const RULES: [Rule; 23] = [
     Rule::Rewrite,
 ];
 
+/// Between two lines that tell how far it has come.
+const PROGRESS: u64 = 2_000;
+
 fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
+}
+
+/// What came of some schedules.
+#[derive(Debug, PartialEq, Eq)]
+struct Ran {
+    acked: u64,
+    /// The lowest seed whose schedule broke a promise, and which. Whatever thread finds it: all seeds below it have been run.
+    fault: Option<(u64, String)>,
+}
+
+/// Runs `count` schedules, or those up to the first that breaks a promise, on all cores. `cut`: a rule that doesn't hold.
+fn run(first: u64, count: u64, cut: Option<Rule>) -> Ran {
+    let next = AtomicU64::new(first);
+    let end = AtomicU64::new(first + count);
+    let all = Mutex::new(Ran { acked: 0, fault: None });
+    let begun = Instant::now();
+    let work = || {
+        rules::cut(cut);
+        loop {
+            let seed = next.fetch_add(1, Ordering::SeqCst);
+            if seed >= end.load(Ordering::SeqCst) {
+                break;
+            }
+            let run = World::run(seed);
+            let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
+            match run {
+                Ok(run) => all.acked += run.acked,
+                Err(fault) if all.fault.as_ref().is_none_or(|(lowest, _)| seed < *lowest) => {
+                    end.fetch_min(seed, Ordering::SeqCst);
+                    all.fault = Some((seed, fault));
+                }
+                Err(_) => {}
+            }
+            let done = seed + 1 - first;
+            if done.is_multiple_of(PROGRESS) && done < count {
+                let left = begun.elapsed().as_secs() * (count - done) / done;
+                println!("  {done} of {count} schedules; at most {left} s to go");
+            }
+        }
+        rules::cut(None);
+    };
+    std::thread::scope(|scope| {
+        let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        (0..threads).for_each(|_| drop(scope.spawn(work)));
+    });
+    all.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[test]
 fn nothing_is_lost_doubled_or_reordered_whatever_the_schedule() {
     let first = number("CONFAB_SEED", 1);
     let schedules = number("CONFAB_SCHEDULES", SCHEDULES);
-    let mut acked = 0;
-    for seed in first..first + schedules {
-        match World::run(seed) {
-            Ok(run) => acked += run.acked,
-            Err(fault) => panic!("schedule {seed} (CONFAB_SEED={seed} CONFAB_SCHEDULES=1): {fault}"),
-        }
+    let Ran { acked, fault } = run(first, schedules, None);
+    if let Some((seed, fault)) = fault {
+        panic!("schedule {seed} (CONFAB_SEED={seed} CONFAB_SCHEDULES=1): {fault}");
     }
     println!("{schedules} schedules from seed {first} on: {acked} acked sends, no violation");
     assert!(acked > schedules * 10, "hardly anything was sent: {acked}");
@@ -76,17 +126,22 @@ fn a_schedule_is_its_seed() {
 }
 
 #[test]
+fn the_lowest_schedule_that_fails_is_the_one_that_is_told() {
+    let cut = Some(Rule::StampsInRange);
+    let (lowest, _) = run(1, CONTROL_SCHEDULES, cut).fault.expect("a fault without this rule");
+    assert_eq!(run(1, lowest - 1, cut).fault, None);
+    assert_eq!(run(1, lowest, cut).fault.map(|(seed, _)| seed), Some(lowest));
+}
+
+#[test]
 #[ignore = "minutes: `cargo xtask simulate` runs it"]
 fn controls_without_any_one_rule_some_schedule_fails() {
     let only = std::env::var("CONFAB_RULE").ok();
+    let first = number("CONFAB_SEED", 1);
+    let schedules = number("CONFAB_SCHEDULES", CONTROL_SCHEDULES);
     let mut missed = Vec::new();
     for rule in RULES.into_iter().filter(|rule| only.as_ref().is_none_or(|only| format!("{rule:?}") == *only)) {
-        rules::cut(Some(rule));
-        let first = number("CONFAB_SEED", 1);
-        let schedules = number("CONFAB_SCHEDULES", CONTROL_SCHEDULES);
-        let caught = (first..first + schedules).find_map(|seed| World::run(seed).err().map(|fault| (seed, fault)));
-        rules::cut(None);
-        match caught {
+        match run(first, schedules, Some(rule)).fault {
             Some((seed, fault)) => println!("without {rule:?}: schedule {seed}: {fault}"),
             None => {
                 println!("without {rule:?}: no fault in {schedules} schedules");

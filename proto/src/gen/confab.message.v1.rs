@@ -738,7 +738,9 @@ pub mod message_service_client {
             self
         }
         /// The edge's stream: commands of many sessions, multiplexed. Commands on one chat are handled in the order in which
-        /// they come; their replies come in that order, too.
+        /// they come; their replies come in that order, too. With the metadata `confab-relay-to`, the address of another instance as
+        /// `WatchShards` has it, the whole stream is passed on to that one, once: for an edge that can't reach it itself. UNAVAILABLE
+        /// if it can't be reached from here either.
         pub async fn converse(
             &mut self,
             request: impl tonic::IntoStreamingRequest<Message = super::ConverseRequest>,
@@ -1102,7 +1104,9 @@ pub mod message_service_server {
             + std::marker::Send
             + 'static;
         /// The edge's stream: commands of many sessions, multiplexed. Commands on one chat are handled in the order in which
-        /// they come; their replies come in that order, too.
+        /// they come; their replies come in that order, too. With the metadata `confab-relay-to`, the address of another instance as
+        /// `WatchShards` has it, the whole stream is passed on to that one, once: for an edge that can't reach it itself. UNAVAILABLE
+        /// if it can't be reached from here either.
         async fn converse(
             &self,
             request: tonic::Request<tonic::Streaming<super::ConverseRequest>>,

@@ -25,8 +25,8 @@ const PATIENCE: Duration = Duration::from_secs(180);
 const BEFORE: f64 = 0.2;
 
 /// Where nobody who is struck has a part in the way, at most so many times the baseline.
-const P50_TIMES: f64 = 1.5;
-const P99_TIMES: f64 = 3.0;
+pub(super) const P50_TIMES: f64 = 1.5;
+pub(super) const P99_TIMES: f64 = 3.0;
 
 /// What came of a row.
 pub struct Outcome {
@@ -135,6 +135,7 @@ impl Cluster {
         baseline: Option<Spread>,
     ) -> anyhow::Result<Outcome> {
         let started = Instant::now();
+        strikes::prepare(row.strike)?;
         self.rewire(row.strike.wiring()).await?;
         let load = load.for_at_least(row.strike.lasts().mul_f64(1.0 / (1.0 - BEFORE)));
         let talk = load.set_up(&self.wired.mesh, first).await?;

@@ -10,8 +10,6 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context as _, ensure};
 
-use crate::foreign;
-
 /// Group ids of the mesh's processes begin here: beyond those that systems give away.
 pub(super) const FIRST_GROUP: u32 = 61_000;
 
@@ -36,9 +34,8 @@ impl Cut {
     /// Whatever `caller` sends to `called` vanishes from now on; if `both`, what is answered on the same connections, too.
     ///
     /// # Errors
-    /// If this isn't root's process, or `nft` can't be installed.
+    /// If this isn't root's process, or there is no `nft`.
     pub(super) fn make(caller: End, called: End, both: bool) -> anyhow::Result<Self> {
-        foreign::nft()?;
         let number = CUTS.fetch_add(1, Ordering::Relaxed);
         let table = format!("confab_faults_{}_{number}", std::process::id());
         run_nft(&rules(&table, caller, called, both))?;

@@ -14,6 +14,10 @@ const GROUP_SENDERS: usize = 10;
 /// Of ten connections, about four drop once in a row of the table: after a quarter to twice of the frames that it gets.
 const DROPS: (u32, u32) = (4, 2);
 
+/// Of the capacity, what the rows take; the issue allows 0.3. At that, with the reconnects of clients that roam, both cores are
+/// two thirds busy before anything happens, most of it Cassandra's three nodes: what happens would wait for them.
+pub const SHARE: f64 = 0.2;
+
 /// Who there is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Population {

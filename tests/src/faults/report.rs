@@ -1,11 +1,13 @@
-//! `docs/faults.md`: a part for the capacity and one for the rows, each written when it is measured.
+//! `docs/faults.md`: a part for the capacity and a line for each row, each written when it is measured.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use super::capacity::Capacity;
-use super::cluster::Outcome;
-use super::load::Population;
+use super::cluster::{Outcome, P50_TIMES, P99_TIMES};
+use super::load::{Population, SHARE};
+use super::table::{Row, TABLE};
 use super::watching::Spread;
 use confab_bench::mix::{GROUP_EVERY, HELD_P99_MS};
 
@@ -38,10 +40,23 @@ impl Page {
         self.text = replaced(&self.text, CAPACITY, &capacity_part(capacity, population));
     }
 
-    /// In the place of the rows that were there. `rate`: the load's, messages/s.
-    pub fn set_rows(&mut self, outcomes: &[Result<Outcome, String>], seed: u64, rate: f64, capacity: u32) {
-        self.text = replaced(&self.text, ROWS, &rows_part(outcomes, seed, rate, capacity));
+    /// In the place of what this row came to before. `capacity`: messages/s.
+    pub fn set_row(&mut self, row: &Row, outcome: &Result<Outcome, String>, seed: u64, capacity: u32) {
+        let line = outcome.as_ref().map_or_else(|error| error_line(row, error, seed), |outcome| line(outcome, seed, capacity));
+        let mut lines = lines(&self.text);
+        lines.insert(row.name, line);
+        self.text = replaced(&self.text, ROWS, &rows_part(&lines));
     }
+}
+
+/// What the rows of the page came to, by their names.
+fn lines(page: &str) -> BTreeMap<&'static str, String> {
+    let part = page.find(ROWS).map_or("", |at| &page[at..]);
+    let of = |row: Row| {
+        let begin = format!("| {} |", row.name);
+        part.lines().find(|line| line.starts_with(&begin)).map(|line| (row.name, line.to_owned()))
+    };
+    TABLE.into_iter().filter_map(of).collect()
 }
 
 /// `page` with `body` below `heading`, up to the next heading of its level; a new one comes last.
@@ -94,10 +109,10 @@ fn machine() -> String {
     format!("{cores} cores, {gib} GiB:")
 }
 
-fn rows_part(outcomes: &[Result<Outcome, String>], seed: u64, rate: f64, capacity: u32) -> String {
+fn rows_part(lines: &BTreeMap<&'static str, String>) -> String {
     let mut part = format!(
-        "What `cargo xtask faults` saw last: {rate:.0} messages/s, of a capacity of {capacity}, by clients that keep sending, drop \
-         and reconnect at random, and are checked. CONFAB_SEED={seed}.\n\n\
+        "What `cargo xtask faults [NAME]` saw last of each: clients that keep sending, drop and reconnect at random, and are checked; \
+         at {:.0} % of the capacity that was measured before.\n\n\
          - *acked after*, *read after*: the longest from a message's first try to its ack, and until its last reader had it, however \
          it came; of what wasn't over before the strike.\n\
          - *first tries*: answered by an ack on their connection, of all that were; retryable errors and breaks are failures, a \
@@ -105,38 +120,48 @@ fn rows_part(outcomes: &[Result<Outcome, String>], seed: u64, rate: f64, capacit
          - *spared*: from the first try to each socket that was connected and had caught up, of messages with nobody who is struck on \
          their way, in all of the time from the strike on. The way is the edges of sender and reader, the owner by `WatchShards`, and \
          the fanout that rendezvous hashing gives the chat; for a cut, one that has both ends. Of two presence instances both know \
-         everyone, so all ways count there. At most 1.5 × (p50) and 3 × (p99) of the baseline's.\n\n\
-         | what happens | acked | lost, doubled, out of order | acked after, s | read after, s | at most, s | first tries, % | \
-         spared p50, ms | p99, ms | other ways p50, ms | p99, ms | connects | holds |\n\
-         |---|---|---|---|---|---|---|---|---|---|---|---|---|\n"
+         everyone, so all ways count there. In brackets: how many times the baseline's of the same run; at most {P50_TIMES} (p50) and \
+         {P99_TIMES} (p99).\n\n\
+         | what happens | messages/s | acked | lost, doubled, out of order | acked after, s | read after, s | at most, s | first tries, % | \
+         spared p50, ms | p99, ms | other ways p50, ms | p99, ms | connects | seed | holds |\n\
+         |---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n",
+        SHARE * 100.0,
     );
-    for outcome in outcomes {
-        // Writing to a String can't fail.
-        let _ = match outcome {
-            Ok(outcome) => writeln!(part, "{}", line(outcome)),
-            Err(error) => writeln!(part, "| {error} | | | | | | | | | | | | **no** |"),
-        };
+    for line in TABLE.iter().filter_map(|row| lines.get(row.name)) {
+        part.push_str(line);
+        part.push('\n');
     }
     part
 }
 
-fn line(outcome: &Outcome) -> String {
-    let Outcome { row, report, figures, .. } = outcome;
-    let of = |spread: Spread| match spread.count {
+fn error_line(row: &Row, error: &str, seed: u64) -> String {
+    let error = error.replace(['\n', '|'], " ");
+    format!("| {} | {error} | | | | | | | | | | | | {seed} | **no** |", row.name)
+}
+
+fn line(outcome: &Outcome, seed: u64, capacity: u32) -> String {
+    let Outcome { row, report, figures, baseline, .. } = outcome;
+    let times = |ms: f64, of: Option<f64>| of.map_or_else(|| format!("{ms:.0}"), |of| format!("{ms:.0} ({:.1})", ms / of));
+    let spread = |spread: Spread, of: Option<Spread>| match spread.count {
         0 => "– | –".to_owned(),
-        _ => format!("{:.0} | {:.0}", spread.p50_ms, spread.p99_ms),
+        _ => format!(
+            "{} | {}",
+            times(spread.p50_ms, of.map(|of| of.p50_ms)),
+            times(spread.p99_ms, of.map(|of| of.p99_ms))
+        ),
     };
     format!(
-        "| {} | {} | {} | {:.1} | {:.1} | {} | {:.2} | {} | {} | {} | {} |",
+        "| {} | {:.0} of {capacity} | {} | {} | {:.1} | {:.1} | {} | {:.2} | {} | {} | {} | {seed} | {} |",
         row.name,
+        f64::from(capacity) * SHARE,
         report.counts.acked,
         report.violation_count,
         figures.acked_after.as_secs_f64(),
         figures.read_after.as_secs_f64(),
         row.within.as_secs(),
         figures.success() * 100.0,
-        of(figures.spared),
-        of(figures.hit),
+        spread(figures.spared, *baseline),
+        spread(figures.hit, None),
         figures.connects,
         if outcome.holds() { "yes" } else { "**no**" }
     )
@@ -153,5 +178,20 @@ mod tests {
         let page = replaced(&page, "## Other", "two");
         assert_eq!(page, "# Faults\n\n## Rows\n\none\n\n## Other\n\ntwo\n");
         assert_eq!(replaced(&page, ROWS, "three\n"), "# Faults\n\n## Rows\n\nthree\n\n## Other\n\ntwo\n");
+    }
+
+    #[test]
+    fn a_row_takes_the_place_of_its_own_line_only() {
+        let mut page = Page { text: "# Faults\n\n".to_owned(), path: PathBuf::new() };
+        let [first, second, ..] = TABLE;
+        page.set_row(&second, &Err("one".to_owned()), 7, 100);
+        page.set_row(&first, &Err("two".to_owned()), 7, 100);
+        page.set_row(&second, &Err("three\n|".to_owned()), 8, 100);
+        let seen: Vec<_> = page.text.lines().filter(|line| line.ends_with("**no** |")).collect();
+        let [one, two] = seen[..] else { panic!("{seen:?}") };
+        assert!(one.starts_with(&format!("| {} | two |", first.name)) && one.contains("| 7 |"), "{one}");
+        assert!(two.starts_with(&format!("| {} | three   |", second.name)) && two.contains("| 8 |"), "{two}");
+        assert_eq!(two.matches('|').count(), 16, "as many columns as the head has");
+        assert_eq!(page.text.matches(ROWS).count(), 1);
     }
 }

@@ -9,6 +9,7 @@ use tokio::time::sleep;
 use super::cut::{Cut, End};
 use super::table::Strike;
 use super::wiring::{self, Wired, Wiring};
+use crate::foreign;
 use crate::harness::{Mesh, Process, Signal};
 
 /// How long a process may take to end when it is asked to: more than its own bounds together.
@@ -18,6 +19,14 @@ const EXIT: Duration = Duration::from_secs(40);
 const SETTLED: Duration = Duration::from_secs(6);
 /// How long new instances keep their chats.
 const TOGETHER: Duration = Duration::from_secs(10);
+
+/// What has to be there before: no part of what happens.
+pub(super) fn prepare(strike: Strike) -> anyhow::Result<()> {
+    match strike {
+        Strike::Cut { .. } => foreign::nft(),
+        _ => Ok(()),
+    }
+}
 
 /// Returns when it is over: a process that was killed stays away.
 pub(super) async fn strike(strike: Strike, wired: &mut Wired, cassandra: &Cassandra) -> anyhow::Result<()> {

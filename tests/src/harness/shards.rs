@@ -7,7 +7,7 @@ use anyhow::{Context as _, ensure};
 use confab_proto::message::v1::message_service_client::MessageServiceClient;
 use confab_proto::message::v1::{WatchShardsRequest, WatchShardsResponse};
 use tokio::time::timeout;
-use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
 use super::{Mesh, wait_for};
 
@@ -28,19 +28,26 @@ pub fn owned(map: &WatchShardsResponse) -> BTreeMap<&str, usize> {
 }
 
 impl Mesh {
+    /// Calls the message-svc at `address` as an edge does.
+    ///
+    /// # Errors
+    /// If it can't be reached.
+    pub async fn messages(&self, address: &str) -> anyhow::Result<MessageServiceClient<Channel>> {
+        let file = |name: &str| std::fs::read(self.certs_folder().join(name));
+        let tls = ClientTlsConfig::new()
+            .ca_certificate(Certificate::from_pem(file("ca.crt")?))
+            .identity(Identity::from_pem(file("edge.crt")?, file("edge.key")?));
+        let endpoint = Endpoint::from_shared(format!("https://{address}"))?.tls_config(tls)?;
+        Ok(MessageServiceClient::new(endpoint.connect().await?))
+    }
+
     /// The shard map as message-svc-0 knows it.
     ///
     /// # Errors
     /// If it doesn't answer in time, or knows none.
     pub async fn shard_map(&self) -> anyhow::Result<WatchShardsResponse> {
-        let file = |name: &str| std::fs::read(self.certs_folder().join(name));
-        let tls = ClientTlsConfig::new()
-            .ca_certificate(Certificate::from_pem(file("ca.crt")?))
-            .identity(Identity::from_pem(file("edge.crt")?, file("edge.key")?));
         let asked = async {
-            let endpoint =
-                Endpoint::from_shared(format!("https://{}", self.grpc("message-svc", 0)))?.tls_config(tls)?;
-            let mut messages = MessageServiceClient::new(endpoint.connect().await?);
+            let mut messages = self.messages(&self.grpc("message-svc", 0).to_string()).await?;
             let mut maps = messages.watch_shards(WatchShardsRequest {}).await?.into_inner();
             maps.message().await?.context("the stream ended before a map came")
         };

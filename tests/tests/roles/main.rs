@@ -7,3 +7,4 @@ mod draining;
 mod grpcurl;
 mod redis;
 mod refusals;
+mod relaying;

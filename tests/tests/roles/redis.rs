@@ -12,6 +12,7 @@ use confab_tests::harness::{BOUND, Client, Mesh, Shape, Signal, Store, wait_for}
 use tokio::task::spawn_blocking;
 
 use crate::chatting::{SOON, talk};
+use crate::relaying;
 
 const PRESENCES: [&str; 2] = ["presence-svc-0", "presence-svc-1"];
 const EDGES: [&str; 2] = ["edge-0", "edge-1"];
@@ -173,6 +174,9 @@ async fn who_comes_back_is_served_from_redis_and_without_it_from_cassandra_and_c
     let with = cost(&mesh, &cassandra, &heads, RECONNECTS).await;
     println!("reads of Cassandra per reconnect with {CHATS} chats behind, with Redis: {with:?}");
     assert_eq!(with.get("messages"), None, "{with:?}");
+
+    // A mesh of several owners is at hand.
+    relaying::a_stream_goes_by_way_of_another_instance(&mesh, mesh.direct(0, 1, 99).await.unwrap(), 1).await;
 
     // All of it is killed while people chat.
     for peer in server.servers() {

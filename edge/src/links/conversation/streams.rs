@@ -1,19 +1,25 @@
-//! One `Converse` stream to each instance that is up, and one `WatchShards` stream to any.
+//! One `Converse` stream to each instance, by way of another one where it can't be reached, and one `WatchShards` stream to any.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use confab_mesh::{ClientConfig, Member, Members, Peer, Pool, client};
 use confab_proto::message::v1::message_service_client::MessageServiceClient;
-use confab_proto::message::v1::{ConverseResponse, WatchShardsRequest, WatchShardsResponse};
+use confab_proto::message::v1::{ConverseRequest, ConverseResponse, WatchShardsRequest, WatchShardsResponse};
+use confab_proto::metadata::RELAY_TO;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::Streaming;
+use tonic::{Request, Status, Streaming};
 
 use super::outlet::{FRAMES_MAX, Outlet};
 use crate::core::routes::Stream;
 use crate::links::Backoff;
+
+/// An instance that has not been up for so long is tried by way of another one: it may be that only this edge can't reach it, and
+/// it owns its chats for as long as it reaches its store.
+const DETOUR_AFTER: Duration = Duration::from_millis(500);
 
 /// What is rare.
 pub(super) enum Change {
@@ -34,6 +40,7 @@ pub(super) struct Link {
     changes: mpsc::UnboundedSender<Change>,
     heard: mpsc::Sender<Heard>,
     streams: Arc<AtomicU64>,
+    detours: Arc<AtomicUsize>,
 }
 
 /// Tells the end of a stream, also when its task is ended.
@@ -51,38 +58,76 @@ impl Drop for Open {
 
 impl Link {
     pub(super) fn new(owners: Pool, changes: mpsc::UnboundedSender<Change>, heard: mpsc::Sender<Heard>) -> Self {
-        Self { owners, changes, heard, streams: Arc::default() }
+        Self { owners, changes, heard, streams: Arc::default(), detours: Arc::default() }
     }
 
-    /// Keeps a stream to an instance open while it is up. Never returns.
+    /// Keeps a stream to an instance open. Never returns.
     pub(super) async fn keep_open(self, member: Member) {
-        let mut messages = messages_client(&member);
         let mut backoff = Backoff::default();
         loop {
-            self.is(&member.id, true).await;
-            let (frames, queue) = mpsc::channel(FRAMES_MAX);
-            match messages.converse(ReceiverStream::new(queue)).await {
-                Ok(response) => {
-                    backoff = Backoff::default();
-                    self.converse(&member, frames, response.into_inner()).await;
-                    tracing::warn!(owner = %member.id, "a stream to message-svc has ended");
-                }
-                Err(status) => {
-                    tracing::warn!(owner = %member.id, code = ?status.code(), "message-svc can't be reached")
-                }
+            let by = self.detour(&member.id).await;
+            let was_open = tokio::select! {
+                was_open = self.keep_one(&member, by.as_ref()) => was_open,
+                // There is no need for the detour any more.
+                () = self.is(&member.id, true), if by.is_some() => true,
+            };
+            if was_open {
+                backoff = Backoff::default();
             }
             backoff.wait().await;
+        }
+    }
+
+    /// Opens a stream to an instance, straight or by another one, and keeps it until it ends; says whether it came to be open.
+    async fn keep_one(&self, member: &Member, by: Option<&Member>) -> bool {
+        let (frames, queue) = mpsc::channel(FRAMES_MAX);
+        let opened = open(member, by, queue).await;
+        let by = by.map(|by| &*by.id);
+        match opened {
+            Ok(responses) => {
+                self.converse(member, by, frames, responses).await;
+                tracing::warn!(owner = %member.id, by, "a stream to message-svc has ended");
+                true
+            }
+            Err(status) => {
+                tracing::warn!(owner = %member.id, by, code = ?status.code(), "message-svc can't be reached");
+                false
+            }
+        }
+    }
+
+    /// Returns when an instance is up, or by which other one it is to be tried.
+    async fn detour(&self, id: &str) -> Option<Member> {
+        let by_another = async {
+            tokio::time::sleep(DETOUR_AFTER).await;
+            let mut members = self.owners.watch();
+            // Another one each time: this one may be cut off from it as well.
+            let turn = self.detours.fetch_add(1, Ordering::Relaxed);
+            let others = |listed: &Members| -> Vec<Member> {
+                listed.iter().filter(|member| member.up && *member.id != *id).cloned().collect()
+            };
+            let found = members.wait_for(|listed| !others(listed).is_empty()).await.map(|listed| others(&listed));
+            match found {
+                Ok(others) => others.get(turn % others.len()).cloned(),
+                // Nobody tells any more: what is known holds.
+                Err(_) => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = self.is(id, true) => None,
+            by = by_another => by,
         }
     }
 
     async fn converse(
         &self,
         member: &Member,
-        frames: mpsc::Sender<confab_proto::message::v1::ConverseRequest>,
+        by: Option<&str>,
+        frames: mpsc::Sender<ConverseRequest>,
         mut responses: Streaming<ConverseResponse>,
     ) {
         let stream = self.streams.fetch_add(1, Ordering::Relaxed) + 1;
-        tracing::info!(owner = %member.id, stream, "a stream to message-svc is open");
+        tracing::info!(owner = %member.id, by, stream, "a stream to message-svc is open");
         let cut = CancellationToken::new();
         let outlet = Outlet::new(frames, cut.clone().drop_guard());
         // Without the router the process is ending.
@@ -148,6 +193,20 @@ impl Link {
             std::future::pending().await
         }
     }
+}
+
+/// Opens a stream to an instance, at it or at another one that passes it on.
+async fn open(
+    member: &Member,
+    by: Option<&Member>,
+    queue: mpsc::Receiver<ConverseRequest>,
+) -> Result<Streaming<ConverseResponse>, Status> {
+    let mut request = Request::new(ReceiverStream::new(queue));
+    if by.is_some() {
+        let addr = member.id.parse().map_err(|_| Status::internal("an address that is not ASCII"))?;
+        request.metadata_mut().insert(RELAY_TO, addr);
+    }
+    Ok(messages_client(by.unwrap_or(member)).converse(request).await?.into_inner())
 }
 
 /// The next instance to follow that isn't this one.

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use confab_ids::UserId;
-use confab_mesh::Pool;
+use confab_mesh::{Member, Members, Pool};
 use confab_proto::message::v1::command::Action;
 use confab_proto::message::v1::{Mark, Send, reply};
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use self::instance::Cluster;
@@ -38,10 +39,14 @@ impl Drop for Edge {
 
 impl Edge {
     fn start(cluster: &Cluster) -> Self {
+        Self::among(Pool::fixed(cluster.peers()))
+    }
+
+    fn among(pool: Pool) -> Self {
         let registry = Registry::default();
         let mailbox = Arc::new(Mailbox::new(SESSION, UserId(1), "d", 8, 1 << 20));
         registry.add(&mailbox);
-        let (conversation, run) = link(Pool::fixed(cluster.peers()), registry);
+        let (conversation, run) = link(pool, registry);
         let link = tokio::spawn(run).abort_handle();
         Self { conversation, mailbox, calls: 0, answers: Vec::new(), link }
     }
@@ -149,4 +154,36 @@ async fn alone_an_instance_has_all_and_says_so() {
     edge.send(2, 3).await;
     edge.answered(6).await;
     assert_eq!(edge.answers, accepted(1..=6));
+}
+
+#[tokio::test]
+async fn an_owner_that_only_this_edge_cannot_reach_is_reached_by_another_instance() {
+    let cluster = Cluster::new(&["a", "b"]);
+    let up = |a: bool| -> Members {
+        let member = |(name, peer): (&str, _)| Member { id: name.into(), peer, up: a || name != "a" };
+        cluster.peers().into_iter().map(member).collect()
+    };
+    let (members, listed) = watch::channel(up(true));
+    let mut edge = Edge::among(Pool::new(listed));
+    edge.send(1, 5).await;
+    edge.answered(5).await;
+    assert_eq!(cluster.told().relayed, []);
+
+    cluster.freeze("a", true);
+    edge.send(1, 5).await;
+    cluster.wait_for("commands that are lost", |told| told.swallowed > 0).await;
+    members.send_replace(up(false));
+    cluster.cut("a");
+    cluster.freeze("a", false);
+    edge.send(1, 5).await;
+    edge.answered(15).await;
+    assert_eq!(cluster.told().relayed, [("b", "a")]);
+
+    // Back to the straight way when there is one.
+    members.send_replace(up(true));
+    edge.send(1, 20).await;
+    edge.answered(35).await;
+    assert_eq!(edge.answers, accepted(1..=35));
+    assert!(cluster.told().log.iter().map(|(by, _, call)| (*by, *call)).eq((1..=35).map(|call| ("a", call))));
+    assert_eq!(cluster.told().relayed, [("b", "a")]);
 }

@@ -9,6 +9,7 @@ use confab_mesh::{Identity, Peer, ServerConfig, local, server};
 use confab_proto::message::v1::command::Action;
 use confab_proto::message::v1::message_service_server::{MessageService, MessageServiceServer};
 use confab_proto::message::v1::{self as pb, Command, ConverseRequest, ConverseResponse, Reply, WatchShardsResponse};
+use confab_proto::metadata::RELAY_TO;
 use futures_util::{Stream, StreamExt as _};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::{ReceiverStream, WatchStream};
@@ -26,6 +27,8 @@ pub(super) struct Told {
     refused: HashSet<(&'static str, u64)>,
     /// Commands that came while their instance was frozen.
     pub swallowed: usize,
+    /// By whom streams were passed on, and to whom.
+    pub relayed: Vec<(&'static str, &'static str)>,
 }
 
 impl Told {
@@ -71,19 +74,26 @@ impl Cluster {
         cluster
     }
 
-    pub(super) fn peers(&self) -> Vec<(&'static str, Peer)> {
-        let peer = |name: &&'static str| {
-            let instance = Instance {
-                name,
-                told: self.told.clone(),
-                truth: self.truth.clone(),
-                map: self.map.subscribe(),
-                mood: self.moods[name].subscribe(),
-            };
-            let cfg = ServerConfig::new("message-svc").streaming(&["Converse", "WatchShards"]);
-            (*name, local(Identity::new("edge"), server(cfg, MessageServiceServer::new(instance))))
+    fn instances(&self) -> Vec<Instance> {
+        let instance = |name: &&'static str| Instance {
+            name,
+            told: self.told.clone(),
+            truth: self.truth.clone(),
+            map: self.map.subscribe(),
+            mood: self.moods[name].subscribe(),
+            others: Vec::new(),
         };
-        self.names.iter().map(peer).collect()
+        self.names.iter().map(instance).collect()
+    }
+
+    pub(super) fn peers(&self) -> Vec<(&'static str, Peer)> {
+        let peer = |instance: Instance| {
+            let name = instance.name;
+            let instance = Instance { others: self.instances(), ..instance };
+            let cfg = ServerConfig::new("message-svc").streaming(&["Converse", "WatchShards"]);
+            (name, local(Identity::new("edge"), server(cfg, MessageServiceServer::new(instance))))
+        };
+        self.instances().into_iter().map(peer).collect()
     }
 
     pub(super) fn owner_is(&self, name: &'static str) {
@@ -150,6 +160,8 @@ struct Instance {
     truth: Arc<Mutex<[&'static str; 2]>>,
     map: watch::Receiver<WatchShardsResponse>,
     mood: watch::Receiver<Mood>,
+    /// To whom it passes streams on.
+    others: Vec<Self>,
 }
 
 impl Instance {
@@ -230,7 +242,16 @@ macro_rules! not_asked {
                 request: Request<Streaming<ConverseRequest>>,
             ) -> Result<Response<Self::ConverseStream>, Status> {
                 let (replies, queue) = mpsc::channel(1_024);
-                tokio::spawn(self.clone().run(request.into_inner(), replies));
+                let to = request.metadata().get(RELAY_TO).map(|to| to.to_str().expect("an address").to_owned());
+                let serves = match to {
+                    Some(to) => {
+                        let other = self.others.iter().find(|other| other.name == to).expect("known");
+                        self.told.send_modify(|told| told.relayed.push((self.name, other.name)));
+                        other
+                    }
+                    None => self,
+                };
+                tokio::spawn(serves.clone().run(request.into_inner(), replies));
                 let mut mood = self.mood.clone();
                 let before = mood.borrow_and_update().cuts;
                 let cut = async move { mood.wait_for(|mood| mood.cuts != before).await.is_ok() };
