@@ -146,7 +146,11 @@ type Replies = Pin<Box<dyn Stream<Item = Result<ConverseResponse, Status>> + Sen
 impl<S: Store> Service<S> {
     /// Passes an edge's stream on to an instance that it can't reach itself, until one of the three goes. What is on its way is
     /// bounded by both streams' flow control.
-    async fn relay(&self, mut owner: Client, requests: Streaming<ConverseRequest>) -> Result<Response<Replies>, Status> {
+    async fn relay(
+        &self,
+        mut owner: Client,
+        requests: Streaming<ConverseRequest>,
+    ) -> Result<Response<Replies>, Status> {
         let drain = self.drain.clone();
         let ended = async move { drain.started().await };
         let requests = requests.take_while(|request| ready(request.is_ok())).filter_map(|request| ready(request.ok()));

@@ -7,25 +7,28 @@ use anyhow::{Context as _, ensure};
 
 /// The control: not a row, for it needs a program with faults on purpose.
 const CONTROL: &str = "held-write";
-/// A row that needs the program of the version before.
-const UPGRADE: &str = "rolling-upgrade";
-/// Names the version to upgrade from.
+/// The rows that need the program of a version before, that version, and its commit, for not every copy has the tag: the first that ran
+/// as a mesh with all its parts, and the first whose drains are short.
+const UPGRADES: [(&str, &str, &str); 2] = [
+    ("rolling-upgrade", "mesh-1", "5d6549457fb49c53c2c29b24a035ecfc22e07514"),
+    ("rolling-upgrade-2", "mesh-2", "9dae3b3d94f9fce7c15192969343b2a7e946147f"),
+];
+/// Names another commit in their place.
 const FROM: &str = "CONFAB_UPGRADE_REV";
-/// What it is otherwise: the first that ran as a mesh with all its parts, `mesh-1`. By its commit, for not every copy has the tag.
-const MESH_1: &str = "5d6549457fb49c53c2c29b24a035ecfc22e07514";
 
 pub(crate) fn run(names: &[String]) -> anyhow::Result<()> {
     if names == [CONTROL] {
         return control();
     }
-    let mut before = None;
-    if names.is_empty() || names.iter().any(|name| name == UPGRADE) {
-        let rev = std::env::var(FROM).unwrap_or_else(|_| MESH_1.to_owned());
-        breaking(&rev)?;
-        before = Some(build_at(&rev)?);
+    for (row, version, commit) in UPGRADES {
+        if names.is_empty() || names.iter().any(|name| name == row) {
+            let rev = std::env::var(FROM).unwrap_or_else(|_| commit.to_owned());
+            breaking(&rev)?;
+            build_at(&rev, version)?;
+        }
     }
     build(&["--bin", "confab", "--bin", "confab-faults"])?;
-    table("confab-faults", names, &built("confab"), before.as_deref())
+    table("confab-faults", names, &built("confab"))
 }
 
 /// Builds the program with its failpoints, and puts it beside the one that serves.
@@ -36,10 +39,10 @@ fn control() -> anyhow::Result<()> {
     let program: PathBuf = folder.join("confab");
     std::fs::copy(built("confab"), &program)?;
     build(&["--bin", "confab", "--bin", "confab-held-write"])?;
-    table("confab-held-write", &[], &program, None)
+    table("confab-held-write", &[], &program)
 }
 
-/// Of the whole workspace's features, as `cargo xtask test` builds: what that has built is not built a second time.
+/// With the whole workspace's features, always the same ones: so both versions and the table share what they depend on.
 fn build(what: &[&str]) -> anyhow::Result<()> {
     crate::cargo(&[&["build", "--workspace"], what].concat())
 }
@@ -49,24 +52,27 @@ fn built(binary: &str) -> PathBuf {
 }
 
 /// `program`: of a test it is the grandparent's folder that has it; of these it is the parent's.
-fn table(binary: &str, names: &[String], program: &Path, before: Option<&Path>) -> anyhow::Result<()> {
+fn table(binary: &str, names: &[String], program: &Path) -> anyhow::Result<()> {
     let mut table = Command::new(built(binary));
-    table.args(names).env("CONFAB_BIN", program).current_dir(crate::root());
-    before.into_iter().for_each(|before| {
-        table.env("CONFAB_UPGRADE_FROM", before);
-    });
+    table.args(names).env("CONFAB_BIN", program).env("CONFAB_UPGRADE_FROM", upgrades()?).current_dir(crate::root());
     ensure!(table.status()?.success(), "`cargo xtask faults {}` does not hold", names.join(" "));
     Ok(())
 }
 
-/// The program as it was at `rev`: what is built of it is kept, for a commit doesn't change.
-fn build_at(rev: &str) -> anyhow::Result<PathBuf> {
+/// Where the programs of versions before are.
+fn upgrades() -> anyhow::Result<PathBuf> {
+    Ok(crate::root().canonicalize()?.join("target/upgrade"))
+}
+
+/// The program as it was at `rev`, to be called by its version: what is built of it is kept, for a commit doesn't change.
+fn build_at(rev: &str, version: &str) -> anyhow::Result<()> {
     let commit = git(&["rev-parse", "--verify", "--quiet", &format!("{rev}^{{commit}}")])
-        .with_context(|| format!("there is no version {rev} to upgrade from: {FROM} may name another one"))?;
-    let folder = crate::root().canonicalize()?.join("target/upgrade");
-    let program = folder.join(format!("confab-{commit}"));
-    if program.exists() {
-        return Ok(program);
+        .with_context(|| format!("there is no commit {rev} to upgrade from: {FROM} may name another one"))?;
+    let folder = upgrades()?;
+    let (program, kept) = (folder.join(format!("confab-{version}")), folder.join(format!("confab-{commit}")));
+    if kept.exists() {
+        std::fs::copy(kept, program)?;
+        return Ok(());
     }
     let tree = folder.join("tree");
     let path = tree.display().to_string();
@@ -81,9 +87,10 @@ fn build_at(rev: &str) -> anyhow::Result<PathBuf> {
     let mut build = Command::new("cargo");
     build.args(["build", "--workspace", "--bin", "confab", "--target-dir"]).arg(&target).current_dir(&tree);
     ensure!(build.status()?.success(), "{rev} can't be built");
-    std::fs::copy(target.join("debug/confab"), &program)?;
+    std::fs::copy(target.join("debug/confab"), &kept)?;
+    std::fs::copy(kept, program)?;
     git(&["worktree", "remove", "--force", &path])?;
-    Ok(program)
+    Ok(())
 }
 
 /// Whether what speaks the protocols of `rev` understands today's.

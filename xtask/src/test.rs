@@ -18,7 +18,8 @@ const NEEDED: [Needed; 9] = [
 
 pub(crate) fn run() -> anyhow::Result<()> {
     install(&NEEDED)?;
-    // The program first: the end-to-end tests start it.
-    crate::cargo(&["build", "--workspace"])?;
+    // The program first: the end-to-end tests start it. With `--tests`, for what tests depend on has features of its own: a plain
+    // build's services would be built a second time.
+    crate::cargo(&["build", "--workspace", "--bins", "--tests"])?;
     crate::cargo(&["test", "--workspace", "--no-fail-fast"])
 }

@@ -45,10 +45,10 @@ pub struct ConnectConfig {
     pub backoff_min: Duration,
     /// … up to this, and is cut at random by up to a half. Default: 1 s.
     pub backoff_max: Duration,
-    /// A connection on which nothing has come for so long is pinged … Default: 2 s.
+    /// A connection on which nothing has come for so long is pinged … Default: 1 s.
     pub keepalive_interval: Duration,
-    /// … and closed with all its calls if the answer does not come in time. Default: 2 s: with the interval, less than the 5 s
-    /// within which what was on its way to an instance that is gone has to go another one.
+    /// … and closed with all its calls if the answer does not come in time. Default: 3 s. An instance that is slow by 2 s
+    /// keeps its connections, and what was on its way to one that is gone goes another way within 5 s.
     pub keepalive_timeout: Duration,
     /// How long the streams of an instance that has left discovery may go on. Default: 30 s.
     pub leave_timeout: Duration,
@@ -76,8 +76,8 @@ impl ConnectConfig {
             connect_timeout: Duration::from_secs(2),
             backoff_min: Duration::from_millis(20),
             backoff_max: Duration::from_secs(1),
-            keepalive_interval: Duration::from_secs(2),
-            keepalive_timeout: Duration::from_secs(2),
+            keepalive_interval: Duration::from_secs(1),
+            keepalive_timeout: Duration::from_secs(3),
             leave_timeout: Duration::from_secs(30),
             health: None,
             health_interval: Duration::from_secs(2),

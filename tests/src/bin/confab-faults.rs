@@ -4,7 +4,9 @@
 #![allow(clippy::print_stdout, reason = "its lines are its progress")]
 
 use anyhow::ensure;
-use confab_tests::faults::{Capacity, Cluster, Load, Outcome, Page, Population, Row, SHARE, Strike, TABLE, measure, row};
+use confab_tests::faults::{
+    Capacity, Cluster, Load, Outcome, Page, Population, Row, SHARE, Strike, TABLE, measure, row,
+};
 use confab_tests::harness::seed;
 
 /// In the place of a row's name: measures what the mesh takes.

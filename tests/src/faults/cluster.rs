@@ -62,7 +62,7 @@ impl fmt::Display for Outcome {
         write!(
             f,
             "{}: {} acked, {} violations, acked after {:.1} s (sent at {:.1} s), read after {:.1} s (sent at {:.1} s, {}; at most {} s), success {:.2} %, spared p50 \
-             {p50_ms:.0} p99 {p99_ms:.0} ms of {count} (others {:.0}, {:.0} of {}), {} connects, {} breaks, {:?}, {:.0} s",
+             {p50_ms:.0} p99 {p99_ms:.0} ms of {count} (slow ones by second {:?}; others {:.0}, {:.0} of {}), {} connects, {} breaks, {:?}, {:.0} s",
             row.name,
             report.counts.acked,
             report.violation_count,
@@ -73,6 +73,7 @@ impl fmt::Display for Outcome {
             if figures.read_slowest_caught_up { "by catching up" } else { "on a connection that was there" },
             row.within.as_secs(),
             figures.success() * 100.0,
+            figures.spared_slow,
             figures.hit.p50_ms,
             figures.hit.p99_ms,
             figures.hit.count,

@@ -42,7 +42,8 @@ impl Page {
 
     /// In the place of what this row came to before. `capacity`: messages/s.
     pub fn set_row(&mut self, row: &Row, outcome: &Result<Outcome, String>, seed: u64, capacity: u32) {
-        let line = outcome.as_ref().map_or_else(|error| error_line(row, error, seed), |outcome| line(outcome, seed, capacity));
+        let line =
+            outcome.as_ref().map_or_else(|error| error_line(row, error, seed), |outcome| line(outcome, seed, capacity));
         let mut lines = lines(&self.text);
         lines.insert(row.name, line);
         self.text = replaced(&self.text, ROWS, &rows_part(&lines));
@@ -141,7 +142,8 @@ fn error_line(row: &Row, error: &str, seed: u64) -> String {
 
 fn line(outcome: &Outcome, seed: u64, capacity: u32) -> String {
     let Outcome { row, report, figures, baseline, .. } = outcome;
-    let times = |ms: f64, of: Option<f64>| of.map_or_else(|| format!("{ms:.0}"), |of| format!("{ms:.0} ({:.1})", ms / of));
+    let times =
+        |ms: f64, of: Option<f64>| of.map_or_else(|| format!("{ms:.0}"), |of| format!("{ms:.0} ({:.1})", ms / of));
     let spread = |spread: Spread, of: Option<Spread>| match spread.count {
         0 => "– | –".to_owned(),
         _ => format!(

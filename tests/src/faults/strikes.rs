@@ -45,7 +45,7 @@ pub(super) async fn strike(strike: Strike, wired: &mut Wired, cassandra: &Cassan
                 restart(process, begun).await?;
             }
         }
-        Strike::RollingUpgrade => {
+        Strike::RollingUpgrade(_) => {
             store.migrate()?;
             for process in mesh.processes.values_mut() {
                 process.replace_program(None);

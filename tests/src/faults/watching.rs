@@ -8,6 +8,9 @@ use confab_bench::recorder::Latencies;
 use super::paths::Way;
 use crate::roam::{Fate, Timeline, Try};
 
+/// A spared delivery that took longer is noted by when: to find out what it met.
+const SLOW: Duration = Duration::from_millis(200);
+
 /// The figures of a run, of what happened from the strike on.
 #[derive(Clone, Debug, Default)]
 pub struct Figures {
@@ -34,7 +37,9 @@ pub struct Figures {
     /// From the first try to the socket of each reader who was connected and had caught up before: where nobody who is struck
     /// has a part in the way.
     pub spared: Spread,
-    /// The same, of the other ways.
+    /// Those of them that took more than [`SLOW`], by the second of their first try, from the strike on.
+    pub spared_slow: BTreeMap<u64, u32>,
+    /// As `spared`, of the other ways.
     pub hit: Spread,
 }
 
@@ -104,7 +109,11 @@ pub(super) fn figures(timelines: &[Timeline], from: Instant, is_hit: impl Fn(Way
         }
         if sent.at >= from && was_there {
             let way = Way { chat: arrival.chat, from_edge: sent.edge, to_edge: arrival.edge };
-            let all = if is_hit(way) { &mut hit } else { &mut spared };
+            let is_spared = !is_hit(way);
+            if is_spared && took > SLOW {
+                *figures.spared_slow.entry(sent.at.saturating_duration_since(from).as_secs()).or_default() += 1;
+            }
+            let all = if is_spared { &mut spared } else { &mut hit };
             all.add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
         }
     }

@@ -10,7 +10,7 @@ use super::proxy::Proxy;
 use crate::harness::processes::Spec;
 use crate::harness::{Mesh, Shape, Store};
 
-/// Where the program of the version before is, for [`Wiring::Before`].
+/// The folder with the programs of versions before, for [`Wiring::Before`]: `confab-` and the version.
 pub const UPGRADE_FROM: &str = "CONFAB_UPGRADE_FROM";
 
 /// What is special about a mesh.
@@ -24,8 +24,8 @@ pub enum Wiring {
     Proxied(&'static str, usize),
     /// With a Redis: three primaries, each with a replica.
     Redis,
-    /// All run the version before.
-    Before,
+    /// All run this version before.
+    Before(&'static str),
 }
 
 /// A mesh, and what stands in it.
@@ -49,7 +49,10 @@ pub(super) async fn start(wiring: Wiring, store: Store, is_root: bool) -> anyhow
         first_group: is_root.then_some(FIRST_GROUP),
         ..Shape::default()
     };
-    let program = if wiring == Wiring::Before { Some(before()?) } else { None };
+    let program = match wiring {
+        Wiring::Before(version) => Some(before(version)?),
+        _ => None,
+    };
     store.migrate_by(program.as_deref())?;
     let mut mesh = Mesh::prepare(shape)?;
     let proxy = match wiring {
@@ -71,7 +74,7 @@ pub(super) async fn start(wiring: Wiring, store: Store, is_root: bool) -> anyhow
 pub(super) fn wire(mesh: &Mesh, wiring: Wiring, spec: &mut Spec) {
     let mut set = |key: &str, value: String| spec.env.push((format!("CONFAB_MESH__{key}"), value));
     match wiring {
-        Wiring::Plain | Wiring::Redis | Wiring::Before => {}
+        Wiring::Plain | Wiring::Redis | Wiring::Before(_) => {}
         Wiring::Gossip => {
             set("DISCOVER__MESSAGE_SVC", "gossip:".to_owned());
             let seeds = [0, 1].map(|at| mesh.grpc("message-svc", at).to_string());
@@ -88,7 +91,8 @@ pub(super) fn wire(mesh: &Mesh, wiring: Wiring, spec: &mut Spec) {
     }
 }
 
-fn before() -> anyhow::Result<PathBuf> {
-    let path = std::env::var_os(UPGRADE_FROM);
-    path.map(PathBuf::from).with_context(|| format!("{UPGRADE_FROM} doesn't say where the version before is"))
+fn before(version: &str) -> anyhow::Result<PathBuf> {
+    let folder = std::env::var_os(UPGRADE_FROM);
+    let folder = folder.with_context(|| format!("{UPGRADE_FROM} doesn't say where the versions before are"))?;
+    Ok(PathBuf::from(folder).join(format!("confab-{version}")))
 }

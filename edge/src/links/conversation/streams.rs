@@ -19,7 +19,7 @@ use crate::links::Backoff;
 
 /// An instance that has not been up for so long is tried by way of another one: it may be that only this edge can't reach it, and
 /// it owns its chats for as long as it reaches its store.
-const DETOUR_AFTER: Duration = Duration::from_millis(500);
+const DETOUR_AFTER: Duration = Duration::from_millis(200);
 
 /// What is rare.
 pub(super) enum Change {
