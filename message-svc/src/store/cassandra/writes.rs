@@ -181,6 +181,8 @@ impl Cassandra {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
     use confab_ids::MessageId;
 
     use super::super::tests::store;
@@ -204,14 +206,29 @@ mod tests {
         mutations(rows).expect("mutations").into_values().flat_map(Mutation::into_values)
     }
 
+    /// How long Cassandra may take to tell what it did.
+    const TOLD: Duration = Duration::from_secs(20);
+
     /// What Cassandra says that it did for an unlogged batch of these rows, whatever their partitions.
     async fn trace(store: &Cassandra, rows: Vec<Row>) -> Vec<String> {
         let (mut batch, values) = store.batch(writes(rows), 5);
         batch.set_tracing(true);
         let result = store.session.batch(&batch, values).await.expect("stored");
         let id = result.tracing_id().expect("traced");
-        let trace = store.session.get_tracing_info(&id).await.expect("a trace");
-        trace.events.into_iter().filter_map(|event| event.activity).collect()
+        // Cassandra writes what it did down later, in parts: all is there when both tables are, and nothing more comes.
+        let until = Instant::now() + TOLD;
+        let mut before = Vec::new();
+        loop {
+            let trace = store.session.get_tracing_info(&id).await.expect("a trace");
+            let told: Vec<String> = trace.events.into_iter().filter_map(|event| event.activity).collect();
+            let is_all = ["to messages memtable", "to sends memtable"].iter().all(|what| count(&told, what) > 0);
+            if is_all && told == before {
+                return told;
+            }
+            assert!(Instant::now() < until, "not told in time: {told:?}");
+            before = told;
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
     }
 
     fn count(trace: &[String], what: &str) -> usize {
