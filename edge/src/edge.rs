@@ -31,8 +31,8 @@ const PAGE_BYTES: u32 = 64 * 1_024;
 const PAGE_EVENTS: u32 = 500;
 
 /// Syncs that an edge has under way, for each of its cores: few, so that what is said meanwhile doesn't queue behind the reads of all
-/// who come again at once when another edge is gone. At 5 ms each that is 1,600 a second and core.
-const SYNCS_PER_CORE: usize = 8;
+/// who come again at once when another edge is gone. At 5 ms each that is 800 a second and core.
+const SYNCS_PER_CORE: usize = 4;
 /// How long one waits for its turn; then its client is told to come again.
 const TURN: Duration = Duration::from_secs(5);
 /// One that is refused is tried so often, after this much longer each time.
