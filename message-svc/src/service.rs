@@ -1,6 +1,5 @@
 //! The RPCs: convert, ask the owner or read, convert back.
 
-use std::future::ready;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -39,6 +38,8 @@ const LIST_DEFAULT: u32 = 50;
 const MESSAGES_MAX: u32 = 1_000;
 const CHATS_MAX: u32 = 200;
 const MEMBERS_PAGE_MAX: u32 = 1_000;
+
+type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 pub(crate) struct Service<S> {
     reader: Reader<S>,
@@ -141,21 +142,23 @@ impl<S: Store> Conversation<S> {
     }
 }
 
-type Replies = Pin<Box<dyn Stream<Item = Result<ConverseResponse, Status>> + Send>>;
-
 impl<S: Store> Service<S> {
+    /// Ends a stream when the drain begins, if it hasn't ended before.
+    fn until_drained<T>(&self, stream: impl Stream<Item = Result<T, Status>> + Send + 'static) -> Streamed<T> {
+        let drain = self.drain.clone();
+        Box::pin(stream.take_until(Box::pin(async move { drain.started().await })))
+    }
+
     /// Passes an edge's stream on to an instance that it can't reach itself, until one of the three goes. What is on its way is
     /// bounded by both streams' flow control.
     async fn relay(
         &self,
         mut owner: Client,
         requests: Streaming<ConverseRequest>,
-    ) -> Result<Response<Replies>, Status> {
-        let drain = self.drain.clone();
-        let ended = async move { drain.started().await };
-        let requests = requests.take_while(|request| ready(request.is_ok())).filter_map(|request| ready(request.ok()));
+    ) -> Result<Response<Streamed<ConverseResponse>>, Status> {
+        let requests = tokio_stream::StreamExt::map_while(requests, Result::ok);
         let replies = owner.converse(requests).await?.into_inner();
-        Ok(Response::new(Box::pin(replies.take_until(Box::pin(ended)))))
+        Ok(Response::new(self.until_drained(replies)))
     }
 }
 
@@ -169,19 +172,17 @@ async fn send_refusal(replies: &mpsc::WeakSender<ConverseResponse>, session: u64
 
 #[tonic::async_trait]
 impl<S: Store> MessageService for Service<S> {
-    type WatchShardsStream = Pin<Box<dyn Stream<Item = Result<pb::WatchShardsResponse, Status>> + Send>>;
+    type WatchShardsStream = Streamed<pb::WatchShardsResponse>;
 
     async fn watch_shards(
         &self,
         _request: Request<pb::WatchShardsRequest>,
     ) -> Result<Response<Self::WatchShardsStream>, Status> {
-        let drain = self.drain.clone();
-        let ended = async move { drain.started().await };
         let maps = WatchStream::new(self.reader.owner.map()).map(|map| Ok(convert::shard_map(&map)));
-        Ok(Response::new(Box::pin(maps.take_until(Box::pin(ended)))))
+        Ok(Response::new(self.until_drained(maps)))
     }
 
-    type ConverseStream = Replies;
+    type ConverseStream = Streamed<ConverseResponse>;
 
     async fn converse(
         &self,

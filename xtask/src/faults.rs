@@ -24,7 +24,7 @@ pub(crate) fn run(names: &[String]) -> anyhow::Result<()> {
         if names.is_empty() || names.iter().any(|name| name == row) {
             let rev = std::env::var(FROM).unwrap_or_else(|_| commit.to_owned());
             breaking(&rev)?;
-            build_at(&rev, version)?;
+            std::fs::copy(build_at(&rev)?, upgrades()?.join(format!("confab-{version}")))?;
         }
     }
     build(&["--bin", "confab", "--bin", "confab-faults"])?;
@@ -64,15 +64,14 @@ fn upgrades() -> anyhow::Result<PathBuf> {
     Ok(crate::root().canonicalize()?.join("target/upgrade"))
 }
 
-/// The program as it was at `rev`, to be called by its version: what is built of it is kept, for a commit doesn't change.
-fn build_at(rev: &str, version: &str) -> anyhow::Result<()> {
+/// The program as it was at `rev`: what is built of it is kept, for a commit doesn't change.
+fn build_at(rev: &str) -> anyhow::Result<PathBuf> {
     let commit = git(&["rev-parse", "--verify", "--quiet", &format!("{rev}^{{commit}}")])
         .with_context(|| format!("there is no commit {rev} to upgrade from: {FROM} may name another one"))?;
     let folder = upgrades()?;
-    let (program, kept) = (folder.join(format!("confab-{version}")), folder.join(format!("confab-{commit}")));
-    if kept.exists() {
-        std::fs::copy(kept, program)?;
-        return Ok(());
+    let program = folder.join(format!("confab-{commit}"));
+    if program.exists() {
+        return Ok(program);
     }
     let tree = folder.join("tree");
     let path = tree.display().to_string();
@@ -87,10 +86,9 @@ fn build_at(rev: &str, version: &str) -> anyhow::Result<()> {
     let mut build = Command::new("cargo");
     build.args(["build", "--workspace", "--bin", "confab", "--target-dir"]).arg(&target).current_dir(&tree);
     ensure!(build.status()?.success(), "{rev} can't be built");
-    std::fs::copy(target.join("debug/confab"), &kept)?;
-    std::fs::copy(kept, program)?;
+    std::fs::copy(target.join("debug/confab"), &program)?;
     git(&["worktree", "remove", "--force", &path])?;
-    Ok(())
+    Ok(program)
 }
 
 /// Whether what speaks the protocols of `rev` understands today's.

@@ -14,7 +14,6 @@ mod sender;
 mod world;
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use super::ownership::rules::{self, Rule};
@@ -71,24 +70,22 @@ struct Ran {
 fn run(first: u64, count: u64, cut: Option<Rule>) -> Ran {
     let next = AtomicU64::new(first);
     let end = AtomicU64::new(first + count);
-    let all = Mutex::new(Ran { acked: 0, fault: None });
     let begun = Instant::now();
-    let work = || {
+    let part = || {
         rules::cut(cut);
+        let mut ran = Ran { acked: 0, fault: None };
         loop {
             let seed = next.fetch_add(1, Ordering::SeqCst);
             if seed >= end.load(Ordering::SeqCst) {
-                break;
+                return ran;
             }
-            let run = World::run(seed);
-            let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
-            match run {
-                Ok(run) => all.acked += run.acked,
-                Err(fault) if all.fault.as_ref().is_none_or(|(lowest, _)| seed < *lowest) => {
+            match World::run(seed) {
+                Ok(run) => ran.acked += run.acked,
+                Err(fault) => {
+                    // Those below it are other threads', and are run to their ends.
                     end.fetch_min(seed, Ordering::SeqCst);
-                    all.fault = Some((seed, fault));
+                    return Ran { fault: Some((seed, fault)), ..ran };
                 }
-                Err(_) => {}
             }
             let done = seed + 1 - first;
             if done.is_multiple_of(PROGRESS) && done < count {
@@ -96,13 +93,14 @@ fn run(first: u64, count: u64, cut: Option<Rule>) -> Ran {
                 println!("  {done} of {count} schedules; at most {left} s to go");
             }
         }
-        rules::cut(None);
     };
-    std::thread::scope(|scope| {
-        let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        (0..threads).for_each(|_| drop(scope.spawn(work)));
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let parts: Vec<Ran> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..cores).map(|_| scope.spawn(part)).collect();
+        threads.into_iter().map(|thread| thread.join().expect("a schedule doesn't panic")).collect()
     });
-    all.into_inner().unwrap_or_else(PoisonError::into_inner)
+    let acked = parts.iter().map(|part| part.acked).sum();
+    Ran { acked, fault: parts.into_iter().filter_map(|part| part.fault).min() }
 }
 
 #[test]

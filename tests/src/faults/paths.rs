@@ -4,11 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Context as _;
-use confab_ids::{ChatId, Shard};
 use confab_mesh::rendezvous;
-use confab_proto::message::v1::WatchShardsResponse;
 
 use crate::harness::Mesh;
+use crate::harness::shards::owner;
 
 /// Who is struck.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,13 +79,6 @@ impl Paths {
     }
 }
 
-/// The address of a chat's owner.
-fn owner(map: &WatchShardsResponse, chat: u64) -> Option<&str> {
-    let shard = usize::from(Shard::of_chat(ChatId(chat)).0);
-    let place = usize::try_from(*map.shards.get(shard)?).ok()?;
-    map.owners.get(place.checked_sub(1)?).map(String::as_str)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -108,12 +100,5 @@ mod tests {
         assert_eq!(hits(Struck::Between("message-svc-1", "edge-0"), ways), [false, true, false]);
         assert_eq!(hits(Struck::One("presence-svc-0"), ways), [false; 3]);
         assert_eq!((hits(Struck::All, ways), hits(Struck::Nobody, ways)), ([true; 3], [false; 3]));
-    }
-
-    #[test]
-    fn a_chats_owner_is_its_shards() {
-        let shards = (0..4_096).map(|shard| u32::from(shard == Shard::of_chat(ChatId(7)).0) * 2).collect();
-        let map = WatchShardsResponse { version: 1, owners: vec!["a:1".into(), "b:1".into()], shards };
-        assert_eq!((owner(&map, 7), owner(&map, 8)), (Some("b:1"), None));
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
+use confab_ids::{ChatId, Shard};
 use confab_proto::message::v1::message_service_client::MessageServiceClient;
 use confab_proto::message::v1::{WatchShardsRequest, WatchShardsResponse};
 use tokio::time::timeout;
@@ -21,10 +22,21 @@ const SHARED: Duration = Duration::from_secs(30);
 #[must_use]
 pub fn owned(map: &WatchShardsResponse) -> BTreeMap<&str, usize> {
     let mut owned = BTreeMap::new();
-    for owner in map.shards.iter().filter_map(|place| map.owners.get(usize::try_from(*place).ok()?.checked_sub(1)?)) {
-        *owned.entry(owner.as_str()).or_default() += 1;
+    for owner in map.shards.iter().filter_map(|place| owner_at(map, *place)) {
+        *owned.entry(owner).or_default() += 1;
     }
     owned
+}
+
+/// Where a chat's owner is called.
+#[must_use]
+pub fn owner(map: &WatchShardsResponse, chat: u64) -> Option<&str> {
+    owner_at(map, *map.shards.get(usize::from(Shard::of_chat(ChatId(chat)).0))?)
+}
+
+/// By its place among the owners, from 1 on; 0: none.
+fn owner_at(map: &WatchShardsResponse, place: u32) -> Option<&str> {
+    map.owners.get(usize::try_from(place).ok()?.checked_sub(1)?).map(String::as_str)
 }
 
 impl Mesh {
@@ -67,5 +79,17 @@ impl Mesh {
             (owned(&map).values().filter(|owned| **owned >= part).count() >= count).then_some(())
         })
         .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chats_owner_is_its_shards() {
+        let shards = (0..4_096).map(|shard| u32::from(shard == Shard::of_chat(ChatId(7)).0) * 2).collect();
+        let map = WatchShardsResponse { version: 1, owners: vec!["a:1".into(), "b:1".into()], shards };
+        assert_eq!((owner(&map, 7), owner(&map, 8)), (Some("b:1"), None));
     }
 }

@@ -1,9 +1,9 @@
 //! An edge that can't reach a chat's owner gets there by way of another instance.
 
-use confab_ids::{ChatId, Shard};
 use confab_proto::message::v1::command::Action;
 use confab_proto::message::v1::{Command, Content, ConverseRequest, Send, reply};
 use confab_proto::metadata::RELAY_TO;
+use confab_tests::harness::shards::owner;
 use confab_tests::harness::{BOUND, Mesh};
 use tokio::time::timeout;
 use tonic::{Code, Request};
@@ -11,9 +11,8 @@ use tonic::{Code, Request};
 /// A stream at an instance that doesn't own the chat is passed on if it says to whom, and only then.
 pub(crate) async fn a_stream_goes_by_way_of_another_instance(mesh: &Mesh, chat: u64, user: u64) {
     let map = mesh.shard_map().await.unwrap();
-    let place = map.shards[usize::from(Shard::of_chat(ChatId(chat)).0)];
-    let owner = &map.owners[usize::try_from(place).unwrap() - 1];
-    let other = map.owners.iter().find(|name| *name != owner).unwrap();
+    let owner = owner(&map, chat).unwrap();
+    let other = map.owners.iter().find(|name| **name != owner).unwrap();
     assert_eq!(say(mesh, other, None, chat, user).await, Ok(Err("NOT_OWNER".to_owned())));
     let Ok(Ok(first)) = say(mesh, other, Some(owner), chat, user).await else { panic!("not passed on") };
     assert_eq!(say(mesh, owner, None, chat, user).await, Ok(Ok(first + 1)));

@@ -1,7 +1,7 @@
 //! One `Converse` stream to each instance, by way of another one where it can't be reached, and one `WatchShards` stream to any.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use confab_mesh::{ClientConfig, Member, Members, Peer, Pool, client};
@@ -40,7 +40,6 @@ pub(super) struct Link {
     changes: mpsc::UnboundedSender<Change>,
     heard: mpsc::Sender<Heard>,
     streams: Arc<AtomicU64>,
-    detours: Arc<AtomicUsize>,
 }
 
 /// Tells the end of a stream, also when its task is ended.
@@ -58,14 +57,16 @@ impl Drop for Open {
 
 impl Link {
     pub(super) fn new(owners: Pool, changes: mpsc::UnboundedSender<Change>, heard: mpsc::Sender<Heard>) -> Self {
-        Self { owners, changes, heard, streams: Arc::default(), detours: Arc::default() }
+        Self { owners, changes, heard, streams: Arc::default() }
     }
 
     /// Keeps a stream to an instance open. Never returns.
     pub(super) async fn keep_open(self, member: Member) {
         let mut backoff = Backoff::default();
+        let mut turn = first_turn();
         loop {
-            let by = self.detour(&member.id).await;
+            turn = turn.wrapping_add(1);
+            let by = self.detour(&member.id, turn).await;
             let was_open = tokio::select! {
                 was_open = self.keep_one(&member, by.as_ref()) => was_open,
                 // There is no need for the detour any more.
@@ -96,22 +97,15 @@ impl Link {
         }
     }
 
-    /// Returns when an instance is up, or by which other one it is to be tried.
-    async fn detour(&self, id: &str) -> Option<Member> {
+    /// Returns when an instance is up, or by which other one it is to be tried: another one each turn, for that one may be cut off
+    /// from it as well.
+    async fn detour(&self, id: &str, turn: usize) -> Option<Member> {
         let by_another = async {
             tokio::time::sleep(DETOUR_AFTER).await;
-            let mut members = self.owners.watch();
-            // Another one each time: this one may be cut off from it as well.
-            let turn = self.detours.fetch_add(1, Ordering::Relaxed);
-            let others = |listed: &Members| -> Vec<Member> {
-                listed.iter().filter(|member| member.up && *member.id != *id).cloned().collect()
-            };
-            let found = members.wait_for(|listed| !others(listed).is_empty()).await.map(|listed| others(&listed));
-            match found {
-                Ok(others) => others.get(turn % others.len()).cloned(),
-                // Nobody tells any more: what is known holds.
-                Err(_) => std::future::pending().await,
-            }
+            let is_other = |member: &&Member| member.up && *member.id != *id;
+            let listed = self.when(|listed| listed.iter().any(|member| is_other(&member))).await;
+            let others: Vec<&Member> = listed.iter().filter(is_other).collect();
+            others.get(turn % others.len()).copied().cloned()
         };
         tokio::select! {
             () = self.is(id, true) => None,
@@ -148,8 +142,7 @@ impl Link {
     pub(super) async fn follow_shards(self, mut follow: watch::Receiver<Option<Arc<str>>>) {
         let mut backoff = Backoff::default();
         let mut better: Option<Arc<str>> = None;
-        // Edges begin at different instances.
-        let mut turn = usize::try_from(uuid::Uuid::new_v4().as_u64_pair().0 >> 32).unwrap_or(0);
+        let mut turn = first_turn();
         loop {
             let up: Vec<Member> = self.owners.members().iter().filter(|member| member.up).cloned().collect();
             turn = turn.wrapping_add(1);
@@ -186,13 +179,23 @@ impl Link {
 
     /// Waits until an instance is up, or is not.
     async fn is(&self, id: &str, up: bool) {
-        let mut members = self.owners.watch();
-        let is_up = |listed: &Members| listed.iter().any(|member| member.up && *member.id == *id);
-        if members.wait_for(|listed| is_up(listed) == up).await.is_err() {
+        self.when(|listed| listed.iter().any(|member| member.up && *member.id == *id) == up).await;
+    }
+
+    /// The instances as soon as they are like this.
+    async fn when(&self, are: impl Fn(&Members) -> bool) -> Members {
+        let listed = self.owners.watch().wait_for(are).await.map(|listed| listed.clone());
+        match listed {
+            Ok(listed) => listed,
             // Nobody tells any more: what is known holds.
-            std::future::pending().await
+            Err(_) => std::future::pending().await,
         }
     }
+}
+
+/// Edges begin at different instances.
+fn first_turn() -> usize {
+    usize::try_from(uuid::Uuid::new_v4().as_u64_pair().0 >> 32).unwrap_or(0)
 }
 
 /// Opens a stream to an instance, at it or at another one that passes it on.
