@@ -42,9 +42,13 @@ fn control() -> anyhow::Result<()> {
     table("confab-held-write", &[], &program)
 }
 
-/// With the whole workspace's features, always the same ones: so both versions and the table share what they depend on.
+/// With the whole workspace's features, always the same ones: so both versions and the table share what they depend on. The load shares
+/// the machine with what it loads, so it is optimised, which a test run's isn't.
 fn build(what: &[&str]) -> anyhow::Result<()> {
-    crate::cargo(&[&["build", "--workspace"], what].concat())
+    let optimised = |package: &str| format!("profile.dev.package.{package}.opt-level=1");
+    let load = [optimised("confab-tests"), optimised("confab-bench")];
+    let config = load.iter().flat_map(|config| ["--config", config]);
+    crate::cargo(&["build", "--workspace"].into_iter().chain(config).chain(what.iter().copied()).collect::<Vec<_>>())
 }
 
 fn built(binary: &str) -> PathBuf {
