@@ -43,6 +43,7 @@ pub(crate) fn router(app: App) -> Router {
         .route("/readyz", get(ready))
         .route("/v1/chats", post(api::create_chat).get(api::list_chats))
         .route("/v1/chats/{id}", get(api::get_chat))
+        .route("/v1/chats/{id}/messages/{seq}/receipts", get(api::list_receipts))
         .route("/v1/chats/{id}/members", get(api::list_members).post(api::add_members))
         .route("/v1/chats/{id}/messages", get(api::list_messages).post(api::send_message))
         .route("/poll", any(later))

@@ -19,11 +19,14 @@ const BEHIND_MAX: usize = 1_024;
 /// Receipts and presences that wait, of each subject the newest; beyond it those of further subjects are dropped.
 pub(crate) const PASSING_MAX: usize = 1_024;
 
-/// What a receipt or a presence is about: the next one says all that this one said.
+/// What a receipt, a presence or typing is about: the next one says all that this one said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Subject {
     Presence(UserId),
     Receipt(ChatId, UserId),
+    /// Of one's own last message in a large chat.
+    Counts(ChatId),
+    Typing(ChatId, UserId),
 }
 
 /// One thing for a connection.
@@ -34,7 +37,7 @@ pub(crate) enum Item {
     Event(Arc<EventFrame>),
     /// Events of this chat were not kept.
     Behind(ChatId, Behind),
-    /// A receipt or a presence.
+    /// A receipt, a presence or typing.
     Passing(Subject, Utf8Bytes),
     /// What became of a send or a mark.
     Reply(Box<Reply>),
@@ -218,7 +221,7 @@ impl Mailbox {
         self.wake.notified().await;
     }
 
-    /// Everything that is there, in order; receipts and presences behind it. The memory goes with it: an idle connection
+    /// Everything that is there, in order; what passes behind it. The memory goes with it: an idle connection
     /// holds none.
     pub(crate) fn take(&self) -> VecDeque<Item> {
         let inbox = std::mem::take(&mut *self.inbox());

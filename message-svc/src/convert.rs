@@ -9,7 +9,8 @@ use uuid::Uuid;
 
 use crate::core::ownership::lease::Incarnation;
 use crate::core::ownership::map::{ShardMap, Tenure};
-use crate::core::{AddMembers, ChatView, Command, Create, Mark, Send};
+use crate::core::tail::Newest;
+use crate::core::{AddMembers, ChatView, Command, Create, Mark, MemberReceipt, ReceiptPage, Receipts, Send};
 use crate::error::Invalid;
 use crate::store::{CreationKey, MEMBERS_MAX};
 
@@ -31,6 +32,10 @@ pub(crate) fn command(action: command::Action) -> Result<Asked, Invalid> {
             Ok(Asked::Chat(chat, Command::Send(send)))
         }
         command::Action::Mark(mark) => self::mark(mark),
+        command::Action::Typing(typing) => {
+            let user = user_id("user_id", typing.user_id)?;
+            Ok(Asked::Chat(chat_id(typing.chat_id)?, Command::Typing(user)))
+        }
     }
 }
 
@@ -132,6 +137,19 @@ pub(crate) fn add_members(
     Ok((chat_id(request.chat_id)?, AddMembers { by, device: device(request.device)?, users, message_id }))
 }
 
+/// `limit`: as it was found right.
+pub(crate) fn receipts(request: pb::ListReceiptsRequest, limit: usize) -> Result<(ChatId, Receipts), Invalid> {
+    let seq = Seq::checked(request.seq).ok_or_else(|| Invalid::new("seq", "is a number from 1 to 2^53 - 1"))?;
+    let user = user_id("user_id", request.user_id)?;
+    Ok((chat_id(request.chat_id)?, Receipts { user, seq, after: request.after as usize, limit }))
+}
+
+pub(crate) fn receipts_wire(page: ReceiptPage) -> pb::ListReceiptsResponse {
+    let wire = |MemberReceipt { user, delivered, read }| pb::MemberReceipt { user_id: user.0, delivered, read };
+    let next = page.next.map_or(0, |next| u32::try_from(next).unwrap_or(0));
+    pb::ListReceiptsResponse { receipts: page.receipts.into_iter().map(wire).collect(), next }
+}
+
 pub(crate) fn chat_id(value: u64) -> Result<ChatId, Invalid> {
     ChatId::checked(value).ok_or_else(|| Invalid::new("chat_id", "is a number from 1 to 2^53 - 1"))
 }
@@ -198,6 +216,8 @@ pub(crate) fn view_wire(view: ChatView) -> pb::ChatView {
         read: view.read.0,
         own: view.own.0,
         epoch: view.epoch,
+        newest_after: view.newest.as_ref().map(|newest| newest.after.0),
+        newest: view.newest.map(|newest| newest.events).unwrap_or_default(),
     }
 }
 
@@ -221,6 +241,7 @@ pub(crate) fn view(view: pb::ChatView) -> ChatView {
         read: Seq(view.read),
         own: Seq(view.own),
         epoch: view.epoch,
+        newest: view.newest_after.map(|after| Newest { after: Seq(after), events: view.newest }),
         title: view.title,
     }
 }

@@ -1,7 +1,7 @@
 //! The rules of a chat, pure and synchronous: inputs and `now` go in, [`Effects`] come out. No clock, no storage, no tokio.
 //!
 //! [`owner::Owner`] is the whole; [`chat`] is one chat's state; [`sends`] remembers idempotency keys; [`marks`] the
-//! watermarks; [`outbox`] what fanout has not settled. Among several owners, [`ownership`] says who has which chats,
+//! watermarks; [`outbox`] what fanout has not settled; [`tail`] the newest events, for who reads. Among several owners, [`ownership`] says who has which chats,
 //! [`recovery`] what a new owner does with a log, and [`refusals`] what comes too late.
 
 pub(crate) mod chat;
@@ -16,6 +16,7 @@ pub(crate) mod refusals;
 pub(crate) mod sends;
 #[cfg(test)]
 mod simulation;
+pub(crate) mod tail;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -34,6 +35,7 @@ use ownership::Ask;
 use ownership::lease::Incarnation;
 use ownership::map::ShardMap;
 use sends::Sent;
+use tail::Newest;
 
 /// The time of an input.
 #[derive(Clone, Copy, Debug)]
@@ -65,7 +67,9 @@ pub(crate) enum Origin {
 pub(crate) enum Command {
     Send(Send),
     Mark(Mark),
+    Typing(UserId),
     View(View),
+    Receipts(Receipts),
     AddMembers(AddMembers),
     /// The chat that its key names is to be there; among other owners only.
     Create(Box<Create>),
@@ -102,6 +106,42 @@ pub(crate) struct Mark {
 pub(crate) struct View {
     pub user: UserId,
     pub device: String,
+    /// Whether the newest events are wanted, too, as far as they are in memory.
+    pub newest: Option<From>,
+}
+
+/// Who has got the event at a seq, one page of the members.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Receipts {
+    pub user: UserId,
+    pub seq: Seq,
+    /// Members before, in the order of joining.
+    pub after: usize,
+    pub limit: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ReceiptPage {
+    /// Of who sees the message, without who asked.
+    pub receipts: Vec<MemberReceipt>,
+    /// Where the next page begins; `None`: there is none.
+    pub next: Option<usize>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct MemberReceipt {
+    pub user: UserId,
+    pub delivered: bool,
+    pub read: bool,
+}
+
+/// Where a device goes on in a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum From {
+    /// After what it says that it has.
+    Seq(Seq),
+    /// After what it has confirmed, or else after the user's read mark.
+    Confirmed,
 }
 
 #[derive(Debug)]
@@ -143,6 +183,7 @@ pub(crate) enum Outcome {
     SendRefused(SendError),
     MarkRefused(MarkError),
     Viewed(Box<ChatView>),
+    Receipts(ReceiptPage),
     Created { chat: ChatId, existed: bool },
     Added { users: Vec<UserId>, members: usize },
     ChatRefused(ChatError),
@@ -185,6 +226,8 @@ pub(crate) struct ChatView {
     pub own: Seq,
     /// The recovery that the head is of; 0: there is no other owner, or an older program's view doesn't say.
     pub epoch: i64,
+    /// All events that the device misses, where they were asked for and are in the owner's memory.
+    pub newest: Option<Newest>,
 }
 
 /// What the shell has to do after an input.
@@ -266,6 +309,24 @@ pub(crate) struct TailRead {
     pub limit: usize,
 }
 
+/// How many have got a sender's last message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Count {
+    /// The sender.
+    pub user: UserId,
+    pub seq: Seq,
+    pub delivered_by: u32,
+    pub read_by: u32,
+}
+
+/// Of some senders of a chat.
+#[derive(Debug, Clone)]
+pub(crate) struct Counts {
+    pub of: Arc<[Count]>,
+    /// The sender, too.
+    pub members: u32,
+}
+
 /// The payload of a publication.
 #[derive(Debug, Clone)]
 pub(crate) enum Payload {
@@ -277,4 +338,7 @@ pub(crate) enum Payload {
         delivered: Seq,
         read: Seq,
     },
+    /// In a large chat.
+    Counts(Counts),
+    Typing(UserId),
 }

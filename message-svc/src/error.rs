@@ -53,6 +53,8 @@ pub(crate) enum ChatError {
     TooManyMembers,
     #[error("this key has made another group")]
     Conflict,
+    #[error("there is no such message that this member sees")]
+    UnknownMessage,
     #[error("storage is not available")]
     Unavailable,
     #[error("the chat is another instance's now")]
@@ -138,6 +140,7 @@ impl Refusal for ChatError {
             Self::DirectIsFixed => reason("FORBIDDEN", "chat_id", Code::FailedPrecondition),
             Self::TooManyMembers => reason("TOO_LARGE", "members", Code::ResourceExhausted),
             Self::Conflict => reason("CONFLICT", "client_id", Code::AlreadyExists),
+            Self::UnknownMessage => reason("NOT_FOUND", "seq", Code::NotFound),
             Self::Unavailable => reason("UNAVAILABLE", "", Code::Unavailable),
             Self::NotOwner => reason("NOT_OWNER", "", Code::Unavailable),
         }

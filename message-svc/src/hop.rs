@@ -1,11 +1,11 @@
 //! Where a chat's owner is, and the one hop there: any instance takes any unary call. A `Converse` stream's commands at another
 //! than the owner are refused, and the edge follows the map; as a whole it is passed on if the edge says to whom.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use confab_ids::{ChatId, Shard, UserId};
+use confab_ids::{ChatId, Seq, Shard, UserId};
 use confab_proto::message::v1::{ViewChatsRequest, viewed_chat};
 use confab_proto::metadata::RELAY_TO;
 use futures_util::future::{join, join_all};
@@ -16,7 +16,7 @@ use tonic::{Code, Request, Status};
 
 use crate::convert;
 use crate::core::ownership::map::ShardMap;
-use crate::core::{ChatView, Command, Outcome, View};
+use crate::core::{ChatView, Command, From, Outcome, View};
 use crate::error::ChatError;
 use crate::others::{Client, Others};
 use crate::owner::OwnerHandle;
@@ -92,13 +92,13 @@ impl Owners {
     }
 
     /// Chats as one of their members sees them.
-    pub(crate) async fn views(&self, chats: &[ChatId], user: UserId, device: &str) -> Vec<Result<ChatView, ChatError>> {
+    pub(crate) async fn views(&self, chats: &[ChatId], viewer: &Viewer<'_>) -> Vec<Result<ChatView, ChatError>> {
         let mut tries = self.tries_of(self.0.among.is_none());
         let mut views: Vec<Result<ChatView, ChatError>> = vec![Err(ChatError::NotOwner); chats.len()];
         loop {
             let open: Vec<usize> = (0..chats.len()).filter(|at| may_pass(&views[*at])).collect();
             let asked: Vec<ChatId> = open.iter().map(|at| chats[*at]).collect();
-            let found = tries.views(&asked, user, device).await;
+            let found = tries.views(&asked, viewer).await;
             open.into_iter().zip(found).for_each(|(at, view)| views[at] = view);
             if !views.iter().any(may_pass) || !tries.wait().await {
                 return views;
@@ -107,21 +107,38 @@ impl Owners {
     }
 
     /// The same, of the chats that this instance owns.
-    pub(crate) async fn views_here(
-        &self,
-        chats: &[ChatId],
-        user: UserId,
-        device: &str,
-    ) -> Vec<Result<ChatView, ChatError>> {
-        join_all(chats.iter().map(|chat| self.view_here(*chat, user, device))).await
+    pub(crate) async fn views_here(&self, chats: &[ChatId], viewer: &Viewer<'_>) -> Vec<Result<ChatView, ChatError>> {
+        join_all(chats.iter().map(|chat| self.view_here(*chat, viewer))).await
     }
 
-    pub(crate) async fn view_here(&self, chat: ChatId, user: UserId, device: &str) -> Result<ChatView, ChatError> {
-        match self.0.here.call(chat, Command::View(View { user, device: device.to_owned() })).await {
+    pub(crate) async fn view_here(&self, chat: ChatId, viewer: &Viewer<'_>) -> Result<ChatView, ChatError> {
+        match self.0.here.call(chat, Command::View(viewer.view(chat))).await {
             Outcome::Viewed(view) => Ok(*view),
             Outcome::ChatRefused(error) => Err(error),
             _ => Err(ChatError::Unavailable),
         }
+    }
+}
+
+/// Who looks at chats.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Viewer<'a> {
+    pub user: UserId,
+    pub device: &'a str,
+    /// Whether it wants the newest events, too; what it says that it has, by chat.
+    pub newest: Option<&'a HashMap<u64, u64>>,
+}
+
+impl<'a> Viewer<'a> {
+    /// Of the chats alone, not of their logs.
+    pub(crate) fn of(user: UserId, device: &'a str) -> Self {
+        Self { user, device, newest: None }
+    }
+
+    fn view(&self, chat: ChatId) -> View {
+        let from = |seq: Option<&u64>| seq.map_or(From::Confirmed, |seq| From::Seq(Seq(*seq)));
+        let newest = self.newest.map(|positions| from(positions.get(&chat.0)));
+        View { user: self.user, device: self.device.to_owned(), newest }
     }
 }
 
@@ -191,7 +208,7 @@ impl Tries {
         true
     }
 
-    async fn views(&mut self, chats: &[ChatId], user: UserId, device: &str) -> Vec<Result<ChatView, ChatError>> {
+    async fn views(&mut self, chats: &[ChatId], viewer: &Viewer<'_>) -> Vec<Result<ChatView, ChatError>> {
         let mut here = Vec::new();
         let mut there: BTreeMap<Arc<str>, (Client, Vec<usize>)> = BTreeMap::new();
         for (at, chat) in chats.iter().enumerate() {
@@ -206,10 +223,10 @@ impl Tries {
         let mut views = vec![Err(ChatError::NotOwner); chats.len()];
         let these = |places: &[usize]| places.iter().map(|at| chats[*at]).collect::<Vec<ChatId>>();
         let chats_here = these(&here);
-        let of_here = self.owners.views_here(&chats_here, user, device);
+        let of_here = self.owners.views_here(&chats_here, viewer);
         let of_there = there.into_values().map(|(client, places)| {
             let asked = these(&places);
-            async move { (places, views_there(client, &asked, user, device).await) }
+            async move { (places, views_there(client, &asked, viewer).await) }
         });
         let (of_here, of_there) = join(of_here, join_all(of_there)).await;
         let all = of_there.into_iter().chain([(here, of_here)]);
@@ -227,14 +244,19 @@ pub(crate) fn passed_on<T>(message: T) -> Request<T> {
     request
 }
 
-async fn views_there(
-    mut client: Client,
-    chats: &[ChatId],
-    user: UserId,
-    device: &str,
-) -> Vec<Result<ChatView, ChatError>> {
-    let chat_ids = chats.iter().map(|chat| chat.0).collect();
-    let request = ViewChatsRequest { user_id: user.0, device: device.to_owned(), chat_ids };
+async fn views_there(mut client: Client, chats: &[ChatId], viewer: &Viewer<'_>) -> Vec<Result<ChatView, ChatError>> {
+    let chat_ids: Vec<u64> = chats.iter().map(|chat| chat.0).collect();
+    let known = |positions: &HashMap<u64, u64>| {
+        let of_these = chat_ids.iter().filter_map(|chat| Some((*chat, *positions.get(chat)?)));
+        of_these.collect()
+    };
+    let request = ViewChatsRequest {
+        user_id: viewer.user.0,
+        device: viewer.device.to_owned(),
+        positions: viewer.newest.map(known).unwrap_or_default(),
+        newest: viewer.newest.is_some(),
+        chat_ids,
+    };
     let Ok(response) = client.view_chats(passed_on(request)).await else {
         return vec![Err(ChatError::Unavailable); chats.len()];
     };

@@ -540,7 +540,11 @@ fn wire(session: u64, call: u64, outcome: Outcome) -> Option<Reply> {
         Outcome::SendRefused(error) => reply::Outcome::Refused(error.into()),
         Outcome::MarkRefused(error) => reply::Outcome::Refused(error.into()),
         // Not asked for by any command of a stream.
-        Outcome::Viewed(_) | Outcome::Created { .. } | Outcome::Added { .. } | Outcome::ChatRefused(_) => return None,
+        Outcome::Viewed(_)
+        | Outcome::Receipts(_)
+        | Outcome::Created { .. }
+        | Outcome::Added { .. }
+        | Outcome::ChatRefused(_) => return None,
     };
     Some(Reply { session, call, outcome: Some(outcome) })
 }

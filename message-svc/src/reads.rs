@@ -8,8 +8,10 @@ use prost::Message;
 use tonic::Status;
 
 use crate::core::ChatView;
+use crate::core::chat::place_of;
+use crate::core::tail::Newest;
 use crate::error::ChatError;
-use crate::hop::Owners;
+use crate::hop::{Owners, Viewer};
 use crate::owner::OwnerHandle;
 use crate::store::recent::{AsOf, Asked, Recent};
 use crate::store::{ChatOfUser, Page, Range, Store, StoreError};
@@ -54,7 +56,7 @@ pub(crate) struct PageRequest {
 impl<S: Store> Reader<S> {
     /// A chat as one of its members sees it.
     pub(crate) async fn view(&self, chat: ChatId, user: UserId, device: &str) -> Result<ChatView, ChatError> {
-        self.owners.views(&[chat], user, device).await.pop().unwrap_or(Err(ChatError::Unavailable))
+        self.owners.views(&[chat], &Viewer::of(user, device)).await.pop().unwrap_or(Err(ChatError::Unavailable))
     }
 
     pub(crate) async fn list_messages(&self, request: PageRequest) -> Result<pb::ListMessagesResponse, Status> {
@@ -88,32 +90,30 @@ impl<S: Store> Reader<S> {
         };
         let more = chats.len() == SYNC_CHATS;
         let ids: Vec<ChatId> = chats.iter().map(|chat| chat.chat).collect();
-        let views = self.owners.views(&ids, user, &request.device).await;
+        let viewer = Viewer { user, device: &request.device, newest: Some(&request.positions) };
+        let views = self.owners.views(&ids, &viewer).await;
         let known_device = views.iter().flatten().any(|view| view.confirmed.is_some());
         let from_read = request.from_read || known_device || !request.positions.is_empty();
         let mut synced = Vec::with_capacity(views.len());
-        let mut as_of = Vec::with_capacity(views.len());
+        let mut logs = Vec::with_capacity(views.len());
         for view in views {
             match view {
                 Ok(view) => {
                     synced.push(start_of(&view, &request.positions, from_read));
-                    as_of.push(AsOf::of(&view));
+                    logs.push((AsOf::of(&view), view.newest));
                 }
                 // The lists of a user's chats may be ahead of the chats, and behind them: an event brings what lacks.
                 Err(ChatError::NotMember) => {}
                 Err(error) => return Err(error.into()),
             }
         }
-        self.fill(&mut synced, &as_of).await?;
+        self.fill(&mut synced, logs).await?;
         Ok(pb::SyncResponse { chats: synced, more, known_device })
     }
 
-    /// Adds the first events that each chat misses.
-    async fn fill(&self, chats: &mut [ChatSync], as_of: &[AsOf]) -> Result<(), Status> {
+    /// Adds the first events that each chat misses: what its owner has told of them, or else what is read.
+    async fn fill(&self, chats: &mut [ChatSync], mut logs: Vec<(AsOf, Option<Newest>)>) -> Result<(), Status> {
         let behind: Vec<usize> = (0..chats.len()).filter(|at| chats[*at].head > chats[*at].position).collect();
-        if behind.is_empty() {
-            return Ok(());
-        }
         let range = |chat: &ChatSync| Range {
             chat: ChatId(chat.chat_id),
             after: Seq(chat.position.max(chat.gap_to)),
@@ -122,9 +122,22 @@ impl<S: Store> Reader<S> {
             bytes: SYNC_BYTES / behind.len(),
             newest: false,
         };
-        let asked = behind.iter().map(|at| Asked { range: range(&chats[*at]), as_of: as_of[*at] }).collect();
-        for (at, page) in behind.iter().zip(self.events(asked).await?) {
-            chats[*at].events = page.events;
+        let mut asked = Vec::new();
+        let mut missing = Vec::new();
+        for at in &behind {
+            let range = range(&chats[*at]);
+            match logs[*at].1.take().and_then(|newest| newest.first_of(&range)) {
+                Some(events) => chats[*at].events = events,
+                None => {
+                    missing.push(*at);
+                    asked.push(Asked { range, as_of: logs[*at].0 });
+                }
+            }
+        }
+        if !asked.is_empty() {
+            for (at, page) in missing.into_iter().zip(self.events(asked).await?) {
+                chats[at].events = page.events;
+            }
         }
         Ok(())
     }
@@ -177,10 +190,9 @@ impl<S: Store> Reader<S> {
 
 /// Where a device's catching up with one chat starts, without the events yet.
 fn start_of(view: &ChatView, positions: &HashMap<u64, u64>, from_read: bool) -> ChatSync {
-    let joined = view.joined_seq.prev();
     let known = positions.get(&view.chat.0).copied().map(Seq).or(view.confirmed);
     let unconfirmed = if from_read { view.read } else { view.head };
-    let position = known.unwrap_or(unconfirmed).max(joined).min(view.head);
+    let position = place_of(known.unwrap_or(unconfirmed), view.joined_seq, view.head);
     let missed = view.head.0 - position.0;
     ChatSync {
         chat_id: view.chat.0,

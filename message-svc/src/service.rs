@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use bytes::Bytes;
 use confab_ids::{ChatId, MessageId, Seq, Shard};
 use confab_mesh::Drain;
 use confab_proto::message::v1::{
@@ -17,9 +18,9 @@ use tonic::{Request, Response, Status, Streaming};
 use uuid::Uuid;
 
 use crate::convert::{self, Asked};
-use crate::core::{ChatView, Command, Mark, Outcome};
+use crate::core::{ChatView, Command, Mark, Outcome, Receipts};
 use crate::error::{ChatError, Invalid, MarkError, SendError};
-use crate::hop::passed_on;
+use crate::hop::{Viewer, passed_on};
 use crate::others::Client;
 use crate::owner::{StreamCommand, accepted_wire};
 use crate::reads::{PageRequest, Reader};
@@ -33,6 +34,9 @@ const SEARCHES_MAX: usize = 16;
 
 /// Searches that run or wait; one more is refused as `UNAVAILABLE`.
 const SEARCHES_WAITING_MAX: usize = 1_024;
+
+/// Events that come with the views of one `ViewChats`, bytes: what one page of a `Sync` has room for, and somewhat more.
+const NEWEST_BYTES_MAX: usize = 128 * 1_024;
 
 const LIST_DEFAULT: u32 = 50;
 const MESSAGES_MAX: u32 = 1_000;
@@ -119,7 +123,7 @@ impl<S: Store> Conversation<S> {
         tokio::spawn(async move {
             let Ok(permit) = running.acquire_owned().await else { return };
             // Whoever isn't a member doesn't learn which messages there are.
-            let view = match reader.owners.view_here(chat, mark.user, &mark.device).await {
+            let view = match reader.owners.view_here(chat, &Viewer::of(mark.user, &mark.device)).await {
                 Ok(view) => view,
                 Err(error) => return send_refusal(&replies, session, call, error.into()).await,
             };
@@ -285,7 +289,7 @@ impl<S: Store> MessageService for Service<S> {
         chats.truncate(limit);
         let ids: Vec<ChatId> = chats.iter().map(|chat| chat.chat).collect();
         let mut views = Vec::with_capacity(ids.len());
-        for view in self.reader.owners.views(&ids, user, "").await {
+        for view in self.reader.owners.views(&ids, &Viewer::of(user, "")).await {
             match view {
                 Ok(view) => views.push(view),
                 Err(ChatError::NotMember) => {}
@@ -328,7 +332,10 @@ impl<S: Store> MessageService for Service<S> {
             return Err(Invalid::too_large("chat_ids", format!("at most {CHATS_MAX}")).into());
         }
         let chats = request.chat_ids.into_iter().map(convert::chat_id).collect::<Result<Vec<ChatId>, Invalid>>()?;
-        let views = self.reader.owners.views_here(&chats, user, &request.device).await;
+        let newest = request.newest.then_some(&request.positions);
+        let viewer = Viewer { user, device: &request.device, newest };
+        let mut views = self.reader.owners.views_here(&chats, &viewer).await;
+        bound_newest(&mut views);
         let outcome = |view: Result<ChatView, ChatError>| match view {
             Ok(view) => viewed_chat::Outcome::View(convert::view_wire(view)),
             Err(error) => viewed_chat::Outcome::Refused(error.into()),
@@ -357,6 +364,18 @@ impl<S: Store> MessageService for Service<S> {
         let end = from + limit;
         let next = if members.len() > end { u32::try_from(end).unwrap_or(0) } else { 0 };
         Ok(Response::new(pb::ListMembersResponse { members: page.collect(), next }))
+    }
+
+    async fn list_receipts(
+        &self,
+        request: Request<pb::ListReceiptsRequest>,
+    ) -> Result<Response<pb::ListReceiptsResponse>, Status> {
+        let tries = self.reader.owners.tries(&request);
+        let request = request.into_inner();
+        let limit = limit(request.limit, MEMBERS_PAGE_MAX)?;
+        let (chat, asked) = convert::receipts(request, limit)?;
+        let there = |mut owner: Client| async move { owner.list_receipts(passed_on(request)).await };
+        tries.call(Shard::of_chat(chat), || self.receipts_here(chat, asked), there).await
     }
 
     async fn filter_acquainted(
@@ -405,9 +424,17 @@ impl<S: Store> Service<S> {
                 _ => return Err(ChatError::Unavailable.into()),
             },
         };
-        let view = self.reader.owners.view_here(chat, user, &device).await?;
+        let view = self.reader.owners.view_here(chat, &Viewer::of(user, &device)).await?;
         let chat = self.reader.chats(vec![view], false).await?.pop();
         Ok(Response::new(pb::CreateChatResponse { chat, existed }))
+    }
+
+    async fn receipts_here(&self, chat: ChatId, asked: Receipts) -> Result<Response<pb::ListReceiptsResponse>, Status> {
+        match self.reader.owner.call(chat, Command::Receipts(asked)).await {
+            Outcome::Receipts(page) => Ok(Response::new(convert::receipts_wire(page))),
+            Outcome::ChatRefused(error) => Err(error.into()),
+            _ => Err(ChatError::Unavailable.into()),
+        }
     }
 
     async fn add_here(
@@ -423,6 +450,17 @@ impl<S: Store> Service<S> {
             })),
             Outcome::ChatRefused(error) => Err(error.into()),
             _ => Err(ChatError::Unavailable.into()),
+        }
+    }
+}
+
+/// Leaves out the newest events of the chats beyond [`NEWEST_BYTES_MAX`].
+fn bound_newest(views: &mut [Result<ChatView, ChatError>]) {
+    let mut bytes = 0;
+    for view in views.iter_mut().flatten() {
+        bytes += view.newest.iter().flat_map(|newest| &newest.events).map(Bytes::len).sum::<usize>();
+        if bytes > NEWEST_BYTES_MAX {
+            view.newest = None;
         }
     }
 }

@@ -1,5 +1,5 @@
 //! What a message costs Cassandra, by its own counters: one write of the log however many members hear of it, and no
-//! lightweight transaction.
+//! lightweight transaction. And what a client costs that comes back: one read, while the owners of its chats are warm.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking, and prints its figures")]
 
@@ -18,6 +18,14 @@ const REST: Duration = Duration::from_secs(10);
 /// Of a lease's 6 s each third; the issue allows 2.
 const LWTS_A_SECOND: f64 = 2.0;
 const BIG_TO_SMALL: f64 = 1.1;
+
+/// Clients that come back, and what each has missed.
+const RESUMED: u64 = 50;
+const MISSED: u64 = 10;
+/// The list of its chats; and a read or two of something else may fall into the time.
+const READS_A_CLIENT: f64 = 1.1;
+/// Read by message-svc for itself.
+const LEDGER: [&str; 2] = ["instance_leases", "shard_map"];
 
 type Counts = BTreeMap<String, u64>;
 
@@ -47,6 +55,33 @@ async fn say(client: &mut Client, chat: u64) {
     for number in 0..MESSAGES {
         client.say(chat, &format!("{number} of {MESSAGES}")).await.unwrap();
     }
+}
+
+/// Reads by table.
+async fn reads(cassandra: &std::sync::Arc<Cassandra>) -> Counts {
+    let cassandra = std::sync::Arc::clone(cassandra);
+    let counted =
+        tokio::task::spawn_blocking(move || cassandra.counts("type=Table,keyspace=confab,scope=*,name=ReadLatency"));
+    counted.await.unwrap().unwrap()
+}
+
+/// Clients come back that lack a chat's last messages.
+async fn resume(mesh: &Mesh, cassandra: &std::sync::Arc<Cassandra>, chat: u64, head: u64) {
+    let before = reads(cassandra).await;
+    // User 2 is in the other chat, too.
+    for user in 3..3 + RESUMED {
+        let mut client = mesh.connect(0, user).await.unwrap();
+        client.sync(&[(chat, head - MISSED)]).await.unwrap();
+        for seq in head - MISSED + 1..=head {
+            assert_eq!(client.expect_message(chat).await.unwrap()["seq"], seq);
+        }
+    }
+    let cost = since(&before, &reads(cassandra).await);
+    let of_clients = cost.iter().filter(|(table, _)| !LEDGER.contains(&table.as_str()));
+    let a_client = f64::from(u32::try_from(of_clients.map(|(_, count)| count).sum::<u64>()).unwrap()) / RESUMED as f64;
+    println!("{RESUMED} clients come back, {MISSED} messages behind: {cost:?}, {a_client:.2} reads each");
+    assert!(a_client > 0.5, "the counters stand still");
+    assert!(a_client <= READS_A_CLIENT, "{a_client} reads of the store for each client that comes back");
 }
 
 /// A node's key and certificate in one file, and its authority's.
@@ -111,4 +146,7 @@ async fn a_message_to_a_thousand_costs_one_write_of_the_log_and_no_lightweight_t
     );
     assert!(small >= f64::from(MESSAGES), "the counters stand still: {small}");
     assert!(big / small <= BIG_TO_SMALL, "{big} writes to 1000 members, {small} to 2");
+
+    let last = one.say(chats[0], "the last").await.unwrap();
+    resume(&mesh, &cassandra, chats[0], last["seq"].as_u64().unwrap()).await;
 }

@@ -148,9 +148,9 @@ fn run_one(program: &Program) -> anyhow::Result<Ended> {
 fn table(ended: &mut [Ended]) -> String {
     ended.sort_by_key(|ended| std::cmp::Reverse(ended.took));
     let width = ended.iter().map(|ended| ended.name.len()).max().unwrap_or(0);
-    let rows = ended.iter().map(|Ended { name, result, took, .. }| {
-        format!("{name:width$} {:>5.0} s  {result}\n", took.as_secs_f64())
-    });
+    let rows = ended
+        .iter()
+        .map(|Ended { name, result, took, .. }| format!("{name:width$} {:>5.0} s  {result}\n", took.as_secs_f64()));
     rows.collect()
 }
 

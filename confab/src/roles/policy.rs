@@ -19,6 +19,7 @@ const RULES: &[(&str, &[&str])] = &[
     ("/confab.message.v1.MessageService/ListChats", &["edge", "message-svc", TEAMS]),
     ("/confab.message.v1.MessageService/AddMembers", &["edge", "message-svc", TEAMS]),
     ("/confab.message.v1.MessageService/ListMembers", &["edge", "message-svc", TEAMS]),
+    ("/confab.message.v1.MessageService/ListReceipts", &["edge", "message-svc", TEAMS]),
     ("/confab.message.v1.MessageService/FilterAcquainted", &["edge", "message-svc"]),
     ("/confab.message.v1.MessageService/WatchShards", &["edge"]),
     ("/confab.message.v1.MessageService/ViewChats", &["message-svc"]),

@@ -23,7 +23,7 @@ use confab_proto::message::v1::command::Action;
 use confab_proto::message::v1::{Command, Refused, Reply, Send, WatchShardsResponse, reply};
 
 use lane::{Generations, Lane, MARK, Refusal, Way};
-use owners::Owners;
+use owners::{NO_STREAM, Owners};
 
 pub(crate) use owners::Stream;
 
@@ -155,6 +155,14 @@ impl Router {
         let (chat, user, device) = match &action {
             Action::Send(send) => (send.chat_id, send.user_id, &send.device),
             Action::Mark(mark) => (mark.chat_id, mark.user_id, &mark.device),
+            // Now or never.
+            Action::Typing(typing) => {
+                let stream = self.owners.stream_of(ChatId(typing.chat_id));
+                if stream != NO_STREAM {
+                    fx.to(stream).push(lane::command(id, call | MARK, 0, action));
+                }
+                return;
+            }
         };
         let chat = ChatId(chat);
         let session = self.sessions.entry(id).or_insert_with(|| Session {
@@ -176,6 +184,7 @@ impl Router {
                 lane.push(&way, call, send, fx);
             }
             Action::Mark(mark) => lane.mark(&way, call | MARK, mark, fx),
+            Action::Typing(_) => {}
         }
         self.timers.arm(now_ms, id, lane);
         if self.lanes > LANES_MAX {
@@ -305,13 +314,13 @@ impl Router {
     }
 
     fn mark_refused(&mut self, now_ms: u64, passes: bool, reply: Reply, fx: &mut Effects) {
-        let Some(session) = self.sessions.get_mut(&reply.session) else { return };
-        if let Some(lane) = session.lanes.iter_mut().find(|lane| lane.is_of_mark(reply.call))
+        let mut lanes = self.sessions.get_mut(&reply.session).into_iter().flat_map(|session| &mut session.lanes);
+        if let Some(lane) = lanes.find(|lane| lane.is_of_mark(reply.call))
             && lane.mark_refused(now_ms, reply.call, passes)
         {
             return self.timers.arm(now_ms, reply.session, lane);
         }
-        // A passing one of a mark that a newer one has taken in: that one is answered, too.
+        // A passing one of a mark that a newer one has taken in: that one is answered, too. Typing is not tried again.
         if !passes && reply.call & TOUCH == 0 {
             fx.replies.push(Reply { call: reply.call & !MARK, ..reply });
         }

@@ -289,6 +289,8 @@ impl Session {
     fn passing(&mut self, subject: Subject, text: Utf8Bytes) {
         match (&self.phase, &mut self.sync) {
             (Phase::Live, _) => self.out.push(Out::Text(text)),
+            // By then it is of long ago.
+            (Phase::Syncing, _) if matches!(subject, Subject::Typing(..)) => {}
             // What the sync says of marks may have been read before.
             (Phase::Syncing, Some(sync)) => keep_newest(&mut sync.passing, subject, text),
             _ => {}

@@ -47,6 +47,9 @@ pub(crate) enum ClientFrame {
     Unwatch {
         users: Vec<UserId>,
     },
+    Typing {
+        chat: ChatId,
+    },
     Ping,
     Auth {
         token: String,
@@ -150,13 +153,14 @@ impl Raw {
             "history" => self.history(),
             "watch" => Ok(ClientFrame::Watch { users: self.users()? }),
             "unwatch" => Ok(ClientFrame::Unwatch { users: self.users()? }),
+            "typing" => Ok(ClientFrame::Typing { chat: self.chat()? }),
             "ping" => Ok(ClientFrame::Ping),
             "auth" => {
                 let token = self.token.ok_or_else(|| BadFrame::field("token", "token is required"))?;
                 Ok(ClientFrame::Auth { token })
             }
             "presence" => Ok(ClientFrame::Presence),
-            "edit" | "delete" | "react" | "typing" => Err(BadFrame::new(
+            "edit" | "delete" | "react" => Err(BadFrame::new(
                 Code::Unimplemented,
                 Some("type"),
                 format!("{kind} is part of the protocol, but not there yet"),
@@ -338,7 +342,7 @@ mod tests {
         bad(r#"{"chat_id":1}"#, Code::InvalidFrame, Some("type"));
         bad(r#"{"type":7}"#, Code::InvalidFrame, Some("type"));
         bad(r#"{"type":"dance"}"#, Code::UnknownType, Some("type"));
-        bad(r#"{"type":"typing","chat_id":1}"#, Code::Unimplemented, Some("type"));
+        bad(r#"{"type":"edit","chat_id":1}"#, Code::Unimplemented, Some("type"));
         for id in ["-1", "1.5", "9007199254740992", "0", "\"1\"", "1e400", "99999999999999999999"] {
             bad(
                 &format!(r#"{{"type":"message","chat_id":{id},"content":"x"}}"#),

@@ -234,6 +234,19 @@ pub(crate) enum ServerFrame<'a> {
         delivered: u64,
         read: u64,
     },
+    /// In a chat with many members.
+    #[serde(rename = "receipt")]
+    ReceiptCounts {
+        chat_id: u64,
+        seq: u64,
+        delivered_by: u32,
+        read_by: u32,
+        members: u32,
+    },
+    Typing {
+        chat_id: u64,
+        user_id: u64,
+    },
     Presence {
         user_id: u64,
         status: &'static str,

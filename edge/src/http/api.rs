@@ -13,6 +13,9 @@ use super::{App, Problem, claims};
 use crate::frames::Code;
 use crate::frames::server::{EventFrame, events, kind_name, time, uuid};
 
+/// Items of a list's page.
+const LIMIT_MAX: u32 = 200;
+
 /// Where a page begins, and how long it is.
 #[derive(Default)]
 struct PageParams {
@@ -41,6 +44,9 @@ impl PageParams {
                 "after" => params.after = Some(number("after")?),
                 _ => {}
             }
+        }
+        if params.limit.is_some_and(|limit| limit > LIMIT_MAX) {
+            return Err(Problem::new(Code::InvalidFrame, format!("limit is at most {LIMIT_MAX}"), Some("limit")));
         }
         Ok(params)
     }
@@ -194,9 +200,6 @@ pub(crate) async fn list_messages(
     let claims = claims(&app, &headers)?;
     let id = chat_id(&id)?;
     let params = PageParams::read(query.as_deref())?;
-    if params.limit.is_some_and(|limit| limit > 200) {
-        return Err(Problem::new(Code::InvalidFrame, "limit is at most 200", Some("limit")));
-    }
     let request = pb::ListMessagesRequest {
         chat_id: id,
         user_id: claims.user.0,
@@ -248,6 +251,30 @@ pub(crate) async fn send_message(
         "duplicate": accepted.duplicate,
     });
     Ok((status, axum::Json(body)).into_response())
+}
+
+/// Who has got a message, and who has read it.
+pub(crate) async fn list_receipts(
+    State(app): State<App>,
+    headers: HeaderMap,
+    Path((id, seq)): Path<(String, String)>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Problem> {
+    let claims = claims(&app, &headers)?;
+    let params = PageParams::read(query.as_deref())?;
+    let wrong = |_| Problem::new(Code::InvalidFrame, "seq is a number from 1 to 2^53 - 1", Some("seq"));
+    let request = pb::ListReceiptsRequest {
+        chat_id: chat_id(&id)?,
+        user_id: claims.user.0,
+        seq: seq.parse().map_err(wrong)?,
+        after: u32::try_from(params.next.unwrap_or(0)).unwrap_or(u32::MAX),
+        limit: params.limit.unwrap_or(0),
+    };
+    let page = app.shared.messages.clone().list_receipts(request).await?.into_inner();
+    let item = |receipt: &pb::MemberReceipt| json!({ "user_id": receipt.user_id, "delivered": receipt.delivered, "read": receipt.read });
+    let items: Vec<Value> = page.receipts.iter().map(item).collect();
+    let next = (page.next > 0).then(|| page.next.to_string());
+    Ok(axum::Json(json!({"items": items, "next": next})).into_response())
 }
 
 fn role_name(role: pb::Role) -> &'static str {

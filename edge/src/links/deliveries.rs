@@ -1,13 +1,16 @@
 //! The streams from fanout, one from each instance: what this edge's connections get. One frame is written per event, and
 //! shared. While a stream is away, its instance keeps what it has for this edge.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use confab_ids::{ChatId, Seq, UserId};
 use confab_mesh::{ClientConfig, Drain, Member, Pool, client, each};
 use confab_proto::fanout::v1::fanout_service_client::FanoutServiceClient;
-use confab_proto::fanout::v1::{Attach, Delivery, Gone, SubscribeRequest, delivery, subscribe_request::Kind};
+use confab_proto::fanout::v1::{
+    Attach, Delivery, Gone, ReceiptCount, SubscribeRequest, delivery, subscribe_request::Kind,
+};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -119,6 +122,28 @@ fn hand_out(delivery: &Delivery, connections: &Connections, gone: &mut Vec<u64>)
             let event = Arc::new(event);
             mailboxes.for_each(|mailbox| mailbox.push_event(&event));
         }
+        Some(delivery::Payload::Receipt(receipt)) if receipt.typing => {
+            let frame = text(&ServerFrame::Typing { chat_id: delivery.chat_id, user_id: receipt.user_id });
+            let subject = Subject::Typing(chat, UserId(receipt.user_id));
+            mailboxes.for_each(|mailbox| mailbox.push_passing(subject, frame.clone()));
+        }
+        Some(delivery::Payload::Receipt(receipt)) if receipt.members > 0 => {
+            let of_user: HashMap<u64, &ReceiptCount> =
+                receipt.counts.iter().map(|count| (count.user_id, count)).collect();
+            for mailbox in mailboxes {
+                let Some(count) = of_user.get(&mailbox.user.0) else { continue };
+                let frame = text(&ServerFrame::ReceiptCounts {
+                    chat_id: delivery.chat_id,
+                    seq: count.seq,
+                    delivered_by: count.delivered_by,
+                    read_by: count.read_by,
+                    members: receipt.members,
+                });
+                mailbox.push_passing(Subject::Counts(chat), frame);
+            }
+        }
+        // Of a kind that is newer than a fanout on its way.
+        Some(delivery::Payload::Receipt(receipt)) if receipt.user_id == 0 => {}
         Some(delivery::Payload::Receipt(receipt)) => {
             let frame = text(&ServerFrame::Receipt {
                 chat_id: delivery.chat_id,

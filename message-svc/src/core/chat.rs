@@ -12,7 +12,9 @@ use super::marks::{Marks, ReceiptClock};
 use super::ownership::rules::{self, Rule};
 use super::recovery::Recovered;
 use super::sends::Sends;
-use super::{Accepted, ChatView, Origin, Outcome, Payload};
+use super::tail::Tail;
+use super::{Accepted, ChatView, Count, From, MemberReceipt, Origin, Outcome, Payload, ReceiptPage, Receipts, View};
+use crate::error::ChatError;
 use crate::store::{Certain, ChatRecord, MemberRow, Meta, Roster, Row, bucket_of};
 
 /// Members per block of watermarks.
@@ -26,6 +28,12 @@ pub(crate) struct Member {
     pub joined_seq: Seq,
     pub marks: Marks,
     pub receipts: ReceiptClock,
+    /// The read mark that the last receipt told.
+    pub told: Seq,
+    /// In a large chat: what the member was last told of how many have got their last message.
+    pub counted: Option<Count>,
+    /// That the member is typing is not passed on before.
+    pub typing_again_ms: u64,
 }
 
 impl Member {
@@ -118,6 +126,8 @@ pub(crate) struct Chat {
     /// Published after `settled`, in order: whether each has settled.
     published: VecDeque<(Seq, bool)>,
     pub pending: VecDeque<Pending>,
+    /// The newest events up to the head.
+    pub tail: Tail,
     pub sends: Sends,
     /// Of its last recovery; its epoch is 0 where there is no other owner.
     pub certain: Certain,
@@ -131,6 +141,8 @@ pub(crate) struct Chat {
     /// Writes that are not stored yet.
     pub writing: u32,
     pub dirty_blocks: BTreeSet<u32>,
+    /// Of a large chat: when its senders are told numbers again.
+    pub counts: ReceiptClock,
     pub used_ms: u64,
 }
 
@@ -147,6 +159,9 @@ impl Chat {
                 joined_seq: member.joined_seq,
                 marks,
                 receipts: ReceiptClock::default(),
+                told: Seq::ZERO,
+                counted: None,
+                typing_again_ms: 0,
             });
         }
         chat.refresh_ids();
@@ -162,13 +177,14 @@ impl Chat {
     }
 
     /// A chat that was recovered. Nothing of it counts as settled until the marker of its head has.
-    pub(crate) fn recovered(Recovered { record, last, sends }: Recovered) -> Self {
+    pub(crate) fn recovered(Recovered { record, last, sends, newest }: Recovered) -> Self {
         let mut chat = Self::from_record(ChatRecord {
             head: Seq(last.seq),
             count: last.count,
             last_at_ms: last.created_at_ms.max(record.meta.created_at_ms),
             ..record
         });
+        newest.into_iter().for_each(|event| chat.tail.push(event));
         chat.settled = Seq::ZERO;
         if chat.head > Seq::ZERO {
             chat.published.push_back((chat.head, false));
@@ -193,6 +209,7 @@ impl Chat {
             settled: Seq::ZERO,
             published: VecDeque::new(),
             pending: VecDeque::new(),
+            tail: Tail::default(),
             sends,
             certain: Certain::default(),
             roster_seq: Seq::ZERO,
@@ -201,6 +218,7 @@ impl Chat {
             barrier: Seq::ZERO,
             writing: 0,
             dirty_blocks: BTreeSet::new(),
+            counts: ReceiptClock::default(),
             used_ms: 0,
         }
     }
@@ -308,13 +326,22 @@ impl Chat {
         self.is_written() && self.published.is_empty()
     }
 
-    pub(crate) fn view(&self, user: UserId, device: &str) -> Option<ChatView> {
+    pub(crate) fn view(&self, View { user, device, newest }: &View) -> Option<ChatView> {
         // Whose join is not durable yet is no member yet.
-        let member = self.members.get(self.slot(user)?).filter(|member| member.joined_seq <= self.head)?;
+        let member = self.members.get(self.slot(*user)?).filter(|member| member.joined_seq <= self.head)?;
         let peer = match self.meta.kind {
-            ChatKind::Direct => self.members.iter().find(|other| other.user != user),
+            ChatKind::Direct => self.members.iter().find(|other| other.user != *user),
             _ => None,
         };
+        let confirmed = member.marks.confirmed(device);
+        let newest = newest.and_then(|from| {
+            let known = match from {
+                From::Seq(seq) => Some(seq),
+                From::Confirmed => confirmed,
+            };
+            let place = place_of(known.unwrap_or(member.marks.read), member.joined_seq, self.head);
+            self.tail.after(self.head, place)
+        });
         Some(ChatView {
             chat: self.id(),
             kind: self.meta.kind,
@@ -329,11 +356,38 @@ impl Chat {
             peer: peer.map(|peer| peer.user),
             peer_delivered: peer.map_or(Seq::ZERO, |peer| peer.marks.delivered()),
             peer_read: peer.map_or(Seq::ZERO, |peer| peer.marks.read),
-            confirmed: member.marks.confirmed(device),
+            confirmed,
             delivered: member.marks.delivered(),
             read: member.marks.read,
             own: member.marks.own,
             epoch: self.certain.epoch,
+            newest,
         })
     }
+}
+
+impl Chat {
+    /// Who has got the event at a seq.
+    pub(crate) fn receipts(&self, asked: Receipts) -> Result<ReceiptPage, ChatError> {
+        let slot = self.slot(asked.user).filter(|slot| self.members[*slot].joined_seq <= self.head);
+        let asking = slot.map(|slot| &self.members[slot]).ok_or(ChatError::NotMember)?;
+        if asked.seq > self.head || asked.seq < asking.joined_seq {
+            return Err(ChatError::UnknownMessage);
+        }
+        let page = self.members.iter().skip(asked.after).take(asked.limit);
+        // Who joined later never sees it.
+        let seeing = page.filter(|member| member.user != asked.user && member.joined_seq <= asked.seq);
+        let receipts = seeing.map(|member| MemberReceipt {
+            user: member.user,
+            delivered: member.marks.delivered() >= asked.seq,
+            read: member.marks.read >= asked.seq,
+        });
+        let end = asked.after.saturating_add(asked.limit);
+        Ok(ReceiptPage { receipts: receipts.collect(), next: (end < self.members.len()).then_some(end) })
+    }
+}
+
+/// Where a member goes on who has a log up to `known`: not before the join, not beyond the head.
+pub(crate) fn place_of(known: Seq, joined: Seq, head: Seq) -> Seq {
+    known.max(joined.prev()).min(head)
 }

@@ -74,6 +74,10 @@ impl ReceiptClock {
         Err(Some(self.next_ms))
     }
 
+    pub(crate) fn is_scheduled(&self) -> bool {
+        self.scheduled
+    }
+
     /// The scheduled receipt goes out.
     pub(crate) fn told(&mut self, now_ms: u64) {
         self.scheduled = false;

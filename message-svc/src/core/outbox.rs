@@ -7,7 +7,7 @@ use std::sync::Arc;
 use confab_ids::{ChatId, Seq};
 use confab_proto::fanout::v1::{self as fanout, Publication, publication};
 
-use super::{Accepted, Origin, Payload};
+use super::{Accepted, Count, Origin, Payload};
 
 /// How long an ack waits for fanout, milliseconds; the message is durable, so then it goes out all the same.
 pub(crate) const ACCEPT_WAIT_MS: u64 = 250;
@@ -130,7 +130,23 @@ fn wire(id: u64, entry: &Entry) -> Publication {
             Payload::Marker => None,
             Payload::Receipt { user, delivered, read } => {
                 let (user_id, delivered, read) = (user.0, delivered.0, read.0);
-                Some(publication::Payload::Receipt(fanout::Receipt { user_id, delivered, read }))
+                let receipt = fanout::Receipt { user_id, delivered, read, ..fanout::Receipt::default() };
+                Some(publication::Payload::Receipt(receipt))
+            }
+            Payload::Counts(counts) => {
+                let count = |count: &Count| fanout::ReceiptCount {
+                    user_id: count.user.0,
+                    seq: count.seq.0,
+                    delivered_by: count.delivered_by,
+                    read_by: count.read_by,
+                };
+                let (counts, members) = (counts.of.iter().map(count).collect(), counts.members);
+                let receipt = fanout::Receipt { counts, members, ..fanout::Receipt::default() };
+                Some(publication::Payload::Receipt(receipt))
+            }
+            Payload::Typing(user) => {
+                let receipt = fanout::Receipt { user_id: user.0, typing: true, ..fanout::Receipt::default() };
+                Some(publication::Payload::Receipt(receipt))
             }
         },
     }

@@ -16,6 +16,8 @@ mod making;
 mod marking;
 #[cfg(test)]
 mod model_test;
+#[cfg(test)]
+mod receipts_test;
 mod sending;
 
 use std::collections::{BTreeSet, VecDeque};
@@ -28,7 +30,8 @@ use super::ownership::Ownership;
 use super::recovery::Recovery;
 use super::refusals::Refusals;
 use super::sends::Sends;
-use super::{Command, Effects, Load, Now, Origin, Outcome, View};
+use super::tail::{ALL_BYTES_MAX, Tail};
+use super::{Command, Effects, Load, Now, Origin, Outcome};
 use crate::error::{ChatError, MarkError, SendError};
 use crate::store::{ChatRecord, Creation, CreationKey};
 use confab_ids::{ChatId, Seq, Shard, UserId};
@@ -134,6 +137,8 @@ pub(crate) struct Owner {
     /// Durable, and not the head yet because the lease doesn't hold: it may be another's meanwhile.
     unconfirmed: BTreeSet<ChatId>,
     refusals: Refusals,
+    /// Of all tails, or more: what is forgotten counts until they are counted anew.
+    tail_bytes: usize,
     /// Commands in `waiting` queues, and events in `pending` ones.
     waiting: usize,
     pending: usize,
@@ -172,6 +177,7 @@ impl Owner {
             next_commit: 0,
             unconfirmed: BTreeSet::new(),
             refusals: Refusals::default(),
+            tail_bytes: 0,
             waiting: 0,
             pending: 0,
             receipts_due: BTreeSet::new(),
@@ -250,8 +256,12 @@ impl Owner {
         matches!(self.slots.get(&read.chat), Some(Slot::Loading { load, .. }) if *load == read)
     }
 
-    fn make_hot(&mut self, now: Now, id: ChatId, chat: Chat, fx: &mut Effects) {
+    fn make_hot(&mut self, now: Now, id: ChatId, mut chat: Chat, fx: &mut Effects) {
         let Some(Slot::Loading { waiting, .. }) = self.slots.remove(&id) else { return };
+        if self.tail_bytes >= ALL_BYTES_MAX {
+            chat.tail = Tail::default();
+        }
+        self.tail_bytes += chat.tail.bytes();
         self.slots.insert(id, Slot::Hot { chat: Box::new(chat), waiting });
         self.go_on(now, id, fx);
     }
@@ -305,12 +315,20 @@ impl Owner {
         match command {
             Command::Send(send) => self.send(now, id, origin, send, fx),
             Command::Mark(mark) => self.mark(now, id, origin, &mark, fx),
-            Command::View(View { user, device }) => {
-                let viewed = match chat.view(user, &device) {
+            Command::Typing(user) => self.typing(now, id, origin, user, fx),
+            Command::View(view) => {
+                let viewed = match chat.view(&view) {
                     Some(view) => Outcome::Viewed(Box::new(view)),
                     None => Outcome::ChatRefused(ChatError::NotMember),
                 };
                 fx.replies.push((origin, viewed));
+            }
+            Command::Receipts(asked) => {
+                let answer = match chat.receipts(asked) {
+                    Ok(page) => Outcome::Receipts(page),
+                    Err(error) => Outcome::ChatRefused(error),
+                };
+                fx.replies.push((origin, answer));
             }
             Command::AddMembers(add) => self.add_members(now, id, origin, add, fx),
             Command::Create(create) => self.ensure(now, id, origin, *create, fx),
@@ -342,6 +360,7 @@ impl Owner {
             // Before their marks are on their way to the disk: a chat that is forgotten is read from there.
             self.shrink_idle(now);
             self.forget_idle();
+            self.trim_tails();
             self.write_marks(fx);
         }
         self.tick_fence(now, fx);
@@ -358,6 +377,28 @@ impl Owner {
             {
                 chat.sends = Sends::new(false);
             }
+        }
+    }
+
+    /// Counts the tails, and forgets those of the least recently used chats while they are too many: down to half, so that it
+    /// isn't done often.
+    fn trim_tails(&mut self) {
+        let tails = self.slots.values_mut().filter_map(|slot| match slot {
+            Slot::Hot { chat, .. } if chat.tail.bytes() > 0 => Some(chat),
+            _ => None,
+        });
+        let mut chats: Vec<&mut Box<Chat>> = tails.collect();
+        self.tail_bytes = chats.iter().map(|chat| chat.tail.bytes()).sum();
+        if self.tail_bytes < ALL_BYTES_MAX {
+            return;
+        }
+        chats.sort_unstable_by_key(|chat| chat.used_ms);
+        for chat in chats {
+            if self.tail_bytes <= ALL_BYTES_MAX / 2 {
+                break;
+            }
+            self.tail_bytes -= chat.tail.bytes();
+            chat.tail = Tail::default();
         }
     }
 
@@ -382,16 +423,20 @@ impl Owner {
 fn unavailable(command: &Command) -> Outcome {
     match command {
         Command::Send(_) => Outcome::SendRefused(SendError::Unavailable),
-        Command::Mark(_) => Outcome::MarkRefused(MarkError::Unavailable),
-        Command::View(_) | Command::AddMembers(_) | Command::Create(_) => Outcome::ChatRefused(ChatError::Unavailable),
+        Command::Mark(_) | Command::Typing(_) => Outcome::MarkRefused(MarkError::Unavailable),
+        Command::View(_) | Command::Receipts(_) | Command::AddMembers(_) | Command::Create(_) => {
+            Outcome::ChatRefused(ChatError::Unavailable)
+        }
     }
 }
 
 fn not_owner(command: &Command) -> Outcome {
     match command {
         Command::Send(_) => Outcome::SendRefused(SendError::NotOwner),
-        Command::Mark(_) => Outcome::MarkRefused(MarkError::NotOwner),
-        Command::View(_) | Command::AddMembers(_) | Command::Create(_) => Outcome::ChatRefused(ChatError::NotOwner),
+        Command::Mark(_) | Command::Typing(_) => Outcome::MarkRefused(MarkError::NotOwner),
+        Command::View(_) | Command::Receipts(_) | Command::AddMembers(_) | Command::Create(_) => {
+            Outcome::ChatRefused(ChatError::NotOwner)
+        }
     }
 }
 
@@ -405,7 +450,9 @@ fn unavailable_answer(answer: &Answer) -> Outcome {
 fn not_member(command: &Command) -> Outcome {
     match command {
         Command::Send(_) => Outcome::SendRefused(SendError::NotMember),
-        Command::Mark(_) => Outcome::MarkRefused(MarkError::NotMember),
-        Command::View(_) | Command::AddMembers(_) | Command::Create(_) => Outcome::ChatRefused(ChatError::NotMember),
+        Command::Mark(_) | Command::Typing(_) => Outcome::MarkRefused(MarkError::NotMember),
+        Command::View(_) | Command::Receipts(_) | Command::AddMembers(_) | Command::Create(_) => {
+            Outcome::ChatRefused(ChatError::NotMember)
+        }
     }
 }

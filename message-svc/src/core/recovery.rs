@@ -12,6 +12,7 @@ use super::marks::Marks;
 use super::owner::key_and_sent;
 use super::ownership::rules::{self, Rule};
 use super::sends::Sent;
+use super::tail::EVENTS_MAX;
 use crate::store::{BUCKET, Certain, ChatRecord, MemberRow, Roster, Row, SendKey, bucket_of};
 
 impl Certain {
@@ -62,6 +63,8 @@ pub(crate) struct Recovered {
     pub last: Event,
     /// Those among the rows that were looked at.
     pub sends: Vec<(SendKey, Sent)>,
+    /// The events among those rows, encoded.
+    pub newest: Vec<Bytes>,
 }
 
 impl Recovery {
@@ -194,7 +197,10 @@ impl Recovery {
     /// Its end, once all batches are stored.
     pub(crate) fn done(self) -> Recovered {
         let last = self.rows.last().map(decoded).unwrap_or_default();
-        Recovered { record: self.record, last, sends: self.sends }
+        // Copied: a row may be a part of all that was read with it.
+        let newest = self.rows[self.rows.len().saturating_sub(EVENTS_MAX)..].iter().filter(|row| row.seq > Seq::ZERO);
+        let newest = newest.map(|row| Bytes::copy_from_slice(&row.bytes)).collect();
+        Recovered { record: self.record, last, sends: self.sends, newest }
     }
 }
 

@@ -4,7 +4,7 @@ pub struct PublishRequest {
     #[prost(message, repeated, tag = "1")]
     pub publications: ::prost::alloc::vec::Vec<Publication>,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Publication {
     /// Names it within one stream.
     #[prost(uint64, tag = "1")]
@@ -25,7 +25,7 @@ pub struct Publication {
 }
 /// Nested message and enum types in `Publication`.
 pub mod publication {
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
     pub enum Payload {
         /// An encoded `confab.message.v1.Event`.
         #[prost(bytes, tag = "6")]
@@ -34,8 +34,8 @@ pub mod publication {
         Receipt(super::Receipt),
     }
 }
-/// One user's watermarks in one chat, for the senders of what they cover and for the user's own devices.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+/// One user's watermarks in one chat, for the senders of what they cover and for the user's own devices. Or that they are typing.
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Receipt {
     #[prost(uint64, tag = "1")]
     pub user_id: u64,
@@ -43,6 +43,30 @@ pub struct Receipt {
     pub delivered: u64,
     #[prost(uint64, tag = "3")]
     pub read: u64,
+    /// The user is typing, and nothing is said of watermarks: who doesn't know the field passes on a receipt that changes nothing.
+    #[prost(bool, tag = "4")]
+    pub typing: bool,
+    /// In a chat with more than 32 members, in the place of all above: numbers for each of the
+    /// publication's recipients, of their own last message. Programs that don't know it pass on a receipt of nobody.
+    #[prost(message, repeated, tag = "5")]
+    pub counts: ::prost::alloc::vec::Vec<ReceiptCount>,
+    /// With `counts`: how many members the chat has, the sender among them.
+    #[prost(uint32, tag = "6")]
+    pub members: u32,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReceiptCount {
+    /// The sender, who is to be told.
+    #[prost(uint64, tag = "1")]
+    pub user_id: u64,
+    /// Their last message.
+    #[prost(uint64, tag = "2")]
+    pub seq: u64,
+    /// How many others have got it, and have read it.
+    #[prost(uint32, tag = "3")]
+    pub delivered_by: u32,
+    #[prost(uint32, tag = "4")]
+    pub read_by: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PublishResponse {
@@ -93,7 +117,7 @@ pub struct SubscribeResponse {
 }
 /// Without a payload it is a marker, in the place of deliveries that were not kept: the sessions read the chat's log up to
 /// seq. A marker of chat 0 stands for any chat: they have to begin anew.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Delivery {
     /// Counts up, beyond the end of a stream, too. What was not acknowledged comes again when the same edge attaches again.
     #[prost(uint64, tag = "1")]
@@ -112,7 +136,7 @@ pub struct Delivery {
 }
 /// Nested message and enum types in `Delivery`.
 pub mod delivery {
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
     pub enum Payload {
         #[prost(bytes, tag = "6")]
         Event(::prost::bytes::Bytes),

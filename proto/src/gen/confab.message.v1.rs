@@ -177,7 +177,7 @@ pub struct Command {
     /// in their order, with the next generation.
     #[prost(uint32, tag = "5")]
     pub generation: u32,
-    #[prost(oneof = "command::Action", tags = "3, 4")]
+    #[prost(oneof = "command::Action", tags = "3, 4, 6")]
     pub action: ::core::option::Option<command::Action>,
 }
 /// Nested message and enum types in `Command`.
@@ -188,6 +188,8 @@ pub mod command {
         Send(super::Send),
         #[prost(message, tag = "4")]
         Mark(super::Mark),
+        #[prost(message, tag = "6")]
+        Typing(super::Typing),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -226,6 +228,15 @@ pub struct Mark {
     /// read where `read` is not 0.
     #[prost(bytes = "bytes", tag = "6")]
     pub message_id: ::prost::bytes::Bytes,
+}
+/// Tells the chat's other members that one of them is typing: at most once per 3 s and member. Answered only where it is
+/// refused, and not tried again.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Typing {
+    #[prost(uint64, tag = "1")]
+    pub chat_id: u64,
+    #[prost(uint64, tag = "2")]
+    pub user_id: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ConverseResponse {
@@ -528,6 +539,39 @@ pub struct Member {
     #[prost(uint64, tag = "4")]
     pub joined_seq: u64,
 }
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListReceiptsRequest {
+    #[prost(uint64, tag = "1")]
+    pub chat_id: u64,
+    /// Who asks; not in the list.
+    #[prost(uint64, tag = "2")]
+    pub user_id: u64,
+    #[prost(uint64, tag = "3")]
+    pub seq: u64,
+    /// Exclusive, in the order of joining: the `next` of the page before; 0: from the start.
+    #[prost(uint32, tag = "4")]
+    pub after: u32,
+    /// 1 to 1,000; 0: 50.
+    #[prost(uint32, tag = "5")]
+    pub limit: u32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListReceiptsResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub receipts: ::prost::alloc::vec::Vec<MemberReceipt>,
+    /// 0: there is no more.
+    #[prost(uint32, tag = "2")]
+    pub next: u32,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MemberReceipt {
+    #[prost(uint64, tag = "1")]
+    pub user_id: u64,
+    #[prost(bool, tag = "2")]
+    pub delivered: bool,
+    #[prost(bool, tag = "3")]
+    pub read: bool,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct FilterAcquaintedRequest {
     #[prost(uint64, tag = "1")]
@@ -541,7 +585,7 @@ pub struct FilterAcquaintedResponse {
     #[prost(uint64, repeated, tag = "1")]
     pub user_ids: ::prost::alloc::vec::Vec<u64>,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ViewChatsRequest {
     #[prost(uint64, tag = "1")]
     pub user_id: u64,
@@ -550,6 +594,12 @@ pub struct ViewChatsRequest {
     /// At most 200.
     #[prost(uint64, repeated, tag = "3")]
     pub chat_ids: ::prost::alloc::vec::Vec<u64>,
+    /// With the newest events of each, where all that the device misses are in the owner's memory, and up to 128 KiB of all.
+    #[prost(bool, tag = "4")]
+    pub newest: bool,
+    /// Then what the device says that it has, by chat; else it is what it has confirmed, or the user's read mark.
+    #[prost(map = "uint64, uint64", tag = "5")]
+    pub positions: ::std::collections::HashMap<u64, u64>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ViewChatsResponse {
@@ -618,6 +668,12 @@ pub struct ChatView {
     /// Which taking up of the log by an owner the head is of: new with each. 0: not known, or there is one owner only.
     #[prost(int64, tag = "18")]
     pub epoch: i64,
+    /// Encoded events, ascending and without a hole, from the seq after `newest_after` up to the head. Unset: they are to be
+    /// read from storage.
+    #[prost(uint64, optional, tag = "19")]
+    pub newest_after: ::core::option::Option<u64>,
+    #[prost(bytes = "bytes", repeated, tag = "20")]
+    pub newest: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WatchShardsRequest {}
@@ -969,6 +1025,33 @@ pub mod message_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
+        /// Who of those that see a message has got it, and read it: without who asks, any member may; with its sender, if another asks.
+        pub async fn list_receipts(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListReceiptsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListReceiptsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/confab.message.v1.MessageService/ListReceipts",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("confab.message.v1.MessageService", "ListReceipts"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
         /// Which of some users share a chat with one: who may be watched.
         pub async fn filter_acquainted(
             &mut self,
@@ -1162,6 +1245,14 @@ pub mod message_service_server {
             request: tonic::Request<super::ListMembersRequest>,
         ) -> std::result::Result<
             tonic::Response<super::ListMembersResponse>,
+            tonic::Status,
+        >;
+        /// Who of those that see a message has got it, and read it: without who asks, any member may; with its sender, if another asks.
+        async fn list_receipts(
+            &self,
+            request: tonic::Request<super::ListReceiptsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListReceiptsResponse>,
             tonic::Status,
         >;
         /// Which of some users share a chat with one: who may be watched.
@@ -1677,6 +1768,51 @@ pub mod message_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ListMembersSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/confab.message.v1.MessageService/ListReceipts" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListReceiptsSvc<T: MessageService>(pub Arc<T>);
+                    impl<
+                        T: MessageService,
+                    > tonic::server::UnaryService<super::ListReceiptsRequest>
+                    for ListReceiptsSvc<T> {
+                        type Response = super::ListReceiptsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListReceiptsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as MessageService>::list_receipts(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListReceiptsSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -104,6 +104,8 @@ fn wrong_others(not_mine: u64) -> Vec<Bad> {
         add(&["NOT_FOUND"], "seq", json!({"type": kind, "chat_id": 1, "seq": 1_000_000, "ref": "bad"}));
         add(&["NOT_MEMBER"], "chat_id", json!({"type": kind, "chat_id": not_mine, "seq": 1, "ref": "bad"}));
     }
+    add(INVALID, "chat_id", json!({"type": "typing", "ref": "bad"}));
+    add(&["NOT_MEMBER"], "chat_id", json!({"type": "typing", "chat_id": not_mine, "ref": "bad"}));
     for chats in [
         json!([1]),
         json!("1"),
@@ -200,7 +202,6 @@ async fn frames_of_later_issues_say_unimplemented() {
         json!({"type": "edit", "chat_id": 1, "target": 1, "content": "x"}),
         json!({"type": "delete", "chat_id": 1, "target": 1}),
         json!({"type": "react", "chat_id": 1, "target": 1, "emoji": "👍", "remove": false}),
-        json!({"type": "typing", "chat_id": 1}),
         json!({"type": "message", "chat_id": 1, "content": "", "media_id": "m"}),
     ];
     let rows = frames.map(|frame| Bad { text: frame.to_string(), codes: &["UNIMPLEMENTED"], field: None });

@@ -1,6 +1,6 @@
 //! Groups and direct chats: made, joined, listed.
 
-use confab_tests::harness::Server;
+use confab_tests::harness::{BOUND, Server, wait_for};
 use serde_json::{Value, json};
 
 use super::say_many;
@@ -127,4 +127,48 @@ async fn chats_and_messages_over_http() {
     assert!(chats["next"].is_null());
     let one = server.http(12, "GET", &format!("/v1/chats/{group}"), None).await.unwrap();
     assert_eq!((one.status, &one.json().unwrap()["chat_id"]), (200, &json!(group)));
+}
+
+#[tokio::test]
+async fn receipts_of_a_small_group_are_names_and_of_a_large_one_numbers() {
+    let server = Server::start().await.unwrap();
+    let others: Vec<u64> = (12..50).collect();
+    for (members, large) in [(&others[..3], false), (&others[..], true)] {
+        let group = server.create_group(11, members).await.unwrap();
+        let mut one = server.synced(11, &[(group, 1)]).await.unwrap();
+        let mut two = server.synced(12, &[(group, 1)]).await.unwrap();
+        let mut three = server.synced(13, &[(group, 1)]).await.unwrap();
+        let seq = one.say(group, "read me").await.unwrap()["seq"].as_u64().unwrap();
+        for reader in [&mut two, &mut three] {
+            reader.expect_message(group).await.unwrap();
+            reader.send(&json!({"type": "read", "chat_id": group, "seq": seq})).await.unwrap();
+        }
+        let path = format!("/v1/chats/{group}/messages/{seq}/receipts");
+        let readers = || async {
+            let page = server.http(11, "GET", &path, None).await.ok()?.json().ok()?;
+            let items = page["items"].as_array()?;
+            let read = items.iter().filter(|item| item["read"] == true && item["delivered"] == true);
+            let read: Vec<u64> = read.filter_map(|item| item["user_id"].as_u64()).collect();
+            (items.len() == members.len() && read == [12, 13]).then_some(())
+        };
+        wait_for("both in the list of readers", BOUND, readers).await.unwrap();
+        let of_group = |frame: &Value| frame["type"] == "receipt" && frame["chat_id"] == group;
+        if large {
+            let both = |frame: &Value| of_group(frame) && frame["read_by"] == 2;
+            let told = one.expect_where("both have read it", both).await.unwrap();
+            let beyond = format!("/v1/chats/{group}/messages/{}/receipts", seq + 1);
+            assert_eq!(server.http(11, "GET", &beyond, None).await.unwrap().status, 404);
+            assert_eq!(server.http(99, "GET", &path, None).await.unwrap().status, 404);
+            let expected = json!({
+                "type": "receipt", "chat_id": group, "seq": seq, "delivered_by": 2, "read_by": 2, "members": 39,
+            });
+            assert_eq!(told, expected);
+        } else {
+            for reader in [12, 13] {
+                let told =
+                    one.expect_where("a reader", |frame| of_group(frame) && frame["user_id"] == reader).await.unwrap();
+                assert_eq!(told["read"], seq);
+            }
+        }
+    }
 }

@@ -1,5 +1,7 @@
 //! Presence, `watch`, receipts, several devices and connections.
 
+use std::time::{Duration, Instant};
+
 use confab_tests::harness::{Client, Mode, Server};
 use serde_json::json;
 
@@ -45,6 +47,35 @@ async fn unwatch_ends_it_and_strangers_are_forbidden() {
     let frames = one.until_pong().await.unwrap();
     assert!(frames.iter().all(|frame| frame["type"] != "presence"), "{frames:?}");
     two.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn typing_is_passed_on_to_the_others_once_in_three_seconds() {
+    let server = Server::start().await.unwrap();
+    let start = head(&server, DIRECT, 1).await;
+    let mut one = server.synced(1, &[(DIRECT, start)]).await.unwrap();
+    let mut two = server.synced(2, &[(DIRECT, start)]).await.unwrap();
+    let typing = json!({"type": "typing", "chat_id": DIRECT});
+    one.send(&typing).await.unwrap();
+    let told = two.expect("typing").await.unwrap();
+    assert_eq!(told, json!({"type": "typing", "chat_id": DIRECT, "user_id": 1}));
+    let first = Instant::now();
+    // Another's typing has its own time.
+    two.send(&typing).await.unwrap();
+    assert_eq!(one.expect("typing").await.unwrap()["user_id"], 2);
+
+    let again = tokio::spawn(async move {
+        two.expect("typing").await.unwrap();
+        first.elapsed()
+    });
+    while !again.is_finished() {
+        one.send(&typing).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let after = again.await.unwrap();
+    assert!(after > Duration::from_millis(2_500) && after < Duration::from_secs(6), "{after:?}");
+    // One's own devices hear nothing of it.
+    assert!(one.until_pong().await.unwrap().iter().all(|frame| frame["type"] != "typing"));
 }
 
 #[tokio::test]

@@ -21,7 +21,7 @@ pub(super) const KEPT_MS: u64 = 60_000;
 /// How long what was refused waits, milliseconds: at first, and at most.
 const BACKOFF_MS: (u64, u64) = (50, 1_000);
 
-/// In a command's `call`: it is a mark's. Sessions count from 1, and don't come so far.
+/// In a command's `call`: it is a mark's, or typing's. Sessions count from 1, and don't come so far.
 pub(super) const MARK: u64 = 1 << 63;
 
 /// The generations of all lanes, from one counter: whoever is forgotten, and comes again, begins above all that an owner may
@@ -362,6 +362,6 @@ impl Kept {
     }
 }
 
-fn command(session: u64, call: u64, generation: u32, action: Action) -> Command {
+pub(super) fn command(session: u64, call: u64, generation: u32, action: Action) -> Command {
     Command { session, call, generation, action: Some(action) }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use confab_ids::{ChatId, UserId};
 use confab_proto::message::v1::command::Action;
-use confab_proto::message::v1::{Mark, Send};
+use confab_proto::message::v1::{Mark, Send, Typing};
 use uuid::Uuid;
 
 use super::acks::InFlight;
@@ -17,7 +17,7 @@ use crate::frames::client::{BadFrame, ClientFrame, Place, Read};
 use crate::frames::server::ServerFrame;
 use crate::frames::{Close, Code};
 
-/// References of marks that may yet be refused.
+/// References of marks and of typing that may yet be refused.
 const MARK_REFERENCES_MAX: usize = 32;
 
 impl Session {
@@ -60,6 +60,10 @@ impl Session {
             Ok(ClientFrame::Unwatch { users }) => {
                 self.watched.retain(|user| !users.contains(user));
                 self.out.push(Out::Ask(Question::Unwatch { users }));
+            }
+            Ok(ClientFrame::Typing { chat }) => {
+                let typing = Typing { chat_id: chat.0, user_id: self.user.0 };
+                self.say_in_passing(Action::Typing(typing), reference);
             }
             Ok(ClientFrame::Ping) => self.say(&ServerFrame::Pong { reference: reference.as_deref() }),
             Ok(ClientFrame::Auth { token }) => self.auth(now, verify(&token), reference.as_deref()),
@@ -148,16 +152,20 @@ impl Session {
                 mark.read = u64::from(read);
             }
         }
+        self.say_in_passing(Action::Mark(mark), reference);
+    }
+
+    /// What is answered only where it is refused: its `ref` is kept for a while, and not until the answer.
+    fn say_in_passing(&mut self, action: Action, reference: Option<String>) {
         self.next_call += 1;
         let call = self.next_call;
-        // A mark is answered only where it is refused, so its `ref` is kept for a while and not until the answer.
         if let Some(reference) = reference {
             self.mark_references.push_back((call, reference));
             if self.mark_references.len() > MARK_REFERENCES_MAX {
                 self.mark_references.pop_front();
             }
         }
-        self.out.push(Out::Command { call, action: Action::Mark(mark) });
+        self.out.push(Out::Command { call, action });
     }
 
     fn command(&mut self, action: Action, waiting: InFlight) {

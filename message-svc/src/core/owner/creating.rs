@@ -162,6 +162,9 @@ fn join(chat: &mut Chat, users: &[UserId], admin: Option<UserId>, place: Place) 
             joined_seq: place.seq,
             marks: Marks::default(),
             receipts: ReceiptClock::default(),
+            told: Seq::ZERO,
+            counted: None,
+            typing_again_ms: 0,
         });
     }
     chat.refresh_ids();

@@ -14,7 +14,9 @@ use prost::Message as _;
 use super::{Limits, Owner};
 use crate::core::marks::Marks;
 use crate::core::sends::Sent;
-use crate::core::{AddMembers, Command, Create, Effects, Found, Load, Lookup, Mark, Now, Origin, Outcome, Send, View};
+use crate::core::{
+    AddMembers, ChatView, Command, Create, Effects, Found, From, Load, Lookup, Mark, Now, Origin, Outcome, Send, View,
+};
 use crate::error::SendError;
 use crate::store::{Certain, ChatRecord, Creation, CreationKey, MemberRow, Meta, Row, SendKey};
 
@@ -46,6 +48,7 @@ enum Step {
     View {
         user: u64,
         chat: u64,
+        after: u64,
     },
     Add {
         by: u64,
@@ -80,7 +83,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         16 => (user.clone(), chat.clone(), 0_u8..6, prop::bool::weighted(0.9))
             .prop_map(|(user, chat, client_id, body)| Step::Send { user, chat, client_id, body }),
         1 => (user.clone(), chat.clone(), 0_u64..6).prop_map(|(user, chat, up_to)| Step::Mark { user, chat, up_to }),
-        1 => (user.clone(), chat.clone()).prop_map(|(user, chat)| Step::View { user, chat }),
+        2 => (user.clone(), chat.clone(), 0_u64..20).prop_map(|(user, chat, after)| Step::View { user, chat, after }),
         1 => (user.clone(), chat, user.clone()).prop_map(|(by, chat, user)| Step::Add { by, chat, user }),
         2 => (user.clone(), user).prop_map(|(a, b)| Step::LookUpCreation { a, b }),
         2 => pick.clone().prop_map(Step::Create),
@@ -261,8 +264,13 @@ impl World {
                 // A mark that is taken has no answer.
                 self.act(|owner, now, fx| owner.command(now, ChatId(chat), Origin::Call(0), Command::Mark(mark), fx));
             }
-            Step::View { user, chat } => {
-                self.command(chat, Asked::Other, Command::View(View { user: UserId(user), device: "d".into() }));
+            Step::View { user, chat, after } => {
+                let newest = Some(From::Seq(Seq(after)));
+                self.command(
+                    chat,
+                    Asked::Other,
+                    Command::View(View { user: UserId(user), device: "d".into(), newest }),
+                );
             }
             Step::Add { by, chat, user } => {
                 let message_id = self.message_id();
@@ -418,6 +426,9 @@ impl World {
             return assert!(matches!(outcome, Outcome::MarkRefused(_)), "{outcome:?}");
         }
         let asked = self.open.remove(&call).expect("each call is answered once");
+        if let Outcome::Viewed(view) = &outcome {
+            self.viewed(view);
+        }
         let Asked::Send { user, chat, client_id, text, message_id } = asked else { return };
         let key = SendKey::new(UserId(user), "d", &client_id, message_id);
         let stored = self.disk.sends.get(&(ChatId(chat), key.clone()));
@@ -444,6 +455,15 @@ impl World {
             Outcome::SendRefused(SendError::Unavailable) => {}
             other => panic!("{other:?}"),
         }
+    }
+
+    /// What comes from the owner's memory is what the disk has, up to the head.
+    fn viewed(&self, view: &ChatView) {
+        let Some(newest) = &view.newest else { return };
+        let log = &self.disk.events[&view.chat];
+        let stored = log.range(newest.after.0 + 1..view.head.0 + 1).map(|(_, event)| event.clone());
+        let told = newest.events.iter().map(|bytes| Event::decode(&bytes[..]).expect("an event"));
+        assert!(told.eq(stored), "not the log of chat {} after {}", view.chat, newest.after);
     }
 
     /// Lets everything come to its end, and looks at the whole.
@@ -483,22 +503,41 @@ fn take<T>(from: &mut Vec<T>, pick: Pick) -> Option<T> {
     (!from.is_empty()).then(|| from.remove(pick % from.len()))
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: CASES, failure_persistence: None, ..ProptestConfig::default() })]
+/// Each core takes its part of the schedules.
+fn run_all(forgetful: bool, shrinks: u32) -> Result<(), String> {
+    let cores = std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(1));
+    let config = ProptestConfig {
+        cases: CASES.div_ceil(cores),
+        max_shrink_iters: shrinks,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    };
+    let run = || {
+        let ran = TestRunner::new(config.clone()).run(&steps(), |steps| {
+            let run = std::panic::catch_unwind(|| World::run(steps, forgetful));
+            run.map_err(|panic| TestCaseError::fail(message(panic.as_ref())))
+        });
+        ran.map_err(|error| error.to_string())
+    };
+    std::thread::scope(|scope| {
+        let parts: Vec<_> = (0..cores).map(|_| scope.spawn(run)).collect();
+        parts.into_iter().try_for_each(|part| part.join().unwrap_or_else(|_| Err("a part panicked".to_owned())))
+    })
+}
 
-    #[test]
-    fn every_key_is_in_the_log_once_whatever_the_schedule(steps in steps()) {
-        World::run(steps, false);
+fn message(panic: &(dyn std::any::Any + std::marker::Send)) -> String {
+    let text = panic.downcast_ref::<String>().cloned();
+    text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
+}
+
+#[test]
+fn every_key_is_in_the_log_once_whatever_the_schedule() {
+    if let Err(why) = run_all(false, 10_000) {
+        panic!("{why}");
     }
 }
 
 #[test]
 fn control_a_store_that_forgets_keys_is_caught() {
-    let config =
-        ProptestConfig { cases: CASES, max_shrink_iters: 0, failure_persistence: None, ..ProptestConfig::default() };
-    let caught = TestRunner::new(config).run(&steps(), |steps| {
-        let run = std::panic::catch_unwind(|| World::run(steps, true));
-        run.map_err(|_| TestCaseError::fail("caught"))
-    });
-    assert!(caught.is_err(), "no schedule has found a key that was accepted twice");
+    assert!(run_all(true, 0).is_err(), "no schedule has found a key that was accepted twice");
 }

@@ -85,6 +85,7 @@ impl Instance {
         match command.action.expect("an action") {
             Action::Send(_) => self.send(chat, origin, why, by_generation),
             Action::Mark(_) if why.is_some() => self.say(origin, refusal(why.unwrap_or_default())),
+            Action::Typing(_) => {}
             Action::Mark(mark) => {
                 let known = self.marks.entry((key.0, chat)).or_default();
                 *known = mark.delivered.max(*known);
@@ -171,6 +172,7 @@ fn chat_of(command: &Command) -> ChatId {
     match command.action.as_ref().expect("an action") {
         Action::Send(send) => ChatId(send.chat_id),
         Action::Mark(mark) => ChatId(mark.chat_id),
+        Action::Typing(typing) => ChatId(typing.chat_id),
     }
 }
 

@@ -194,6 +194,7 @@ impl Instance {
         let chat = match action.as_ref()? {
             Action::Send(send) => send.chat_id,
             Action::Mark(mark) => mark.chat_id,
+            Action::Typing(typing) => typing.chat_id,
         };
         let owner = self.truth.lock().expect("no panic")[usize::from(Shard::of_chat(ChatId(chat)).0 % 2)];
         let reply = |outcome| Some(Reply { session, call, outcome: Some(outcome) });
@@ -216,7 +217,8 @@ impl Instance {
                 });
                 reply(pb::reply::Outcome::Accepted(pb::Accepted { chat_id: chat, ..pb::Accepted::default() }))
             }
-            Action::Mark(_) if owner != self.name => reply(not_owner()),
+            Action::Mark(_) | Action::Typing(_) if owner != self.name => reply(not_owner()),
+            Action::Typing(_) => None,
             Action::Mark(mark) => {
                 self.told.send_modify(|told| told.marks.push((self.name, chat, mark.delivered)));
                 None
@@ -281,6 +283,7 @@ not_asked! {
     list_chats: ListChatsRequest -> ListChatsResponse,
     add_members: AddMembersRequest -> AddMembersResponse,
     list_members: ListMembersRequest -> ListMembersResponse,
+    list_receipts: ListReceiptsRequest -> ListReceiptsResponse,
     filter_acquainted: FilterAcquaintedRequest -> FilterAcquaintedResponse,
     view_chats: ViewChatsRequest -> ViewChatsResponse,
     notice_shards: NoticeShardsRequest -> NoticeShardsResponse,
