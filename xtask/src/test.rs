@@ -27,8 +27,6 @@ const NEEDED: [Needed; 9] = [
     ("go", "golang-go"),
 ];
 
-/// End-to-end tests that compute for most of their time.
-const COMPUTES: [&str; 1] = ["power_loss"];
 /// Unit tests that start servers.
 const SERVES: [&str; 1] = ["confab_message_svc"];
 /// End-to-end tests of what is measured while it goes on.
@@ -105,7 +103,7 @@ fn program(message: &Value) -> Option<Program> {
     let lane = match target {
         _ if SERVES.contains(&target) => Lane::Serves,
         _ if is_test && MEASURES.contains(&target) => Lane::Measures,
-        _ if is_test && !COMPUTES.contains(&target) => Lane::Serves,
+        _ if is_test => Lane::Serves,
         _ => Lane::Computes,
     };
     let folder = package.file_name()?.to_string_lossy();
@@ -178,7 +176,6 @@ mod tests {
         assert_eq!(of("edge", "lib", "confab_edge"), ("edge (confab_edge)".to_owned(), Lane::Computes));
         assert_eq!(of("message-svc", "lib", "confab_message_svc").1, Lane::Serves);
         assert_eq!(of("tests", "test", "roles"), ("tests/tests/roles".to_owned(), Lane::Serves));
-        assert_eq!(of("tests", "test", "power_loss").1, Lane::Computes);
         assert_eq!(of("tests", "test", "faults").1, Lane::Measures);
     }
 
