@@ -1,8 +1,8 @@
 //! The rules of a chat, pure and synchronous: inputs and `now` go in, [`Effects`] come out. No clock, no storage, no tokio.
 //!
 //! [`owner::Owner`] is the whole; [`chat`] is one chat's state; [`sends`] remembers idempotency keys; [`marks`] the
-//! watermarks; [`outbox`] what fanout has not settled; [`tail`] the newest events, for who reads. Among several owners, [`ownership`] says who has which chats,
-//! [`recovery`] what a new owner does with a log, and [`refusals`] what comes too late.
+//! watermarks; [`outbox`] what fanout has not settled; [`tail`] the newest events, for who reads. Among several owners,
+//! [`ownership`] says who has which chats, [`recovery`] what a new owner does with a log, and [`refusals`] what comes too late.
 
 pub(crate) mod chat;
 pub(crate) mod chat_ids;

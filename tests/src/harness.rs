@@ -11,7 +11,11 @@ pub mod server;
 pub mod shards;
 pub mod token;
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
+
+use confab_test_servers::Cassandra;
 
 pub use client::{Client, Incoming, Mode};
 pub use mesh::{Mesh, Shape, Store};
@@ -31,6 +35,16 @@ pub fn seed() -> u64 {
         Ok(text) => text.trim().parse().unwrap_or_else(|_| panic!("CONFAB_SEED must be a number, not {text:?}")),
         Err(_) => rand::random::<u32>().into(),
     }
+}
+
+/// Reads of a Cassandra by table, by its own counters.
+///
+/// # Errors
+/// If they can't be asked for.
+pub async fn cassandra_reads(cassandra: &Arc<Cassandra>) -> anyhow::Result<BTreeMap<String, u64>> {
+    let cassandra = Arc::clone(cassandra);
+    let pattern = "type=Table,keyspace=confab,scope=*,name=ReadLatency";
+    tokio::task::spawn_blocking(move || cassandra.counts(pattern)).await?
 }
 
 /// Polls `check` every few milliseconds until it gives `Some`.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use confab_test_servers::Cassandra;
-use confab_tests::harness::{Client, Mesh, Shape, Store, command};
+use confab_tests::harness::{Client, Mesh, Shape, Store, cassandra_reads, command};
 
 const INSTANCES: u32 = 2;
 const MESSAGES: u32 = 200;
@@ -57,17 +57,9 @@ async fn say(client: &mut Client, chat: u64) {
     }
 }
 
-/// Reads by table.
-async fn reads(cassandra: &std::sync::Arc<Cassandra>) -> Counts {
-    let cassandra = std::sync::Arc::clone(cassandra);
-    let counted =
-        tokio::task::spawn_blocking(move || cassandra.counts("type=Table,keyspace=confab,scope=*,name=ReadLatency"));
-    counted.await.unwrap().unwrap()
-}
-
 /// Clients come back that lack a chat's last messages.
 async fn resume(mesh: &Mesh, cassandra: &std::sync::Arc<Cassandra>, chat: u64, head: u64) {
-    let before = reads(cassandra).await;
+    let before = cassandra_reads(cassandra).await.unwrap();
     // User 2 is in the other chat, too.
     for user in 3..3 + RESUMED {
         let mut client = mesh.connect(0, user).await.unwrap();
@@ -76,7 +68,7 @@ async fn resume(mesh: &Mesh, cassandra: &std::sync::Arc<Cassandra>, chat: u64, h
             assert_eq!(client.expect_message(chat).await.unwrap()["seq"], seq);
         }
     }
-    let cost = since(&before, &reads(cassandra).await);
+    let cost = since(&before, &cassandra_reads(cassandra).await.unwrap());
     let of_clients = cost.iter().filter(|(table, _)| !LEDGER.contains(&table.as_str()));
     let a_client = f64::from(u32::try_from(of_clients.map(|(_, count)| count).sum::<u64>()).unwrap()) / RESUMED as f64;
     println!("{RESUMED} clients come back, {MISSED} messages behind: {cost:?}, {a_client:.2} reads each");

@@ -271,7 +271,7 @@ pub(crate) async fn list_receipts(
         limit: params.limit.unwrap_or(0),
     };
     let page = app.shared.messages.clone().list_receipts(request).await?.into_inner();
-    let item = |receipt: &pb::MemberReceipt| json!({ "user_id": receipt.user_id, "delivered": receipt.delivered, "read": receipt.read });
+    let item = |receipt: &pb::MemberReceipt| json!({"user_id": receipt.user_id, "delivered": receipt.delivered, "read": receipt.read});
     let items: Vec<Value> = page.receipts.iter().map(item).collect();
     let next = (page.next > 0).then(|| page.next.to_string());
     Ok(axum::Json(json!({"items": items, "next": next})).into_response())

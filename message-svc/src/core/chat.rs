@@ -37,6 +37,21 @@ pub(crate) struct Member {
 }
 
 impl Member {
+    /// Nothing was told of it, nor to it.
+    pub(crate) fn new(user: UserId, role: Role, joined_at_ms: i64, joined_seq: Seq, marks: Marks) -> Self {
+        Self {
+            user,
+            role,
+            joined_at_ms,
+            joined_seq,
+            marks,
+            receipts: ReceiptClock::default(),
+            told: Seq::ZERO,
+            counted: None,
+            typing_again_ms: 0,
+        }
+    }
+
     pub(crate) fn row(&self, slot: usize) -> MemberRow {
         MemberRow {
             user: self.user,
@@ -152,17 +167,7 @@ impl Chat {
     pub(crate) fn from_record(record: ChatRecord) -> Self {
         let mut chat = Self::empty(record.meta, Sends::new(record.head == Seq::ZERO));
         for (member, marks) in record.members {
-            chat.push_member(Member {
-                user: member.user,
-                role: member.role,
-                joined_at_ms: member.joined_at_ms,
-                joined_seq: member.joined_seq,
-                marks,
-                receipts: ReceiptClock::default(),
-                told: Seq::ZERO,
-                counted: None,
-                typing_again_ms: 0,
-            });
+            chat.push_member(Member::new(member.user, member.role, member.joined_at_ms, member.joined_seq, marks));
         }
         chat.refresh_ids();
         chat.roster_seq = record.roster_seq;
@@ -239,6 +244,11 @@ impl Chat {
 
     pub(crate) fn slot(&self, user: UserId) -> Option<usize> {
         self.slots.get(&user).copied()
+    }
+
+    /// Whose join is not durable yet is no member yet.
+    fn member(&self, user: UserId) -> Option<&Member> {
+        self.members.get(self.slot(user)?).filter(|member| member.joined_seq <= self.head)
     }
 
     pub(crate) fn member_mut(&mut self, user: UserId) -> Option<&mut Member> {
@@ -327,8 +337,7 @@ impl Chat {
     }
 
     pub(crate) fn view(&self, View { user, device, newest }: &View) -> Option<ChatView> {
-        // Whose join is not durable yet is no member yet.
-        let member = self.members.get(self.slot(*user)?).filter(|member| member.joined_seq <= self.head)?;
+        let member = self.member(*user)?;
         let peer = match self.meta.kind {
             ChatKind::Direct => self.members.iter().find(|other| other.user != *user),
             _ => None,
@@ -364,13 +373,10 @@ impl Chat {
             newest,
         })
     }
-}
 
-impl Chat {
     /// Who has got the event at a seq.
     pub(crate) fn receipts(&self, asked: Receipts) -> Result<ReceiptPage, ChatError> {
-        let slot = self.slot(asked.user).filter(|slot| self.members[*slot].joined_seq <= self.head);
-        let asking = slot.map(|slot| &self.members[slot]).ok_or(ChatError::NotMember)?;
+        let asking = self.member(asked.user).ok_or(ChatError::NotMember)?;
         if asked.seq > self.head || asked.seq < asking.joined_seq {
             return Err(ChatError::UnknownMessage);
         }

@@ -128,27 +128,29 @@ fn wire(id: u64, entry: &Entry) -> Publication {
         payload: match &entry.payload {
             Payload::Event(event) => Some(publication::Payload::Event(event.clone())),
             Payload::Marker => None,
-            Payload::Receipt { user, delivered, read } => {
-                let (user_id, delivered, read) = (user.0, delivered.0, read.0);
-                let receipt = fanout::Receipt { user_id, delivered, read, ..fanout::Receipt::default() };
-                Some(publication::Payload::Receipt(receipt))
-            }
-            Payload::Counts(counts) => {
-                let count = |count: &Count| fanout::ReceiptCount {
-                    user_id: count.user.0,
-                    seq: count.seq.0,
-                    delivered_by: count.delivered_by,
-                    read_by: count.read_by,
-                };
-                let (counts, members) = (counts.of.iter().map(count).collect(), counts.members);
-                let receipt = fanout::Receipt { counts, members, ..fanout::Receipt::default() };
-                Some(publication::Payload::Receipt(receipt))
-            }
-            Payload::Typing(user) => {
-                let receipt = fanout::Receipt { user_id: user.0, typing: true, ..fanout::Receipt::default() };
-                Some(publication::Payload::Receipt(receipt))
-            }
+            passing => Some(publication::Payload::Receipt(receipt(passing))),
         },
+    }
+}
+
+/// What is no part of the log; of an event or a marker it says nothing.
+fn receipt(payload: &Payload) -> fanout::Receipt {
+    let nothing = fanout::Receipt::default();
+    match payload {
+        Payload::Event(_) | Payload::Marker => nothing,
+        Payload::Receipt { user, delivered, read } => {
+            fanout::Receipt { user_id: user.0, delivered: delivered.0, read: read.0, ..nothing }
+        }
+        Payload::Counts(counts) => {
+            let count = |count: &Count| fanout::ReceiptCount {
+                user_id: count.user.0,
+                seq: count.seq.0,
+                delivered_by: count.delivered_by,
+                read_by: count.read_by,
+            };
+            fanout::Receipt { counts: counts.of.iter().map(count).collect(), members: counts.members, ..nothing }
+        }
+        Payload::Typing(user) => fanout::Receipt { user_id: user.0, typing: true, ..nothing },
     }
 }
 

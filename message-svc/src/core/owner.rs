@@ -30,7 +30,7 @@ use super::ownership::Ownership;
 use super::recovery::Recovery;
 use super::refusals::Refusals;
 use super::sends::Sends;
-use super::tail::{ALL_BYTES_MAX, Tail};
+use super::tail::Tails;
 use super::{Command, Effects, Load, Now, Origin, Outcome};
 use crate::error::{ChatError, MarkError, SendError};
 use crate::store::{ChatRecord, Creation, CreationKey};
@@ -137,8 +137,7 @@ pub(crate) struct Owner {
     /// Durable, and not the head yet because the lease doesn't hold: it may be another's meanwhile.
     unconfirmed: BTreeSet<ChatId>,
     refusals: Refusals,
-    /// Of all tails, or more: what is forgotten counts until they are counted anew.
-    tail_bytes: usize,
+    tails: Tails,
     /// Commands in `waiting` queues, and events in `pending` ones.
     waiting: usize,
     pending: usize,
@@ -177,7 +176,7 @@ impl Owner {
             next_commit: 0,
             unconfirmed: BTreeSet::new(),
             refusals: Refusals::default(),
-            tail_bytes: 0,
+            tails: Tails::default(),
             waiting: 0,
             pending: 0,
             receipts_due: BTreeSet::new(),
@@ -258,10 +257,7 @@ impl Owner {
 
     fn make_hot(&mut self, now: Now, id: ChatId, mut chat: Chat, fx: &mut Effects) {
         let Some(Slot::Loading { waiting, .. }) = self.slots.remove(&id) else { return };
-        if self.tail_bytes >= ALL_BYTES_MAX {
-            chat.tail = Tail::default();
-        }
-        self.tail_bytes += chat.tail.bytes();
+        self.tails.admit(&mut chat.tail);
         self.slots.insert(id, Slot::Hot { chat: Box::new(chat), waiting });
         self.go_on(now, id, fx);
     }
@@ -360,7 +356,10 @@ impl Owner {
             // Before their marks are on their way to the disk: a chat that is forgotten is read from there.
             self.shrink_idle(now);
             self.forget_idle();
-            self.trim_tails();
+            self.tails.trim(self.slots.values_mut().filter_map(|slot| match slot {
+                Slot::Hot { chat, .. } => Some((chat.used_ms, &mut chat.tail)),
+                Slot::Loading { .. } => None,
+            }));
             self.write_marks(fx);
         }
         self.tick_fence(now, fx);
@@ -377,28 +376,6 @@ impl Owner {
             {
                 chat.sends = Sends::new(false);
             }
-        }
-    }
-
-    /// Counts the tails, and forgets those of the least recently used chats while they are too many: down to half, so that it
-    /// isn't done often.
-    fn trim_tails(&mut self) {
-        let tails = self.slots.values_mut().filter_map(|slot| match slot {
-            Slot::Hot { chat, .. } if chat.tail.bytes() > 0 => Some(chat),
-            _ => None,
-        });
-        let mut chats: Vec<&mut Box<Chat>> = tails.collect();
-        self.tail_bytes = chats.iter().map(|chat| chat.tail.bytes()).sum();
-        if self.tail_bytes < ALL_BYTES_MAX {
-            return;
-        }
-        chats.sort_unstable_by_key(|chat| chat.used_ms);
-        for chat in chats {
-            if self.tail_bytes <= ALL_BYTES_MAX / 2 {
-                break;
-            }
-            self.tail_bytes -= chat.tail.bytes();
-            chat.tail = Tail::default();
         }
     }
 
@@ -421,21 +398,24 @@ impl Owner {
 }
 
 fn unavailable(command: &Command) -> Outcome {
-    match command {
-        Command::Send(_) => Outcome::SendRefused(SendError::Unavailable),
-        Command::Mark(_) | Command::Typing(_) => Outcome::MarkRefused(MarkError::Unavailable),
-        Command::View(_) | Command::Receipts(_) | Command::AddMembers(_) | Command::Create(_) => {
-            Outcome::ChatRefused(ChatError::Unavailable)
-        }
-    }
+    refusal(command, SendError::Unavailable, MarkError::Unavailable, ChatError::Unavailable)
 }
 
 fn not_owner(command: &Command) -> Outcome {
+    refusal(command, SendError::NotOwner, MarkError::NotOwner, ChatError::NotOwner)
+}
+
+fn not_member(command: &Command) -> Outcome {
+    refusal(command, SendError::NotMember, MarkError::NotMember, ChatError::NotMember)
+}
+
+/// One reason, as each kind of command says it.
+fn refusal(command: &Command, send: SendError, mark: MarkError, chat: ChatError) -> Outcome {
     match command {
-        Command::Send(_) => Outcome::SendRefused(SendError::NotOwner),
-        Command::Mark(_) | Command::Typing(_) => Outcome::MarkRefused(MarkError::NotOwner),
+        Command::Send(_) => Outcome::SendRefused(send),
+        Command::Mark(_) | Command::Typing(_) => Outcome::MarkRefused(mark),
         Command::View(_) | Command::Receipts(_) | Command::AddMembers(_) | Command::Create(_) => {
-            Outcome::ChatRefused(ChatError::NotOwner)
+            Outcome::ChatRefused(chat)
         }
     }
 }
@@ -444,15 +424,5 @@ fn unavailable_answer(answer: &Answer) -> Outcome {
     match answer {
         Answer::Accepted(_) => Outcome::SendRefused(SendError::Unavailable),
         Answer::Now(_) => Outcome::ChatRefused(ChatError::Unavailable),
-    }
-}
-
-fn not_member(command: &Command) -> Outcome {
-    match command {
-        Command::Send(_) => Outcome::SendRefused(SendError::NotMember),
-        Command::Mark(_) | Command::Typing(_) => Outcome::MarkRefused(MarkError::NotMember),
-        Command::View(_) | Command::Receipts(_) | Command::AddMembers(_) | Command::Create(_) => {
-            Outcome::ChatRefused(ChatError::NotMember)
-        }
     }
 }

@@ -14,7 +14,7 @@ const BYTES_MAX: usize = 32 * 1_024;
 /// What an event costs beside its bytes.
 const OVERHEAD: usize = 64;
 /// Of all chats of an owner. Beyond it those of the chats that were used least recently are forgotten.
-pub(crate) const ALL_BYTES_MAX: usize = if cfg!(test) { 2 * 1_024 } else { 64 * 1_024 * 1_024 };
+const ALL_BYTES_MAX: usize = if cfg!(test) { 2 * 1_024 } else { 64 * 1_024 * 1_024 };
 
 /// Without a hole up to the chat's head. Where it is empty, or too short, the store is read.
 #[derive(Debug, Default)]
@@ -43,7 +43,7 @@ impl Tail {
         }
     }
 
-    pub(crate) fn bytes(&self) -> usize {
+    fn bytes(&self) -> usize {
         self.bytes
     }
 
@@ -52,6 +52,56 @@ impl Tail {
         let wanted = usize::try_from(head.0.checked_sub(after.0)?).ok()?;
         let skipped = self.events.len().checked_sub(wanted)?;
         Some(Newest { after, events: self.events.iter().skip(skipped).cloned().collect() })
+    }
+}
+
+/// What all tails of an owner take.
+#[derive(Debug, Default)]
+pub(crate) struct Tails {
+    /// Of all, or more: what is forgotten with its chat counts until [`Tails::trim`] counts anew.
+    bytes: usize,
+}
+
+impl Tails {
+    fn has_room(&self) -> bool {
+        self.bytes < ALL_BYTES_MAX
+    }
+
+    /// The event of a chat's next head. Where there is no room, the chat's tail ends: what lacks an event is of no use.
+    pub(crate) fn keep(&mut self, tail: &mut Tail, event: &Bytes) {
+        if !self.has_room() {
+            *tail = Tail::default();
+            return;
+        }
+        let before = tail.bytes();
+        tail.push(event.clone());
+        self.bytes = (self.bytes + tail.bytes()).saturating_sub(before);
+    }
+
+    /// The tail of a chat that comes into memory.
+    pub(crate) fn admit(&mut self, tail: &mut Tail) {
+        if !self.has_room() {
+            *tail = Tail::default();
+        }
+        self.bytes += tail.bytes();
+    }
+
+    /// Counts the tails of all chats, each with the time of its use, and forgets those that were used least recently while they
+    /// are too many: down to half, so that it isn't done often.
+    pub(crate) fn trim<'a>(&mut self, tails: impl Iterator<Item = (u64, &'a mut Tail)>) {
+        let mut tails: Vec<_> = tails.filter(|(_, tail)| tail.bytes() > 0).collect();
+        self.bytes = tails.iter().map(|(_, tail)| tail.bytes()).sum();
+        if self.has_room() {
+            return;
+        }
+        tails.sort_unstable_by_key(|(used_ms, _)| *used_ms);
+        for (_, tail) in tails {
+            if self.bytes <= ALL_BYTES_MAX / 2 {
+                break;
+            }
+            self.bytes -= tail.bytes();
+            *tail = Tail::default();
+        }
     }
 }
 

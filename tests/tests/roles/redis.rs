@@ -8,7 +8,7 @@ use confab_proto::presence::v1::presence_service_client::PresenceServiceClient;
 use confab_proto::presence::v1::{GetPresenceRequest, LocateRequest, Presence, PresenceStatus, UserSet};
 use confab_redis::{Command, Redis, Reply};
 use confab_test_servers::{Cassandra, Mode, Redis as Server};
-use confab_tests::harness::{BOUND, Client, Mesh, Shape, Signal, Store, wait_for};
+use confab_tests::harness::{BOUND, Client, Mesh, Shape, Signal, Store, cassandra_reads, wait_for};
 use tokio::task::spawn_blocking;
 
 use crate::chatting::{SOON, talk};
@@ -117,15 +117,6 @@ const MISSED: u64 = 5;
 const BYTES: usize = 6_700;
 const RECONNECTS: u64 = 20;
 
-type Counts = BTreeMap<String, u64>;
-
-/// Reads by table.
-async fn reads(cassandra: &Arc<Cassandra>) -> Counts {
-    let cassandra = Arc::clone(cassandra);
-    let pattern = "type=Table,keyspace=confab,scope=*,name=ReadLatency";
-    spawn_blocking(move || cassandra.counts(pattern)).await.unwrap().unwrap()
-}
-
 /// User 1 comes back to where it was [`MISSED`] events ago in each chat, and gets them.
 async fn reconnect(mesh: &Mesh, edge: usize, heads: &[(u64, u64)]) {
     let positions: Vec<(u64, u64)> = heads.iter().map(|(chat, head)| (*chat, head - MISSED)).collect();
@@ -142,11 +133,11 @@ async fn reconnect(mesh: &Mesh, edge: usize, heads: &[(u64, u64)]) {
 
 /// Reads per reconnect, by table; over both edges.
 async fn cost(mesh: &Mesh, cassandra: &Arc<Cassandra>, heads: &[(u64, u64)], times: u64) -> BTreeMap<String, f64> {
-    let before = reads(cassandra).await;
+    let before = cassandra_reads(cassandra).await.unwrap();
     for time in 0..times {
         reconnect(mesh, usize::try_from(time % 2).unwrap(), heads).await;
     }
-    let after = reads(cassandra).await;
+    let after = cassandra_reads(cassandra).await.unwrap();
     #[allow(clippy::cast_precision_loss, reason = "hundreds")]
     let each = |(name, count): (&String, &u64)| (name.clone(), (count - before[name]) as f64 / times as f64);
     after.iter().map(each).filter(|(_, count)| *count > 0.0).collect()

@@ -9,7 +9,7 @@ use confab_proto::message::v1::{self as pb, ChatKind, MembershipKind, Role, even
 use super::marking::count_u32;
 use super::{Owner, Slot};
 use crate::core::chat::{Answer, Author, Chat, Member, Place};
-use crate::core::marks::{Marks, ReceiptClock};
+use crate::core::marks::Marks;
 use crate::core::sends::Sends;
 use crate::core::{AddMembers, Command, Create, Effects, Now, Origin, Outcome};
 use crate::error::ChatError;
@@ -155,17 +155,8 @@ impl Create {
 fn join(chat: &mut Chat, users: &[UserId], admin: Option<UserId>, place: Place) -> Range<usize> {
     let first = chat.members.len();
     for user in users {
-        chat.push_member(Member {
-            user: *user,
-            role: if admin == Some(*user) { Role::Admin } else { Role::Member },
-            joined_at_ms: place.created_at_ms,
-            joined_seq: place.seq,
-            marks: Marks::default(),
-            receipts: ReceiptClock::default(),
-            told: Seq::ZERO,
-            counted: None,
-            typing_again_ms: 0,
-        });
+        let role = if admin == Some(*user) { Role::Admin } else { Role::Member };
+        chat.push_member(Member::new(*user, role, place.created_at_ms, place.seq, Marks::default()));
     }
     chat.refresh_ids();
     first..chat.members.len()

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bytes::Bytes;
 use confab_ids::{ChatId, Seq};
 use confab_proto::fanout::v1::Publication;
 
@@ -10,7 +9,6 @@ use super::{Owner, Slot, unavailable, unavailable_answer};
 use crate::core::chat::{Answer, Pending};
 use crate::core::maps::HashSet;
 use crate::core::ownership::rules::{self, Rule};
-use crate::core::tail::{ALL_BYTES_MAX, Tail};
 use crate::core::{Effects, Now, Outcome, Payload};
 use crate::store::recent::Kept;
 use crate::store::{CreationKey, Row};
@@ -141,7 +139,7 @@ impl Owner {
         self.pending -= ready.len();
         for Pending { seq, payload, to, answers, .. } in ready {
             if let Payload::Event(bytes) = &payload {
-                keep(&mut chat.tail, bytes, &mut self.tail_bytes);
+                self.tails.keep(&mut chat.tail, bytes);
                 if !self.fence.is_sole() {
                     fx.recent.push(Kept { chat: id, epoch, seq, bytes: bytes.clone() });
                 }
@@ -199,15 +197,4 @@ impl Owner {
     pub(crate) fn unsettled(&self) -> Vec<Publication> {
         self.outbox.unsettled()
     }
-}
-
-/// An event for who will read it soon. Where there is no room, the chat's tail ends: what lacks an event is of no use.
-fn keep(tail: &mut Tail, event: &Bytes, all_bytes: &mut usize) {
-    if *all_bytes >= ALL_BYTES_MAX {
-        *tail = Tail::default();
-        return;
-    }
-    let before = tail.bytes();
-    tail.push(event.clone());
-    *all_bytes = (*all_bytes + tail.bytes()).saturating_sub(before);
 }
