@@ -14,7 +14,7 @@ async fn nothing_is_lost_doubled_or_reordered_when_an_owner_dies_or_stands_still
     let mut cluster = Cluster::start(1).await.unwrap();
     let mut first = 1;
     for name in ["kill-message-svc", "freeze-message-svc", "kill-fanout-svc"] {
-        let outcome = cluster.run(row(name).unwrap(), LOAD, seed, first, None).await.unwrap();
+        let outcome = cluster.run(row(name).unwrap(), LOAD, seed, first).await.unwrap();
         println!("{outcome}");
         assert!(outcome.holds(), "{outcome}\n{}", outcome.report);
         first += 1_000;

@@ -7,7 +7,7 @@ use confab_tests::harness::seed;
 use confab_tests::power::program::Program;
 use confab_tests::power::{Cuts, cut_and_compare};
 
-const SENDERS: usize = 8;
+const SENDERS: usize = 4;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_acked_message_is_missing_after_two_hundred_power_cuts() {

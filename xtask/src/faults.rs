@@ -7,28 +7,25 @@ use anyhow::{Context as _, ensure};
 
 /// The control: not a row, for it needs a program with faults on purpose.
 const CONTROL: &str = "held-write";
-/// The rows that need the program of a version before, that version, and its commit, for not every copy has the tag: the first that ran
-/// as a mesh with all its parts, and the first whose drains are short.
-const UPGRADES: [(&str, &str, &str); 2] = [
-    ("rolling-upgrade", "mesh-1", "5d6549457fb49c53c2c29b24a035ecfc22e07514"),
-    ("rolling-upgrade-2", "mesh-2", "9dae3b3d94f9fce7c15192969343b2a7e946147f"),
-];
-/// Names another commit in their place.
+/// The row that needs the program of a version before, and that version's commit, for not every copy has its tag, mesh-2: the first
+/// that ran as a mesh with all its parts, drains of at most two seconds among them.
+const UPGRADE: (&str, &str) = ("rolling-upgrade", "9dae3b3d94f9fce7c15192969343b2a7e946147f");
+/// Names another commit in its place.
 const FROM: &str = "CONFAB_UPGRADE_REV";
 
 pub(crate) fn run(names: &[String]) -> anyhow::Result<()> {
     if names == [CONTROL] {
         return control();
     }
-    for (row, version, commit) in UPGRADES {
-        if names.is_empty() || names.iter().any(|name| name == row) {
-            let rev = std::env::var(FROM).unwrap_or_else(|_| commit.to_owned());
-            breaking(&rev)?;
-            std::fs::copy(build_at(&rev)?, upgrades()?.join(format!("confab-{version}")))?;
-        }
+    let (row, commit) = UPGRADE;
+    let mut before = None;
+    if names.is_empty() || names.iter().any(|name| name == row) {
+        let rev = std::env::var(FROM).unwrap_or_else(|_| commit.to_owned());
+        breaking(&rev)?;
+        before = Some(build_at(&rev)?);
     }
     build(&["--bin", "confab", "--bin", "confab-faults"])?;
-    table("confab-faults", names, &built("confab"))
+    table("confab-faults", names, &built("confab"), before.as_deref())
 }
 
 /// Builds the program with its failpoints, and puts it beside the one that serves.
@@ -39,15 +36,18 @@ fn control() -> anyhow::Result<()> {
     let program: PathBuf = folder.join("confab");
     std::fs::copy(built("confab"), &program)?;
     build(&["--bin", "confab", "--bin", "confab-held-write"])?;
-    table("confab-held-write", &[], &program)
+    table("confab-held-write", &[], &program, None)
 }
 
-/// With the whole workspace's features, always the same ones: so both versions and the table share what they depend on. The load shares
-/// the machine with what it loads, so it is optimised, which a test run's isn't.
+/// Not optimised in a build for tests, where compiling is most of the time.
+const OPTIMISED: [&str; 6] =
+    ["confab", "confab-bench", "confab-fanout-svc", "confab-presence-svc", "confab-telemetry", "confab-tests"];
+
+/// With the whole workspace's features, always the same ones: so both versions and the table share what they depend on. All of ours is
+/// optimised, the load, too: it shares the machine with what it loads.
 fn build(what: &[&str]) -> anyhow::Result<()> {
-    let optimised = |package: &str| format!("profile.dev.package.{package}.opt-level=1");
-    let load = [optimised("confab-tests"), optimised("confab-bench")];
-    let config = load.iter().flat_map(|config| ["--config", config]);
+    let config = OPTIMISED.map(|package| format!("profile.dev.package.{package}.opt-level=1"));
+    let config = config.iter().flat_map(|config| ["--config", config]);
     crate::cargo(&["build", "--workspace"].into_iter().chain(config).chain(what.iter().copied()).collect::<Vec<_>>())
 }
 
@@ -55,10 +55,11 @@ fn built(binary: &str) -> PathBuf {
     crate::root().join("target/debug").join(binary)
 }
 
-/// `program`: of a test it is the grandparent's folder that has it; of these it is the parent's.
-fn table(binary: &str, names: &[String], program: &Path) -> anyhow::Result<()> {
+/// `program`: of a test it is the grandparent's folder that has it; of these it is the parent's. `before`: of the version before.
+fn table(binary: &str, names: &[String], program: &Path, before: Option<&Path>) -> anyhow::Result<()> {
     let mut table = Command::new(built(binary));
-    table.args(names).env("CONFAB_BIN", program).env("CONFAB_UPGRADE_FROM", upgrades()?).current_dir(crate::root());
+    table.args(names).env("CONFAB_BIN", program).current_dir(crate::root());
+    table.envs(before.map(|before| ("CONFAB_UPGRADE_FROM", before)));
     ensure!(table.status()?.success(), "`cargo xtask faults {}` does not hold", names.join(" "));
     Ok(())
 }

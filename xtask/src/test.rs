@@ -1,11 +1,12 @@
 //! `cargo xtask test`: every test, after installing what they need.
 //!
 //! `cargo test` runs one test program after the other, and half of the time they wait: for servers to start, for timeouts to pass. So
-//! those that start servers run in one lane, and those that only compute in another beside it, at the lowest priority. What measures
-//! times runs alone, after both.
+//! those that start servers run two at a time, and those that only compute beside them, at the lowest priority. What measures times
+//! runs alone, after all others.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
@@ -29,6 +30,10 @@ const NEEDED: [Needed; 9] = [
 
 /// Unit tests that start servers.
 const SERVES: [&str; 1] = ["confab_message_svc"];
+/// So many of those that start servers run at once.
+const SERVING_MAX: usize = 2;
+/// They take the longest, so they begin: what is left at the end is short.
+const LONGEST: [&str; 2] = ["power_loss", "confab_message_svc"];
 /// End-to-end tests of what is measured while it goes on.
 const MEASURES: [&str; 1] = ["faults"];
 
@@ -42,6 +47,8 @@ enum Lane {
 /// A test program.
 struct Program {
     name: String,
+    /// Of its target.
+    target: String,
     path: PathBuf,
     /// Its package's folder, where it runs.
     package: PathBuf,
@@ -62,8 +69,9 @@ pub(crate) fn run() -> anyhow::Result<()> {
     // The program first: the end-to-end tests start it. With `--tests`, for what tests depend on has features of its own: a plain
     // build's services would be built a second time.
     crate::cargo(&["build", "--workspace", "--bins", "--tests"])?;
-    let programs = programs()?;
+    let mut programs = programs()?;
     ensure!(!programs.is_empty(), "there are no tests");
+    programs.sort_by_key(|program| !LONGEST.contains(&program.target.as_str()));
     let run_all = |wanted: Lane| lane(&programs, wanted);
     println!("{} test programs; beside each other as far as they can", programs.len());
     let mut ended = std::thread::scope(|scope| {
@@ -108,12 +116,21 @@ fn program(message: &Value) -> Option<Program> {
     };
     let folder = package.file_name()?.to_string_lossy();
     let name = if is_test { format!("{folder}/tests/{target}") } else { format!("{folder} ({target})") };
-    Some(Program { name, path, package, lane })
+    Some(Program { name, target: target.to_owned(), path, package, lane })
 }
 
-/// One after the other. The longest are not known, so the order is cargo's.
+/// As many at a time as the lane is wide.
 fn lane(programs: &[Program], lane: Lane) -> anyhow::Result<Vec<Ended>> {
-    programs.iter().filter(|program| program.lane == lane).map(run_one).collect()
+    let width = if lane == Lane::Serves { SERVING_MAX } else { 1 };
+    let waiting = Mutex::new(programs.iter().filter(|program| program.lane == lane));
+    // The lock is let go before the program runs.
+    let next = || waiting.lock().ok()?.next();
+    let one_after_the_other = || std::iter::from_fn(next).map(run_one).collect::<anyhow::Result<Vec<Ended>>>();
+    std::thread::scope(|scope| {
+        let running: Vec<_> = (0..width).map(|_| scope.spawn(one_after_the_other)).collect();
+        let ended = running.into_iter().map(|one| one.join().map_err(|_| anyhow::anyhow!("a lane panicked"))?);
+        Ok(ended.collect::<anyhow::Result<Vec<_>>>()?.into_iter().flatten().collect())
+    })
 }
 
 fn run_one(program: &Program) -> anyhow::Result<Ended> {

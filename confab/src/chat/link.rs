@@ -1,10 +1,11 @@
 //! The connection to the server, in a task of its own: it comes back by itself, and says when it is up and down.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, interval_at, sleep, timeout};
+use tokio::time::{Instant, interval_at, sleep, sleep_until, timeout};
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
@@ -13,8 +14,8 @@ use super::server::{ConnectError, Members, Server, Socket};
 
 /// Beyond it, whoever writes waits: the server reads no faster.
 const QUEUE: usize = 64;
-/// The server pings every 30 s; so long without a byte, it is gone, whatever TCP says.
-const SILENCE: Duration = Duration::from_secs(90);
+/// The server pings every 30 s; so long without a byte, it is gone, whatever TCP says. Milliseconds, drawn anew for each connection.
+const SILENCE_MS: Range<u64> = 35_000..50_000;
 /// Before the token ends, the server gets a new one.
 const REFRESH: Duration = Duration::from_secs(45 * 60);
 /// How long tokens hold.
@@ -148,6 +149,8 @@ impl Task {
         let mut refresh = interval_at(Instant::now() + REFRESH, REFRESH);
         // Not before: by the server's own word.
         let mut reconnect_at: Option<Instant> = None;
+        let silence = Duration::from_millis(rand::random_range(SILENCE_MS));
+        let mut heard = Instant::now();
         let left = |at: Option<Instant>| at.map(|at| at.saturating_duration_since(Instant::now()));
         loop {
             let sent = tokio::select! {
@@ -156,11 +159,12 @@ impl Task {
                     None => return self.goodbye(socket).await,
                 },
                 _ = refresh.tick() => socket.send(Message::text(ClientFrame::Auth { token: (self.mint)() }.text())).await,
-                message = timeout(SILENCE, socket.next()) => match message {
-                    Err(_) => return again("the server is silent"),
-                    Ok(None) => return again("the connection is lost"),
-                    Ok(Some(Err(error))) => Err(error),
-                    Ok(Some(Ok(Message::Text(text)))) => {
+                () = sleep_until(heard + silence) => return again("the server is silent"),
+                message = socket.next() => match message {
+                    None => return again("the connection is lost"),
+                    Some(Err(error)) => Err(error),
+                    Some(Ok(Message::Text(text))) => {
+                        heard = Instant::now();
                         let incoming = frame::read(text.as_str());
                         if let Some(Incoming::Frame(ServerFrame::Reconnect { after_ms })) = incoming {
                             reconnect_at = Some(Instant::now() + Duration::from_millis(after_ms));
@@ -171,8 +175,11 @@ impl Task {
                         }
                         Ok(())
                     }
-                    Ok(Some(Ok(Message::Close(close)))) => return ended(close, left(reconnect_at)),
-                    Ok(Some(Ok(_))) => Ok(()),
+                    Some(Ok(Message::Close(close))) => return ended(close, left(reconnect_at)),
+                    Some(Ok(_)) => {
+                        heard = Instant::now();
+                        Ok(())
+                    }
                 },
             };
             if let Err(error) = sent {

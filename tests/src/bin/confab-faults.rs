@@ -26,15 +26,11 @@ async fn main() -> anyhow::Result<()> {
         ensure!(capacity.holds(), "too slow at 70 % of the capacity");
         return Ok(());
     }
-    let mut rows: Vec<Row> = if names.is_empty() {
+    let rows: Vec<Row> = if names.is_empty() {
         TABLE.to_vec()
     } else {
         names.iter().map(|name| row(name)).collect::<anyhow::Result<_>>()?
     };
-    if rows.iter().all(|row| row.strike != Strike::Nothing) {
-        // The others are held against it.
-        rows.insert(0, row("baseline")?);
-    }
     let mut cluster = Cluster::start(3).await?;
     let known = Capacity::recorded().filter(|_| !names.is_empty());
     let capacity = match known {
@@ -62,27 +58,41 @@ async fn capacity(cluster: &Cluster) -> anyhow::Result<Capacity> {
 async fn run(cluster: &mut Cluster, rows: &[Row], capacity: u32, seed: u64) -> anyhow::Result<bool> {
     let rate = f64::from(capacity) * SHARE;
     let mut all_hold = true;
-    let mut baseline = None;
-    for (row, first) in rows.iter().zip((USERS as u64..).step_by(USERS)) {
-        println!("{} …", row.name);
+    let mut users = (USERS as u64..).step_by(USERS);
+    let mut first = || users.next().unwrap_or(u64::MAX);
+    for row in rows {
         let load = Load { population: Population::FULL, messages: row.messages, rate };
-        let outcome = cluster.run(*row, load, seed, first, baseline).await;
-        match &outcome {
-            Ok(outcome) => {
-                if row.strike == Strike::Nothing {
-                    baseline = Some(outcome.figures.spared);
-                }
-                println!("{outcome}{}", if outcome.holds() { "" } else { ": DOES NOT HOLD" });
-                if !outcome.report.is_clean() {
-                    println!("{}", outcome.report);
-                }
-            }
-            Err(error) => println!("{}: {error:#}", row.name),
+        let baseline = TABLE[0];
+        if cluster.wants_baseline(*row) {
+            println!("{}, for {} …", baseline.name, row.name);
+            let short = Load { messages: baseline.messages, ..load };
+            let outcome = cluster.run_baseline(*row, short, seed, first()).await;
+            all_hold &= judge(&baseline, outcome, seed, capacity)?;
         }
-        all_hold &= outcome.as_ref().is_ok_and(Outcome::holds);
-        let mut page = Page::read();
-        page.set_row(row, &outcome.map_err(|error| format!("{error:#}")), seed, capacity);
-        page.write()?;
+        println!("{} …", row.name);
+        let outcome = match row.strike {
+            Strike::Nothing => cluster.run_baseline(*row, load, seed, first()).await,
+            _ => cluster.run(*row, load, seed, first()).await,
+        };
+        all_hold &= judge(row, outcome, seed, capacity)?;
     }
     Ok(all_hold)
+}
+
+/// Says and writes down what came of a row, and whether it holds.
+fn judge(row: &Row, outcome: anyhow::Result<Outcome>, seed: u64, capacity: u32) -> anyhow::Result<bool> {
+    match &outcome {
+        Ok(outcome) => {
+            println!("{outcome}{}", if outcome.holds() { "" } else { ": DOES NOT HOLD" });
+            if !outcome.report.is_clean() {
+                println!("{}", outcome.report);
+            }
+        }
+        Err(error) => println!("{}: {error:#}", row.name),
+    }
+    let holds = outcome.as_ref().is_ok_and(Outcome::holds);
+    let mut page = Page::read();
+    page.set_row(row, &outcome.map_err(|error| format!("{error:#}")), seed, capacity);
+    page.write()?;
+    Ok(holds)
 }

@@ -9,9 +9,9 @@ use anyhow::ensure;
 use confab_test_servers::Cassandra;
 
 use super::load::Load;
-use super::paths::Paths;
+use super::paths::{Paths, Struck};
 use super::strikes;
-use super::table::Row;
+use super::table::{Row, Strike, TABLE};
 use super::watching::{Figures, Spread, figures};
 use super::wiring::{self, Wired, Wiring};
 use crate::checker::{History, Report};
@@ -28,12 +28,15 @@ const BEFORE: f64 = 0.2;
 pub(super) const P50_TIMES: f64 = 1.5;
 pub(super) const P99_TIMES: f64 = 3.0;
 
+/// A baseline counts for rows on the same mesh that begin no later than so: within an hour a machine can become half as fast again.
+const BASELINE_MAX: Duration = Duration::from_secs(600);
+
 /// What came of a row.
 pub struct Outcome {
     pub row: Row,
     pub report: Report,
     pub figures: Figures,
-    /// Of the same run's baseline, if it had one.
+    /// Of the last baseline on this mesh, if it had one.
     pub baseline: Option<Spread>,
     pub took: Duration,
 }
@@ -92,6 +95,8 @@ pub struct Cluster {
     cassandra: Cassandra,
     is_root: bool,
     meshes: u32,
+    /// What the last one on this mesh came to, and when.
+    baseline: Option<(Spread, Instant)>,
 }
 
 impl Cluster {
@@ -102,7 +107,7 @@ impl Cluster {
         let is_root = std::fs::metadata("/proc/self")?.uid() == 0;
         let wiring = Wiring::Plain;
         let wired = wiring::start(wiring, Store::plain(cassandra.points()), is_root).await?;
-        Ok(Self { wiring, wired, cassandra, is_root, meshes: 1 })
+        Ok(Self { wiring, wired, cassandra, is_root, meshes: 1, baseline: None })
     }
 
     #[must_use]
@@ -119,25 +124,45 @@ impl Cluster {
         let store = Store { keyspace: format!("confab_{}", self.meshes), ..Store::plain(self.cassandra.points()) };
         self.meshes += 1;
         self.wired = wiring::start(wiring, store, self.is_root).await?;
-        self.wiring = wiring;
+        (self.wiring, self.baseline) = (wiring, None);
         Ok(())
+    }
+
+    /// Whether a baseline has to be run before this row: it has one to be held against, and there is none, or an old one.
+    #[must_use]
+    pub fn wants_baseline(&self, row: Row) -> bool {
+        let has_spared = !matches!(row.strike.struck(), Struck::All) && row.strike != Strike::Nothing;
+        has_spared && (self.wiring != row.strike.wiring() || self.fresh_baseline().is_none())
+    }
+
+    fn fresh_baseline(&self) -> Option<Spread> {
+        self.baseline.filter(|(_, at)| at.elapsed() <= BASELINE_MAX).map(|(spread, _)| spread)
+    }
+
+    /// Puts the load on the mesh that `of` needs while nothing happens: what `of` is held against.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub async fn run_baseline(&mut self, of: Row, load: Load, seed: u64, first: u64) -> anyhow::Result<Outcome> {
+        self.rewire(of.strike.wiring()).await?;
+        let outcome = self.run_here(TABLE[0], load, seed, first).await?;
+        self.baseline = Some((outcome.figures.spared, Instant::now()));
+        Ok(outcome)
     }
 
     /// Puts the load on while it happens, and judges. `first`: a user id above all that were used before.
     ///
     /// # Errors
     /// If a client can't get through at all.
-    pub async fn run(
-        &mut self,
-        row: Row,
-        load: Load,
-        seed: u64,
-        first: u64,
-        baseline: Option<Spread>,
-    ) -> anyhow::Result<Outcome> {
-        let started = Instant::now();
-        strikes::prepare(row.strike)?;
+    pub async fn run(&mut self, row: Row, load: Load, seed: u64, first: u64) -> anyhow::Result<Outcome> {
         self.rewire(row.strike.wiring()).await?;
+        self.run_here(row, load, seed, first).await
+    }
+
+    async fn run_here(&mut self, row: Row, load: Load, seed: u64, first: u64) -> anyhow::Result<Outcome> {
+        let started = Instant::now();
+        let baseline = self.fresh_baseline().filter(|_| row.strike != Strike::Nothing);
+        strikes::prepare(row.strike)?;
         let load = load.for_at_least(row.strike.lasts().mul_f64(1.0 / (1.0 - BEFORE)));
         let talk = load.set_up(&self.wired.mesh, first).await?;
         let paths = Paths::look(&self.wired.mesh, &talk.chats, row.strike.struck()).await?;

@@ -121,7 +121,8 @@ fn rows_part(lines: &BTreeMap<&'static str, String>) -> String {
          - *spared*: from the first try to each socket that was connected and had caught up, of messages with nobody who is struck on \
          their way, in all of the time from the strike on. The way is the edges of sender and reader, the owner by `WatchShards`, and \
          the fanout that rendezvous hashing gives the chat; for a cut, one that has both ends. Of two presence instances both know \
-         everyone, so all ways count there. In brackets: how many times the baseline's of the same run; at most {P50_TIMES} (p50) and \
+         everyone, so all ways count there. In brackets: how many times the baseline's, which \
+         is run on the same mesh at most ten minutes before (the last of them is below); at most {P50_TIMES} (p50) and \
          {P99_TIMES} (p99).\n\n\
          | what happens | messages/s | acked | lost, doubled, out of order | acked after, s | read after, s | at most, s | first tries, % | \
          spared p50, ms | p99, ms | other ways p50, ms | p99, ms | connects | seed | holds |\n\

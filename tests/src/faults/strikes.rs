@@ -13,7 +13,7 @@ use crate::foreign;
 use crate::harness::{Mesh, Process, Signal};
 
 /// How long a process may take to end when it is asked to: more than its own bounds together.
-const EXIT: Duration = Duration::from_secs(40);
+const EXIT: Duration = Duration::from_secs(75);
 /// Between two processes of a rollout, as minReadySeconds of a Kubernetes Deployment: one drain is felt at a time, and it is one
 /// that has a bound; a message-svc has its part of the chats again 4 to 5 s after it has come.
 const SETTLED: Duration = Duration::from_secs(6);
@@ -40,17 +40,11 @@ pub(super) async fn strike(strike: Strike, wired: &mut Wired, cassandra: &Cassan
             sleep(time).await;
             mesh.process(name).signal(Signal::Cont)?;
         }
-        Strike::RollingRestart => {
-            for process in mesh.processes.values_mut() {
-                restart(process, begun).await?;
-            }
-        }
-        Strike::RollingUpgrade(_) => {
+        Strike::RollingRestart => roll(mesh, begun).await?,
+        Strike::RollingUpgrade => {
             store.migrate()?;
-            for process in mesh.processes.values_mut() {
-                process.replace_program(None);
-                restart(process, begun).await?;
-            }
+            mesh.processes.values_mut().for_each(|process| process.replace_program(None));
+            roll(mesh, begun).await?;
         }
         Strike::Slow { by, time, .. } => {
             let proxy = proxy.as_ref().context("there is no proxy in this mesh")?;
@@ -82,6 +76,15 @@ pub(super) async fn mend(strike: Strike, wired: &mut Wired, cassandra: &Cassandr
         Strike::KillCache => wired.redis.as_ref().map_or(Ok(()), Redis::up),
         _ => Ok(()),
     }
+}
+
+/// One after the other. Edges come last: who calls may have calls that who is called doesn't know before.
+async fn roll(mesh: &mut Mesh, begun: Instant) -> anyhow::Result<()> {
+    let (edges, services): (Vec<_>, Vec<_>) = mesh.processes.values_mut().partition(|process| process.name().starts_with("edge-"));
+    for process in services.into_iter().chain(edges) {
+        restart(process, begun).await?;
+    }
+    Ok(())
 }
 
 /// It is asked to end, and started again. Tells when, since `begun`: what a row's slowest message met can be found out by it.

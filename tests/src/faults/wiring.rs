@@ -10,8 +10,12 @@ use super::proxy::Proxy;
 use crate::harness::processes::Spec;
 use crate::harness::{Mesh, Shape, Store};
 
-/// The folder with the programs of versions before, for [`Wiring::Before`]: `confab-` and the version.
+/// The program of the version before, for [`Wiring::Before`].
 pub const UPGRADE_FROM: &str = "CONFAB_UPGRADE_FROM";
+
+/// `edge.drain_seconds`: the thousand clients of an edge come again one each 25 ms. Two cores that run all of this, Cassandra and the
+/// clients are busy with twice as many a second.
+const DRAIN_SECONDS: u32 = 60;
 
 /// What is special about a mesh.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,8 +28,8 @@ pub enum Wiring {
     Proxied(&'static str, usize),
     /// With a Redis: three primaries, each with a replica.
     Redis,
-    /// All run this version before.
-    Before(&'static str),
+    /// All run the version before.
+    Before,
 }
 
 /// A mesh, and what stands in it.
@@ -50,7 +54,7 @@ pub(super) async fn start(wiring: Wiring, store: Store, is_root: bool) -> anyhow
         ..Shape::default()
     };
     let program = match wiring {
-        Wiring::Before(version) => Some(before(version)?),
+        Wiring::Before => Some(before()?),
         _ => None,
     };
     store.migrate_by(program.as_deref())?;
@@ -72,9 +76,12 @@ pub(super) async fn start(wiring: Wiring, store: Store, is_root: bool) -> anyhow
 
 /// How an instance of a mesh is started, also one that wasn't there at first.
 pub(super) fn wire(mesh: &Mesh, wiring: Wiring, spec: &mut Spec) {
+    if spec.name.starts_with("edge-") {
+        spec.env.push(("CONFAB_EDGE__DRAIN_SECONDS".to_owned(), DRAIN_SECONDS.to_string()));
+    }
     let mut set = |key: &str, value: String| spec.env.push((format!("CONFAB_MESH__{key}"), value));
     match wiring {
-        Wiring::Plain | Wiring::Redis | Wiring::Before(_) => {}
+        Wiring::Plain | Wiring::Redis | Wiring::Before => {}
         Wiring::Gossip => {
             set("DISCOVER__MESSAGE_SVC", "gossip:".to_owned());
             let seeds = [0, 1].map(|at| mesh.grpc("message-svc", at).to_string());
@@ -91,8 +98,7 @@ pub(super) fn wire(mesh: &Mesh, wiring: Wiring, spec: &mut Spec) {
     }
 }
 
-fn before(version: &str) -> anyhow::Result<PathBuf> {
-    let folder = std::env::var_os(UPGRADE_FROM);
-    let folder = folder.with_context(|| format!("{UPGRADE_FROM} doesn't say where the versions before are"))?;
-    Ok(PathBuf::from(folder).join(format!("confab-{version}")))
+fn before() -> anyhow::Result<PathBuf> {
+    let program = std::env::var_os(UPGRADE_FROM);
+    Ok(program.with_context(|| format!("{UPGRADE_FROM} doesn't say where the version before is"))?.into())
 }

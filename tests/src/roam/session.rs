@@ -1,6 +1,7 @@
 //! One connection of a roamer, from `sync` to its end.
 
 use std::borrow::Cow;
+use std::ops::Range;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -19,9 +20,8 @@ use crate::harness::client::{self, Client};
 
 type Socket = WebSocketStream<TcpStream>;
 
-/// No byte from a server for so long, and it is given up (docs/protocol.md: servers ping every 30 s, and give up a client
-/// after 45 s, too).
-const SILENCE: Duration = Duration::from_secs(45);
+/// No byte from a server for so long, and it is given up; milliseconds, drawn anew for each connection (docs/protocol.md).
+const SILENCE_MS: Range<u64> = 35_000..50_000;
 
 /// How long one that is asked to leave waits for its last acks.
 const LAST_ACKS: Duration = Duration::from_secs(1);
@@ -78,6 +78,7 @@ pub(super) async fn run(roamer: &mut Roamer<'_>, client: Client) -> anyhow::Resu
     let mut done = roamer.field.done.subscribe();
     let drop_after = roamer.rng.random_range(roamer.drop_after.clone());
     let mut frames = 0;
+    let silence = Duration::from_millis(roamer.rng.random_range(SILENCE_MS));
     let mut heard = Instant::now();
     // Asked to leave, and when.
     let mut leaving: Option<Instant> = None;
@@ -107,7 +108,7 @@ pub(super) async fn run(roamer: &mut Roamer<'_>, client: Client) -> anyhow::Resu
                 continue;
             }
             () = sleep_until(if is_leaving { last } else { leaving }.unwrap_or(now)), if leaving.is_some() => continue,
-            () = sleep_until(heard + SILENCE) => return Ok(Ended::Broken),
+            () = sleep_until(heard + silence) => return Ok(Ended::Broken),
         };
         heard = Instant::now();
         let text = match incoming {
