@@ -303,7 +303,7 @@ async fn settle(roamer: &mut Roamer<'_>, socket: &mut Socket) -> anyhow::Result<
         return Ok(Ended::Broken);
     }
     loop {
-        let next = timeout(SILENCE, socket.next()).await.unwrap_or(None);
+        let next = timeout(Duration::from_millis(SILENCE_MS.end), socket.next()).await.unwrap_or(None);
         match next {
             Some(Ok(Ws::Text(text))) if text.contains("\"type\":\"pong\"") => return Ok(Ended::SeenAll),
             Some(Ok(Ws::Text(text))) => {
