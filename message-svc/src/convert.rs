@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 
 use confab_ids::{ChatId, MessageId, NUMBER_LIMIT, Seq, UserId};
-use confab_proto::limits::{CLIENT_ID_CHARS_MAX, MEDIA_URL_BYTES_MAX, MENTIONS_MAX, TEXT_BYTES_MAX};
-use confab_proto::message::v1::{self as pb, ChatKind, Content, CreateChatRequest, command};
+use confab_proto::limits::{CLIENT_ID_CHARS_MAX, EMOJI_BYTES_MAX, MEDIA_URL_BYTES_MAX, MENTIONS_MAX, TEXT_BYTES_MAX};
+use confab_proto::message::v1::{self as pb, ChatKind, Content, CreateChatRequest, Deletion, Edit, Reaction, command};
 use uuid::Uuid;
 
+use crate::core::body::Body;
 use crate::core::ownership::lease::Incarnation;
 use crate::core::ownership::map::{ShardMap, Tenure};
 use crate::core::tail::Newest;
@@ -40,8 +41,6 @@ pub(crate) fn command(action: command::Action) -> Result<Asked, Invalid> {
 }
 
 pub(crate) fn send(send: pb::Send) -> Result<(ChatId, Send), Invalid> {
-    let content = send.content.ok_or_else(|| Invalid::new("content", "is required"))?;
-    check_content(&content)?;
     let chat = chat_id(send.chat_id)?;
     let send = Send {
         user: user_id("user_id", send.user_id)?,
@@ -49,19 +48,66 @@ pub(crate) fn send(send: pb::Send) -> Result<(ChatId, Send), Invalid> {
         message_id: MessageId::from_slice(&send.message_id)
             .ok_or_else(|| Invalid::new("message_id", "is 16 bytes, a UUIDv7"))?,
         client_id: client_id(send.client_id)?,
-        content,
+        body: body(send.content, send.edit, send.deletion, send.reaction)?,
     };
     Ok((chat, send))
+}
+
+/// One of them, and of that only what a sender may say.
+fn body(
+    content: Option<Content>,
+    edit: Option<Edit>,
+    deletion: Option<Deletion>,
+    reaction: Option<Reaction>,
+) -> Result<Body, Invalid> {
+    let bodies = [content.is_some(), edit.is_some(), deletion.is_some(), reaction.is_some()];
+    if bodies.into_iter().filter(|is_there| *is_there).count() > 1 {
+        return Err(Invalid::new("content", "and an edit, a deletion or a reaction don't go together"));
+    }
+    match (content, edit, deletion, reaction) {
+        (Some(content), ..) => {
+            check_content(&content)?;
+            Ok(Body::Content(Content { deleted: false, ..content }))
+        }
+        (_, Some(Edit { target, text, .. }), ..) => {
+            if text.is_empty() {
+                return Err(Invalid::new("content", "is empty"));
+            }
+            check_text(&text)?;
+            Ok(Body::Edit(Edit { target: self::target(target)?, text, rows: Vec::new() }))
+        }
+        (_, _, Some(Deletion { target, .. }), _) => {
+            Ok(Body::Deletion(Deletion { target: self::target(target)?, rows: Vec::new() }))
+        }
+        (.., Some(reaction)) => {
+            if reaction.emoji.is_empty() || reaction.emoji.len() > EMOJI_BYTES_MAX {
+                return Err(Invalid::new("emoji", format!("has 1 to {EMOJI_BYTES_MAX} bytes")));
+            }
+            target(reaction.target)?;
+            Ok(Body::Reaction(reaction))
+        }
+        _ => Err(Invalid::new("content", "is required")),
+    }
+}
+
+fn target(seq: u64) -> Result<u64, Invalid> {
+    let seq = Seq::checked(seq).ok_or_else(|| Invalid::new("target", "is a number from 1 to 2^53 - 1"))?;
+    Ok(seq.0)
+}
+
+fn check_text(text: &str) -> Result<(), Invalid> {
+    if text.len() > TEXT_BYTES_MAX {
+        let why = format!("has {} bytes, at most {TEXT_BYTES_MAX} are allowed", text.len());
+        return Err(Invalid::too_large("content", why));
+    }
+    Ok(())
 }
 
 fn check_content(content: &Content) -> Result<(), Invalid> {
     if content.text.is_empty() && content.media_url.is_empty() {
         return Err(Invalid::new("content", "is empty, and there is no media"));
     }
-    if content.text.len() > TEXT_BYTES_MAX {
-        let why = format!("has {} bytes, at most {TEXT_BYTES_MAX} are allowed", content.text.len());
-        return Err(Invalid::too_large("content", why));
-    }
+    check_text(&content.text)?;
     if content.media_url.len() > MEDIA_URL_BYTES_MAX {
         return Err(Invalid::new("media_url", format!("is longer than {MEDIA_URL_BYTES_MAX} bytes")));
     }

@@ -1,9 +1,10 @@
 //! The rules of a chat, pure and synchronous: inputs and `now` go in, [`Effects`] come out. No clock, no storage, no tokio.
 //!
-//! [`owner::Owner`] is the whole; [`chat`] is one chat's state; [`sends`] remembers idempotency keys; [`marks`] the
+//! [`owner::Owner`] is the whole; [`chat`] is one chat's state; [`body`] what is sent to it; [`sends`] remembers idempotency keys; [`marks`] the
 //! watermarks; [`outbox`] what fanout has not settled; [`tail`] the newest events, for who reads. Among several owners,
 //! [`ownership`] says who has which chats, [`recovery`] what a new owner does with a log, and [`refusals`] what comes too late.
 
+pub(crate) mod body;
 pub(crate) mod chat;
 pub(crate) mod chat_ids;
 mod maps;
@@ -24,12 +25,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use confab_ids::{ChatId, MessageId, Seq, UserId};
 use confab_proto::fanout::v1::Publication;
-use confab_proto::message::v1::{ChatKind, Content, Role};
+use confab_proto::message::v1::{ChatKind, Role};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::error::{ChatError, MarkError, SendError};
 use crate::store::recent::Kept;
 use crate::store::{CreationKey, Row, SendKey};
+use body::Body;
 use owner::Write;
 use ownership::Ask;
 use ownership::lease::Incarnation;
@@ -89,7 +91,7 @@ pub(crate) struct Send {
     pub message_id: MessageId,
     /// Empty: none; then `message_id` is the key.
     pub client_id: String,
-    pub content: Content,
+    pub body: Body,
 }
 
 /// Raises watermarks; [`Seq::ZERO`] leaves one as it is.
@@ -237,6 +239,8 @@ pub(crate) struct Effects {
     pub loads: Vec<Load>,
     /// Read these ends of logs and answer with `tail_read`.
     pub tails: Vec<TailRead>,
+    /// Read these events of logs and answer each with `row_read`.
+    pub row_reads: Vec<RowRead>,
     /// Look these keys up and answer with `found`, for all at once.
     pub lookups: Vec<Lookup>,
     /// Look up what these keys have made, and answer each with `creation_found`.
@@ -307,6 +311,15 @@ pub(crate) struct TailRead {
     pub bucket: u32,
     /// So many of its newest rows.
     pub limit: usize,
+}
+
+/// One event of a chat's log, from below its head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct RowRead {
+    pub chat: ChatId,
+    pub seq: Seq,
+    /// The recovery since which it is asked.
+    pub epoch: i64,
 }
 
 /// How many have got a sender's last message.

@@ -19,6 +19,10 @@ pub(crate) enum SendError {
     Conflict,
     #[error("reply_to is beyond the chat's last event")]
     ReplyBeyondHead,
+    #[error("there is no such message that this member sees, or it was deleted")]
+    UnknownTarget,
+    #[error("the message is another member's")]
+    NotYours,
     #[error("the message could not be stored; it may or may not be there: send it again with its client_id")]
     Unavailable,
     #[error("the chat is another instance's now")]
@@ -114,6 +118,8 @@ impl Refusal for SendError {
             Self::NotMember => reason("NOT_MEMBER", "chat_id", Code::PermissionDenied),
             Self::Conflict => reason("CONFLICT", "client_id", Code::AlreadyExists),
             Self::ReplyBeyondHead => reason("NOT_FOUND", "reply_to", Code::NotFound),
+            Self::UnknownTarget => reason("NOT_FOUND", "target", Code::NotFound),
+            Self::NotYours => reason("FORBIDDEN", "target", Code::PermissionDenied),
             Self::Unavailable => reason("UNAVAILABLE", "", Code::Unavailable),
             Self::NotOwner => reason("NOT_OWNER", "", Code::Unavailable),
         }

@@ -31,11 +31,13 @@ use crate::core::ownership::lease::Incarnation;
 use crate::core::ownership::map::ShardMap;
 use crate::core::ownership::{Ask, Ownership};
 use crate::core::recovery::LogRow;
-use crate::core::{Accepted, Command, Create, Effects, Found, KeyRead, Load, Lookup, Now, Origin, Outcome, TailRead};
+use crate::core::{
+    Accepted, Command, Create, Effects, Found, KeyRead, Load, Lookup, Now, Origin, Outcome, RowRead, TailRead,
+};
 use crate::error::ChatError;
 use crate::publisher::{FanoutEvent, PUBLICATIONS_PER_FRAME};
 use crate::store::recent::Recent;
-use crate::store::{ChatRecord, Creation, Ledger, Store, StoreError};
+use crate::store::{ChatRecord, Creation, Ledger, Page, Range, Store, StoreError};
 
 /// Requests that wait for the owner; whoever has one more waits to hand it over.
 const REQUESTS_MAX: usize = 1_024;
@@ -130,6 +132,7 @@ enum Done {
     Loaded(Vec<Load>, Result<Vec<Option<ChatRecord>>, StoreError>),
     Found(Vec<Lookup>, Result<Vec<Found>, StoreError>),
     Tails(Vec<TailRead>, Result<Vec<Vec<LogRow>>, StoreError>),
+    Rows(Vec<RowRead>, Result<Vec<Page>, StoreError>),
     Key(KeyRead, Result<Option<Creation>, StoreError>),
     Ids(Option<u64>),
     Answered(Incarnation, Answered),
@@ -366,6 +369,15 @@ impl<S: Store, L: Ledger> Task<S, L> {
                 tracing::error!(%error, "the ends of logs could not be read");
                 reads.into_iter().for_each(|read| owner.load_failed(read.load, fx));
             }
+            Done::Rows(reads, Ok(pages)) => {
+                for (read, page) in reads.into_iter().zip(pages) {
+                    owner.row_read(now, read, page.events.into_iter().next(), fx);
+                }
+            }
+            Done::Rows(reads, Err(error)) => {
+                tracing::error!(%error, "events could not be read");
+                reads.into_iter().for_each(|read| owner.row_unread(now, read, fx));
+            }
             Done::Key(read, Ok(made)) => owner.creation_found(now, &read, made, fx),
             Done::Key(read, Err(error)) => {
                 tracing::error!(%error, "the key of a new chat could not be read");
@@ -413,6 +425,13 @@ impl<S: Store, L: Ledger> Task<S, L> {
             self.under_way.push(Box::pin(async move {
                 let records = store.load(fx.loads.iter().map(|load| load.chat).collect()).await;
                 Done::Loaded(fx.loads, records)
+            }));
+        }
+        if !fx.row_reads.is_empty() {
+            let (store, reads) = (self.store.clone(), std::mem::take(&mut fx.row_reads));
+            self.under_way.push(Box::pin(async move {
+                let rows = store.events(reads.iter().map(Range::of_row).collect()).await;
+                Done::Rows(reads, rows)
             }));
         }
         if !fx.lookups.is_empty() {

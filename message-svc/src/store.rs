@@ -20,7 +20,7 @@ use crate::core::ownership::lease::{Incarnation, LeaseRow, Swapped};
 use crate::core::ownership::map::ShardMap;
 use crate::core::recovery::LogRow;
 use crate::core::sends::Sent;
-use crate::core::{Found, Lookup};
+use crate::core::{Found, Lookup, RowRead};
 
 /// Members of a chat at most.
 pub(crate) const MEMBERS_MAX: usize = 1_000;
@@ -290,6 +290,14 @@ pub(crate) struct Range {
     pub bytes: usize,
     /// From the upper end downwards.
     pub newest: bool,
+}
+
+impl Range {
+    /// One event.
+    pub(crate) fn of_row(read: &RowRead) -> Self {
+        let RowRead { chat, seq, .. } = *read;
+        Self { chat, after: seq.prev(), before: seq.next(), limit: 1, bytes: usize::MAX, newest: false }
+    }
 }
 
 /// Why the store could not do it. The cause is in the log; nobody can act on it but the operator.

@@ -10,5 +10,8 @@ pub const MEDIA_URL_BYTES_MAX: usize = 2_048;
 /// Characters of a client id.
 pub const CLIENT_ID_CHARS_MAX: usize = 64;
 
+/// Bytes of a reaction's emoji: the longest of Unicode 16 has 35.
+pub const EMOJI_BYTES_MAX: usize = 64;
+
 /// Users that one message mentions.
 pub const MENTIONS_MAX: usize = 100;

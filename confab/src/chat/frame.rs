@@ -61,11 +61,14 @@ pub(crate) enum What {
         content: String,
         media_url: Option<String>,
         client_id: Option<String>,
+        #[serde(default)]
+        deleted: bool,
     },
     Edited {
         user_id: u64,
         target: u64,
-        content: String,
+        /// None: it was changed again.
+        content: Option<String>,
     },
     Deleted {
         user_id: u64,

@@ -229,7 +229,8 @@ impl Model {
         let at = self.clock(event.created_at, now);
         let told = |user: u64, what: String| vec![note(format!("{at} user {user} {what}"))];
         match event.what {
-            What::Message { sender_id, content, media_url, client_id } => {
+            What::Message { sender_id, deleted: true, .. } => told(sender_id, "said what was deleted".to_owned()),
+            What::Message { sender_id, content, media_url, client_id, .. } => {
                 let text = content + &media_url.map(|url| format!(" [{url}]")).unwrap_or_default();
                 if sender_id != self.settings.me {
                     return vec![Effect::Show(Line::Theirs { at, user: sender_id, text: harmless(&text) })];
@@ -240,7 +241,8 @@ impl Model {
                 let tick = self.people.tick(event.seq);
                 vec![Effect::Show(self.mine.recall(text, at, event.seq, tick))]
             }
-            What::Edited { user_id, target, content } => {
+            What::Edited { content: None, .. } => Vec::new(),
+            What::Edited { user_id, target, content: Some(content) } => {
                 told(user_id, format!("changed message {target} to: {}", harmless(&content)))
             }
             What::Deleted { user_id, target } => told(user_id, format!("deleted message {target}")),

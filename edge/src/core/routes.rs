@@ -141,7 +141,9 @@ impl Held {
 /// About what a send takes in memory, bytes.
 fn weight(send: &Send) -> usize {
     let content = send.content.as_ref();
-    512 + content.map_or(0, |content| content.text.len() + content.media_url.len() + 8 * content.mentions.len())
+    let content =
+        content.map_or(0, |content| content.text.len() + content.media_url.len() + 8 * content.mentions.len());
+    512 + content + send.edit.as_ref().map_or(0, |edit| edit.text.len())
 }
 
 impl Router {

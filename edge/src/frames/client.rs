@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 
 use confab_ids::{ChatId, MessageId, NUMBER_LIMIT, Seq, UserId};
-use confab_proto::limits::{CLIENT_ID_CHARS_MAX, MEDIA_URL_BYTES_MAX, MENTIONS_MAX, TEXT_BYTES_MAX};
-use confab_proto::message::v1::Content;
+use confab_proto::limits::{CLIENT_ID_CHARS_MAX, EMOJI_BYTES_MAX, MEDIA_URL_BYTES_MAX, MENTIONS_MAX, TEXT_BYTES_MAX};
+use confab_proto::message::v1::{Content, Deletion, Edit, Reaction};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -20,10 +20,11 @@ const HISTORY_DEFAULT: u32 = 50;
 /// What a client asks for.
 #[derive(Debug, PartialEq)]
 pub(crate) enum ClientFrame {
-    Message {
+    /// What takes a seq.
+    Send {
         chat: ChatId,
         client_id: String,
-        content: Content,
+        body: Body,
     },
     Delivered {
         chat: ChatId,
@@ -58,6 +59,15 @@ pub(crate) enum ClientFrame {
     Presence,
 }
 
+/// What is sent to a chat.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Body {
+    Content(Content),
+    Edit(Edit),
+    Deletion(Deletion),
+    Reaction(Reaction),
+}
+
 /// An event, by its seq or by its id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
@@ -87,7 +97,7 @@ impl BadFrame {
 #[derive(Debug)]
 pub(crate) struct Read {
     pub reference: Option<String>,
-    /// Of a `message`, for the error's sake.
+    /// Of what takes a seq, for the error's sake.
     pub client_id: Option<String>,
     pub trace: Option<String>,
     pub frame: Result<ClientFrame, BadFrame>,
@@ -106,6 +116,9 @@ struct Raw {
     client_id: Option<String>,
     reply_to: Option<u64>,
     mentions: Option<Vec<u64>>,
+    target: Option<u64>,
+    emoji: Option<String>,
+    remove: Option<bool>,
     seq: Option<u64>,
     message_id: Option<String>,
     chats: Option<BTreeMap<u64, u64>>,
@@ -160,11 +173,12 @@ impl Raw {
                 Ok(ClientFrame::Auth { token })
             }
             "presence" => Ok(ClientFrame::Presence),
-            "edit" | "delete" | "react" => Err(BadFrame::new(
-                Code::Unimplemented,
-                Some("type"),
-                format!("{kind} is part of the protocol, but not there yet"),
-            )),
+            "edit" => self.edit(),
+            "delete" => {
+                let target = self.target()?;
+                self.sent(Body::Deletion(Deletion { target, ..Deletion::default() }))
+            }
+            "react" => self.react(),
             other => {
                 let shown: String = other.chars().take(32).collect();
                 Err(BadFrame::new(Code::UnknownType, Some("type"), format!("there is no frame of type {shown:?}")))
@@ -178,7 +192,6 @@ impl Raw {
     }
 
     fn message(mut self) -> Result<ClientFrame, BadFrame> {
-        let chat = self.chat()?;
         if self.media_id.is_some() {
             return Err(BadFrame::new(Code::Unimplemented, Some("media_id"), "media is not there yet"));
         }
@@ -188,25 +201,52 @@ impl Raw {
             None if media_url.is_empty() => return Err(BadFrame::field("content", "content is required")),
             None => String::new(),
         };
-        if text.len() > TEXT_BYTES_MAX {
-            let why = format!("content has {} bytes, at most {TEXT_BYTES_MAX} are allowed", text.len());
-            return Err(BadFrame::new(Code::TooLarge, Some("content"), why));
-        }
+        check_text(&text)?;
         if media_url.len() > MEDIA_URL_BYTES_MAX {
             return Err(BadFrame::field("media_url", format!("media_url is longer than {MEDIA_URL_BYTES_MAX} bytes")));
-        }
-        if self.client_id.as_ref().is_some_and(|id| id.chars().count() > CLIENT_ID_CHARS_MAX) {
-            return Err(BadFrame::field(
-                "client_id",
-                format!("client_id is longer than {CLIENT_ID_CHARS_MAX} characters"),
-            ));
         }
         if self.mentions.as_ref().is_some_and(|users| users.len() > MENTIONS_MAX) {
             return Err(BadFrame::field("mentions", format!("mentions are more than {MENTIONS_MAX}")));
         }
         let reply_to = below_limit("reply_to", self.reply_to.unwrap_or(0))?;
-        let content = Content { text, media_url, reply_to, mentions: self.mentions.take().unwrap_or_default() };
-        Ok(ClientFrame::Message { chat, client_id: self.client_id.take().unwrap_or_default(), content })
+        let mentions = self.mentions.take().unwrap_or_default();
+        self.sent(Body::Content(Content { text, media_url, reply_to, mentions, deleted: false }))
+    }
+
+    fn edit(mut self) -> Result<ClientFrame, BadFrame> {
+        let target = self.target()?;
+        let text = self.content.take().filter(|text| !text.is_empty());
+        let text = text.ok_or_else(|| BadFrame::field("content", "content is required"))?;
+        check_text(&text)?;
+        self.sent(Body::Edit(Edit { target, text, ..Edit::default() }))
+    }
+
+    fn react(mut self) -> Result<ClientFrame, BadFrame> {
+        let target = self.target()?;
+        let emoji = self.emoji.take().filter(|emoji| !emoji.is_empty());
+        let emoji = emoji.ok_or_else(|| BadFrame::field("emoji", "emoji is required"))?;
+        if emoji.len() > EMOJI_BYTES_MAX {
+            return Err(BadFrame::field("emoji", format!("emoji is longer than {EMOJI_BYTES_MAX} bytes")));
+        }
+        let removed = self.remove.unwrap_or(false);
+        self.sent(Body::Reaction(Reaction { target, emoji, removed }))
+    }
+
+    fn sent(mut self, body: Body) -> Result<ClientFrame, BadFrame> {
+        let chat = self.chat()?;
+        let client_id = self.client_id.take().unwrap_or_default();
+        if client_id.chars().count() > CLIENT_ID_CHARS_MAX {
+            let why = format!("client_id is longer than {CLIENT_ID_CHARS_MAX} characters");
+            return Err(BadFrame::field("client_id", why));
+        }
+        Ok(ClientFrame::Send { chat, client_id, body })
+    }
+
+    fn target(&self) -> Result<u64, BadFrame> {
+        let seq = self.target.ok_or_else(|| BadFrame::field("target", "target is required"))?;
+        let seq =
+            Seq::checked(seq).ok_or_else(|| BadFrame::field("target", "target is a number from 1 to 2^53 - 1"))?;
+        Ok(seq.0)
     }
 
     fn place(&self) -> Result<Place, BadFrame> {
@@ -250,6 +290,14 @@ impl Raw {
     }
 }
 
+fn check_text(text: &str) -> Result<(), BadFrame> {
+    if text.len() > TEXT_BYTES_MAX {
+        let why = format!("content has {} bytes, at most {TEXT_BYTES_MAX} are allowed", text.len());
+        return Err(BadFrame::new(Code::TooLarge, Some("content"), why));
+    }
+    Ok(())
+}
+
 fn below_limit(field: &'static str, value: u64) -> Result<u64, BadFrame> {
     if value < NUMBER_LIMIT {
         Ok(value)
@@ -286,7 +334,7 @@ type Field = (&'static str, fn(&Value) -> bool, &'static str);
 
 const NUMBER: &str = "a number from 0 to 2^53 - 1";
 
-const FIELDS: [Field; 16] = [
+const FIELDS: [Field; 19] = [
     ("type", Value::is_string, "a string"),
     ("ref", Value::is_string, "a string"),
     ("traceparent", Value::is_string, "a string"),
@@ -296,6 +344,9 @@ const FIELDS: [Field; 16] = [
     ("client_id", Value::is_string, "a string"),
     ("reply_to", Value::is_u64, NUMBER),
     ("mentions", is_numbers, "a list of numbers"),
+    ("target", Value::is_u64, NUMBER),
+    ("emoji", Value::is_string, "a string"),
+    ("remove", Value::is_boolean, "true or false"),
     ("seq", Value::is_u64, NUMBER),
     ("message_id", Value::is_string, "a string"),
     ("chats", is_positions, "an object of chat ids and seqs"),
@@ -331,7 +382,10 @@ mod tests {
     fn the_seeds_message_is_read_as_it_is_written() {
         let frame = good(r#"{"type":"message","chat_id":1,"content":"Hello!","media_url":null}"#);
         let content = Content { text: "Hello!".into(), ..Content::default() };
-        assert_eq!(frame, ClientFrame::Message { chat: ChatId(1), client_id: String::new(), content });
+        assert_eq!(
+            frame,
+            ClientFrame::Send { chat: ChatId(1), client_id: String::new(), body: Body::Content(content) }
+        );
         assert_eq!(good(r#"{"type":"presence","user_id":"x","status":"online"}"#), ClientFrame::Presence);
     }
 
@@ -342,7 +396,18 @@ mod tests {
         bad(r#"{"chat_id":1}"#, Code::InvalidFrame, Some("type"));
         bad(r#"{"type":7}"#, Code::InvalidFrame, Some("type"));
         bad(r#"{"type":"dance"}"#, Code::UnknownType, Some("type"));
-        bad(r#"{"type":"edit","chat_id":1}"#, Code::Unimplemented, Some("type"));
+        bad(r#"{"type":"edit","chat_id":1,"content":"x"}"#, Code::InvalidFrame, Some("target"));
+        bad(r#"{"type":"edit","chat_id":1,"target":0,"content":"x"}"#, Code::InvalidFrame, Some("target"));
+        bad(r#"{"type":"edit","chat_id":1,"target":1,"content":""}"#, Code::InvalidFrame, Some("content"));
+        bad(r#"{"type":"delete","target":1}"#, Code::InvalidFrame, Some("chat_id"));
+        bad(r#"{"type":"react","chat_id":1,"target":1}"#, Code::InvalidFrame, Some("emoji"));
+        bad(r#"{"type":"react","chat_id":1,"target":1,"emoji":"x","remove":1}"#, Code::InvalidFrame, Some("remove"));
+        let long = "x".repeat(EMOJI_BYTES_MAX + 1);
+        bad(
+            &format!(r#"{{"type":"react","chat_id":1,"target":1,"emoji":"{long}"}}"#),
+            Code::InvalidFrame,
+            Some("emoji"),
+        );
         for id in ["-1", "1.5", "9007199254740992", "0", "\"1\"", "1e400", "99999999999999999999"] {
             bad(
                 &format!(r#"{{"type":"message","chat_id":{id},"content":"x"}}"#),

@@ -65,6 +65,25 @@ enum EventBody<'a> {
         mentions: &'a [u64],
         #[serde(skip_serializing_if = "Option::is_none")]
         client_id: Option<&'a str>,
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        deleted: bool,
+    },
+    Edited {
+        #[serde(flatten)]
+        of: Change<'a>,
+        /// Unless a later event has changed the message again.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        content: Option<&'a str>,
+    },
+    Deleted {
+        #[serde(flatten)]
+        of: Change<'a>,
+    },
+    Reacted {
+        #[serde(flatten)]
+        of: Change<'a>,
+        emoji: &'a str,
+        removed: bool,
     },
     Chat {
         event: &'static str,
@@ -84,9 +103,42 @@ enum EventBody<'a> {
     },
 }
 
+/// What all events say that name a message.
+#[derive(Serialize)]
+struct Change<'a> {
+    message_id: Uuid,
+    chat_id: u64,
+    seq: u64,
+    n: u64,
+    target: u64,
+    user_id: u64,
+    #[serde(serialize_with = "as_time")]
+    created_at: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client_id: Option<&'a str>,
+}
+
 /// An event as its frame; `own`: with what only the sender's devices see. `None`: a kind that this version doesn't know.
 fn event_text(event: &Event, own: bool) -> Option<Utf8Bytes> {
+    let client_id = (own && !event.client_id.is_empty()).then_some(event.client_id.as_str());
+    let change = |target| Change {
+        message_id: uuid(&event.message_id),
+        chat_id: event.chat_id,
+        seq: event.seq,
+        n: event.count,
+        target,
+        user_id: event.sender_id,
+        created_at: event.created_at_ms,
+        client_id,
+    };
     let body = match event.body.as_ref()? {
+        event::Body::Edit(edit) => {
+            EventBody::Edited { of: change(edit.target), content: (!edit.text.is_empty()).then_some(&edit.text) }
+        }
+        event::Body::Deletion(deletion) => EventBody::Deleted { of: change(deletion.target) },
+        event::Body::Reaction(reaction) => {
+            EventBody::Reacted { of: change(reaction.target), emoji: &reaction.emoji, removed: reaction.removed }
+        }
         event::Body::Content(content) => EventBody::Message {
             message_id: uuid(&event.message_id),
             chat_id: event.chat_id,
@@ -98,7 +150,8 @@ fn event_text(event: &Event, own: bool) -> Option<Utf8Bytes> {
             media_url: &content.media_url,
             reply_to: content.reply_to,
             mentions: &content.mentions,
-            client_id: (own && !event.client_id.is_empty()).then_some(&event.client_id),
+            client_id,
+            deleted: content.deleted,
         },
         event::Body::Membership(membership) => EventBody::Chat {
             event: match membership.kind() {
@@ -174,7 +227,8 @@ impl EventFrame {
         match &self.event.body {
             Some(event::Body::Content(content)) => 256 + content.text.len() + content.media_url.len(),
             Some(event::Body::Membership(membership)) => 256 + membership.user_ids.len() * 8,
-            None => 256,
+            Some(event::Body::Edit(edit)) => 256 + edit.text.len(),
+            Some(event::Body::Deletion(_) | event::Body::Reaction(_)) | None => 256,
         }
     }
 
@@ -327,7 +381,7 @@ pub(crate) fn events(encoded: &[bytes::Bytes], user: UserId) -> Vec<Box<RawValue
 #[cfg(test)]
 mod tests {
     use super::*;
-    use confab_proto::message::v1::Content;
+    use confab_proto::message::v1::{Content, Deletion, Edit, Reaction};
 
     fn event() -> Event {
         Event {
@@ -353,6 +407,23 @@ mod tests {
         );
         let own = frame.text_for(UserId(67_890)).expect("a frame");
         assert!(own.as_str().ends_with(r#""client_id":"c-1"}"#), "{own}");
+    }
+
+    #[test]
+    fn what_names_a_message_says_which() {
+        let of = |body| {
+            let event = Event { body: Some(body), ..event() };
+            let frame = EventFrame::decode(&event.encode_to_vec(), Seq::ZERO).expect("an event");
+            frame.text_for(UserId(1)).expect("a frame").as_str().to_owned()
+        };
+        let common = r#""message_id":"07070707-0707-0707-0707-070707070707","chat_id":12345,"seq":41,"n":40,"target":7,"user_id":67890,"created_at":"2023-11-14T22:13:20.123Z""#;
+        let edit = |text: &str| event::Body::Edit(Edit { target: 7, text: text.into(), rows: vec![vec![1].into()] });
+        assert_eq!(of(edit("new")), format!(r#"{{"type":"edited",{common},"content":"new"}}"#));
+        assert_eq!(of(edit("")), format!(r#"{{"type":"edited",{common}}}"#));
+        let deletion = event::Body::Deletion(Deletion { target: 7, rows: Vec::new() });
+        assert_eq!(of(deletion), format!(r#"{{"type":"deleted",{common}}}"#));
+        let reaction = event::Body::Reaction(Reaction { target: 7, emoji: "👍".into(), removed: false });
+        assert_eq!(of(reaction), format!(r#"{{"type":"reacted",{common},"emoji":"👍","removed":false}}"#));
     }
 
     #[test]

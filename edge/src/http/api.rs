@@ -238,7 +238,9 @@ pub(crate) async fn send_message(
             media_url: new.media_url.unwrap_or_default(),
             reply_to: new.reply_to.unwrap_or(0),
             mentions: new.mentions.unwrap_or_default(),
+            deleted: false,
         }),
+        ..pb::Send::default()
     };
     let request = pb::SendMessageRequest { send: Some(send) };
     let accepted = app.shared.messages.clone().send_message(request).await?.into_inner().accepted.unwrap_or_default();

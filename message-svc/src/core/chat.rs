@@ -94,6 +94,8 @@ impl Place {
             created_at_ms: self.created_at_ms,
             count: self.count,
             body: Some(body),
+            sent_hash: 0,
+            changed_seq: 0,
         }
     }
 }
@@ -110,6 +112,8 @@ pub(crate) struct Pending {
     pub answers: Vec<(Origin, Answer)>,
     /// Rows to write, one batch after another, before it counts as durable.
     pub then: VecDeque<Vec<Row>>,
+    /// Events that are others with it, encoded.
+    pub changed: Vec<(Seq, Bytes)>,
 }
 
 /// What to answer once it is durable.
@@ -148,7 +152,9 @@ pub(crate) struct Chat {
     pub certain: Certain,
     /// The last event that changed the members.
     pub roster_seq: Seq,
-    /// Keys are being looked up; the next bucket is being opened.
+    /// Events that were read for the command that waits in front.
+    pub rows_read: Vec<(Seq, Bytes)>,
+    /// Keys are being looked up, or events read; the next bucket is being opened.
     pub looking: bool,
     pub opening: bool,
     /// Nothing is appended before the head is here: a change of members goes alone, where there are other owners.
@@ -218,6 +224,7 @@ impl Chat {
             sends,
             certain: Certain::default(),
             roster_seq: Seq::ZERO,
+            rows_read: Vec::new(),
             looking: false,
             opening: false,
             barrier: Seq::ZERO,
@@ -247,7 +254,7 @@ impl Chat {
     }
 
     /// Whose join is not durable yet is no member yet.
-    fn member(&self, user: UserId) -> Option<&Member> {
+    pub(crate) fn member(&self, user: UserId) -> Option<&Member> {
         self.members.get(self.slot(user)?).filter(|member| member.joined_seq <= self.head)
     }
 

@@ -5,10 +5,11 @@
 //!
 //! ```text
 //! sending.rs   a message's way into the log     creating.rs   chats and members      marking.rs   watermarks
-//! durable.rs   what is written, and then        fenced.rs     among other owners: recovery, shards that come and go
-//!                                               making.rs     among other owners: chats that are made
+//! changing.rs  edits, deletions, reactions      fenced.rs     among other owners: recovery, shards that come and go
+//! durable.rs   what is written, and then        making.rs     among other owners: chats that are made
 //! ```
 
+mod changing;
 mod creating;
 mod durable;
 mod fenced;
@@ -328,6 +329,15 @@ impl Owner {
             }
             Command::AddMembers(add) => self.add_members(now, id, origin, add, fx),
             Command::Create(create) => self.ensure(now, id, origin, *create, fx),
+        }
+    }
+
+    /// Refuses what waits in front, for a reason that passes.
+    fn refuse_first(&mut self, chat: ChatId, fx: &mut Effects) {
+        let Some(Slot::Hot { waiting, .. }) = self.slots.get_mut(&chat) else { return };
+        if let Some((origin, command)) = waiting.pop_front() {
+            self.waiting -= 1;
+            self.refuse(chat, origin, &command, unavailable(&command), fx);
         }
     }
 

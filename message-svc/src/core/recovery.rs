@@ -8,6 +8,7 @@ use confab_ids::{ChatId, Seq, UserId};
 use confab_proto::message::v1::{Event, MembershipKind, Role, event};
 use prost::Message as _;
 
+use super::body::changed_rows;
 use super::marks::Marks;
 use super::owner::key_and_sent;
 use super::ownership::rules::{self, Rule};
@@ -118,9 +119,14 @@ impl Recovery {
             row.epoch = epoch;
         }
         let as_it_was = self.chat_row();
+        let changed = self.apply_changes();
         self.sends = self.rows.iter().filter_map(|row| key_and_sent(&decoded(row))).collect();
         if rules::holds(Rule::Rewrite) {
             self.rewrites = self.batches(chat, as_it_was);
+        }
+        if !changed.is_empty() {
+            let row = |(seq, bytes)| Row::Event { chat, seq, epoch, bytes };
+            self.rewrites.push_back(changed.into_iter().map(row).collect());
         }
         let joined = self.catch_up();
         if self.record.roster_seq > known {
@@ -140,6 +146,27 @@ impl Recovery {
         let members = self.record.members.iter().map(|(member, _)| member.clone()).collect();
         let ChatRecord { meta, roster_seq, certain, .. } = &self.record;
         Row::Chat { meta: meta.clone(), roster: Some(Roster { seq: *roster_seq, members, certain: *certain }) }
+    }
+
+    /// Changes the rows that edits and deletions among them have changed: the owner before may have stored such an event, and no more.
+    /// Gives out those that lie below them all.
+    fn apply_changes(&mut self) -> BTreeMap<Seq, Bytes> {
+        let mut changed = BTreeMap::new();
+        if !rules::holds(Rule::RedoChanges) {
+            return changed;
+        }
+        for event in self.rows.iter().map(decoded) {
+            // The last one counts.
+            let rows =
+                changed_rows(&event).iter().filter_map(|row| Some((Seq(Event::decode(&row[..]).ok()?.seq), row)));
+            changed.extend(rows.map(|(seq, row)| (seq, row.clone())));
+        }
+        for row in &mut self.rows {
+            if let Some(bytes) = changed.remove(&row.seq) {
+                row.bytes = bytes;
+            }
+        }
+        changed
     }
 
     /// Brings the roster up to the log: the owner before may have stored an event that changes it, and no more. Gives out

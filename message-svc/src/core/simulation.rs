@@ -2,7 +2,7 @@
 //! and hand over; clocks that drift and step; compare-and-sets whose outcome is not told. The cores run as they are.
 //!
 //! Whatever the schedule: what was acked is in the log where the ack said, no send is there twice, each sender's are in
-//! their order, and what was published is what the log says. With any one rule of [`rules`] cut, some schedule breaks that.
+//! their order, and what was published is what the log says, as edits and deletions have changed it. With any one rule of [`rules`] cut, some schedule breaks that.
 
 #![allow(clippy::print_stdout, reason = "its figures are its result")]
 
@@ -25,7 +25,7 @@ const SCHEDULES: u64 = 300;
 /// Schedules within which the lack of a rule has to show.
 const CONTROL_SCHEDULES: u64 = 20_000;
 
-const RULES: [Rule; 23] = [
+const RULES: [Rule; 26] = [
     Rule::SettleUnknownMap,
     Rule::NoticeAnotherTenure,
     Rule::DeadBeforeMove,
@@ -49,6 +49,9 @@ const RULES: [Rule; 23] = [
     Rule::CheckSendAgainstRow,
     Rule::RefuseGenerations,
     Rule::Rewrite,
+    Rule::ChangeAlone,
+    Rule::ChangeAfterEvent,
+    Rule::RedoChanges,
 ];
 
 /// Between two lines that tell how far it has come.

@@ -43,6 +43,23 @@ impl Tail {
         }
     }
 
+    /// The event at a seq, if it is here.
+    pub(crate) fn get(&self, head: Seq, seq: Seq) -> Option<&Bytes> {
+        self.events.get(self.place(head, seq)?)
+    }
+
+    fn place(&self, head: Seq, seq: Seq) -> Option<usize> {
+        let behind = usize::try_from(head.0.checked_sub(seq.0)?).ok()?;
+        self.events.len().checked_sub(behind)?.checked_sub(1)
+    }
+
+    /// In the place of the event at a seq, if it is here.
+    fn replace(&mut self, head: Seq, seq: Seq, event: Bytes) {
+        let Some(at) = self.place(head, seq) else { return };
+        self.bytes = self.bytes + event.len() - self.events[at].len();
+        self.events[at] = event;
+    }
+
     fn bytes(&self) -> usize {
         self.bytes
     }
@@ -75,6 +92,13 @@ impl Tails {
         }
         let before = tail.bytes();
         tail.push(event.clone());
+        self.bytes = (self.bytes + tail.bytes()).saturating_sub(before);
+    }
+
+    /// Events that are others now. `head`: of the tail.
+    pub(crate) fn change(&mut self, tail: &mut Tail, head: Seq, changed: &[(Seq, Bytes)]) {
+        let before = tail.bytes();
+        changed.iter().for_each(|(seq, event)| tail.replace(head, *seq, event.clone()));
         self.bytes = (self.bytes + tail.bytes()).saturating_sub(before);
     }
 
@@ -138,6 +162,19 @@ mod tests {
         assert_eq!(after(6), None);
         assert_eq!(after(10), Some(vec![]));
         assert_eq!(after(11), None);
+    }
+
+    #[test]
+    fn an_event_can_be_another_one() {
+        let mut tail = tail(8..=10);
+        assert_eq!(tail.get(Seq(10), Seq(8)), Some(&"8".into()));
+        assert_eq!((tail.get(Seq(10), Seq(7)), tail.get(Seq(10), Seq(11))), (None, None));
+        let mut all = Tails::default();
+        all.admit(&mut tail);
+        all.change(&mut tail, Seq(10), &[(Seq(9), "nine".into()), (Seq(7), "seven".into())]);
+        let events = tail.after(Seq(10), Seq(7)).map(|newest| newest.events);
+        assert_eq!(events, Some(vec!["8".into(), "nine".into(), "10".into()]));
+        assert_eq!((tail.bytes(), all.bytes), (7 + 3 * OVERHEAD, 7 + 3 * OVERHEAD));
     }
 
     #[test]

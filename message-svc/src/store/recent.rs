@@ -1,9 +1,10 @@
 //! The newest events of each chat in Redis, in front of a cluster's store: who connects again reads mostly those.
 //!
 //! Redis decides nothing. A range is answered from it only by events without a hole, up to the head that the owner has
-//! told, and kept under the epoch that it has told; whatever lacks is read from the store. What is kept is never changed: an
-//! event below a head that an owner told is in the log for good, so that it doesn't matter who writes it when, nor what is
-//! lost of it. `docs/design/0005-redis.md` has all of it.
+//! told, and kept under the epoch that it has told; whatever lacks is read from the store. An event below a head that an owner
+//! told is in the log for good, so that it doesn't matter who writes it when, nor what is lost of it. Where a message was edited
+//! or deleted, the owner takes what is kept of it away and writes it anew; two versions at once are none, and a lost write leaves
+//! the one before for at most an hour, with the event that changed it right behind it. `docs/design/0005-redis.md` has all of it.
 //!
 //! ```text
 //! range.rs   which events a range needs, and whether these are they; pure
@@ -13,7 +14,7 @@ mod range;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -45,6 +46,8 @@ pub(crate) struct Kept {
     pub epoch: i64,
     pub seq: Seq,
     pub bytes: Bytes,
+    /// What was kept at this seq goes first.
+    pub replaces: bool,
 }
 
 /// What an owner has told of a log.
@@ -196,24 +199,35 @@ fn of_page(asked: &Asked, page: &Page) -> Vec<Kept> {
     let events = page.events.iter().filter_map(|bytes| {
         let seq = Seq(Event::decode(&bytes[..]).ok()?.seq);
         let counts = epoch != 0 && seq > lowest && seq <= head;
-        counts.then(|| Kept { chat: range.chat, epoch, seq, bytes: bytes.clone() })
+        counts.then(|| Kept { chat: range.chat, epoch, seq, bytes: bytes.clone(), replaces: false })
     });
     events.collect()
 }
 
 /// One command per chat for all its events, then what is too many and too old goes.
 fn writes(events: Vec<Kept>) -> Vec<Command> {
-    let mut by_key: BTreeMap<(ChatId, i64), Vec<(Seq, Bytes)>> = BTreeMap::new();
-    for Kept { chat, epoch, seq, bytes } in events {
-        by_key.entry((chat, epoch)).or_default().push((seq, bytes));
+    let mut by_key: BTreeMap<(ChatId, i64), Vec<Kept>> = BTreeMap::new();
+    for event in events {
+        by_key.entry((event.chat, event.epoch)).or_default().push(event);
     }
-    let commands = by_key.into_iter().flat_map(|((chat, epoch), events)| {
+    let commands = by_key.into_iter().flat_map(|((chat, epoch), mut events)| {
         let key = key(chat, epoch);
-        let add = events
-            .into_iter()
-            .fold(Command::new("ZADD", key.clone()), |add, (seq, bytes)| add.number(seq.0.cast_signed()).bytes(bytes));
+        // Of one seq the last one counts.
+        let replaced: BTreeSet<Seq> = events.iter().filter(|event| event.replaces).map(|event| event.seq).collect();
+        let last: BTreeMap<Seq, usize> = events.iter().enumerate().map(|(at, event)| (event.seq, at)).collect();
+        let mut at = 0..;
+        events.retain(|event| at.next() == last.get(&event.seq).copied());
+        let remove = |seq: Seq| {
+            let seq = seq.0.cast_signed();
+            Command::new("ZREMRANGEBYSCORE", key.clone()).number(seq).number(seq)
+        };
+        let mut commands: Vec<Command> = replaced.into_iter().map(remove).collect();
+        let add = events.into_iter().fold(Command::new("ZADD", key.clone()), |add, event| {
+            add.number(event.seq.0.cast_signed()).bytes(event.bytes)
+        });
         let trim = Command::new("ZREMRANGEBYRANK", key.clone()).number(0).number(-1 - KEPT.cast_signed());
-        [add, trim, Command::new("EXPIRE", key).number(LIFE_SECONDS)]
+        commands.extend([add, trim, Command::new("EXPIRE", key).number(LIFE_SECONDS)]);
+        commands
     });
     commands.collect()
 }

@@ -243,6 +243,7 @@ fn event(seq: u64) -> Bytes {
         device: "phone".into(),
         client_id: client_id(seq),
         body: Some(event::Body::Content(Content::default())),
+        ..Event::default()
     };
     Bytes::from(event.encode_to_vec())
 }

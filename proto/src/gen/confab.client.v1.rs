@@ -8,7 +8,10 @@ pub struct ClientFrame {
     pub r#ref: ::prost::alloc::string::String,
     #[prost(string, tag = "2")]
     pub traceparent: ::prost::alloc::string::String,
-    #[prost(oneof = "client_frame::Frame", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18")]
+    #[prost(
+        oneof = "client_frame::Frame",
+        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22"
+    )]
     pub frame: ::core::option::Option<client_frame::Frame>,
 }
 /// Nested message and enum types in `ClientFrame`.
@@ -33,6 +36,14 @@ pub mod client_frame {
         Ping(super::PingFrame),
         #[prost(message, tag = "18")]
         Auth(super::AuthFrame),
+        #[prost(message, tag = "19")]
+        Edit(super::EditFrame),
+        #[prost(message, tag = "20")]
+        Delete(super::DeleteFrame),
+        #[prost(message, tag = "21")]
+        React(super::ReactFrame),
+        #[prost(message, tag = "22")]
+        Typing(super::TypingFrame),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -99,4 +110,43 @@ pub struct PingFrame {}
 pub struct AuthFrame {
     #[prost(string, tag = "1")]
     pub token: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EditFrame {
+    #[prost(uint64, tag = "1")]
+    pub chat_id: u64,
+    /// The message's seq.
+    #[prost(uint64, tag = "2")]
+    pub target: u64,
+    #[prost(string, tag = "3")]
+    pub content: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub client_id: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeleteFrame {
+    #[prost(uint64, tag = "1")]
+    pub chat_id: u64,
+    #[prost(uint64, tag = "2")]
+    pub target: u64,
+    #[prost(string, tag = "3")]
+    pub client_id: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReactFrame {
+    #[prost(uint64, tag = "1")]
+    pub chat_id: u64,
+    #[prost(uint64, tag = "2")]
+    pub target: u64,
+    #[prost(string, tag = "3")]
+    pub emoji: ::prost::alloc::string::String,
+    #[prost(bool, tag = "4")]
+    pub remove: bool,
+    #[prost(string, tag = "5")]
+    pub client_id: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TypingFrame {
+    #[prost(uint64, tag = "1")]
+    pub chat_id: u64,
 }

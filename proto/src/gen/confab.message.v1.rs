@@ -25,7 +25,14 @@ pub struct Event {
     /// How many events of this chat count as unread, up to and with this one.
     #[prost(uint64, tag = "8")]
     pub count: u64,
-    #[prost(oneof = "event::Body", tags = "10, 11")]
+    /// Of a row that was written again: the hash of the body as it was sent, by which a repeat is told from another send with its
+    /// key. 0: the body is as it was sent.
+    #[prost(fixed64, tag = "15")]
+    pub sent_hash: u64,
+    /// The seq of the event that has changed this row last: of a message, its last edit or its deletion. 0: it is as it was sent.
+    #[prost(uint64, tag = "16")]
+    pub changed_seq: u64,
+    #[prost(oneof = "event::Body", tags = "10, 11, 12, 13, 14")]
     pub body: ::core::option::Option<event::Body>,
 }
 /// Nested message and enum types in `Event`.
@@ -36,6 +43,12 @@ pub mod event {
         Content(super::Content),
         #[prost(message, tag = "11")]
         Membership(super::Membership),
+        #[prost(message, tag = "12")]
+        Edit(super::Edit),
+        #[prost(message, tag = "13")]
+        Deletion(super::Deletion),
+        #[prost(message, tag = "14")]
+        Reaction(super::Reaction),
     }
 }
 /// What a person wrote.
@@ -53,6 +66,44 @@ pub struct Content {
     /// User ids, at most 100.
     #[prost(uint64, repeated, tag = "4")]
     pub mentions: ::prost::alloc::vec::Vec<u64>,
+    /// It was deleted: there is nothing else here.
+    #[prost(bool, tag = "5")]
+    pub deleted: bool,
+}
+/// Other words for a message, by its sender.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Edit {
+    /// The message's seq.
+    #[prost(uint64, tag = "1")]
+    pub target: u64,
+    /// 1 byte to 16 KiB of UTF-8. Empty: a later event has changed the message again.
+    #[prost(string, tag = "2")]
+    pub text: ::prost::alloc::string::String,
+    /// As it is stored, not as it is published: the rows that this event has changed, encoded `Event`s, as they are after it. They are
+    /// the message's own and that of the edit before, so that nothing that was overwritten can be read any more.
+    #[prost(bytes = "bytes", repeated, tag = "3")]
+    pub rows: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+}
+/// A message is taken back, by its sender or an admin.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Deletion {
+    #[prost(uint64, tag = "1")]
+    pub target: u64,
+    /// As in `Edit`.
+    #[prost(bytes = "bytes", repeated, tag = "2")]
+    pub rows: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+}
+/// A member's reaction to a message.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Reaction {
+    #[prost(uint64, tag = "1")]
+    pub target: u64,
+    /// At most 64 bytes.
+    #[prost(string, tag = "2")]
+    pub emoji: ::prost::alloc::string::String,
+    /// It is taken back.
+    #[prost(bool, tag = "3")]
+    pub removed: bool,
 }
 /// A change of the chat or of its members.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -205,8 +256,17 @@ pub struct Send {
     pub message_id: ::prost::bytes::Bytes,
     #[prost(string, tag = "5")]
     pub client_id: ::prost::alloc::string::String,
+    /// What it puts into the log: one of these.
     #[prost(message, optional, tag = "6")]
     pub content: ::core::option::Option<Content>,
+    /// Of a message that the user has sent: `target` and `text`.
+    #[prost(message, optional, tag = "7")]
+    pub edit: ::core::option::Option<Edit>,
+    /// Of a message that the user has sent or, where the user is an admin, any: `target`.
+    #[prost(message, optional, tag = "8")]
+    pub deletion: ::core::option::Option<Deletion>,
+    #[prost(message, optional, tag = "9")]
+    pub reaction: ::core::option::Option<Reaction>,
 }
 /// Raises the watermarks of one device; lower values than the known ones change nothing. One that raises nothing has the
 /// chat's owner take it up, which a new owner of its shard otherwise does at the next message.

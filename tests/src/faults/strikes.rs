@@ -80,7 +80,8 @@ pub(super) async fn mend(strike: Strike, wired: &mut Wired, cassandra: &Cassandr
 
 /// One after the other. Edges come last: who calls may have calls that who is called doesn't know before.
 async fn roll(mesh: &mut Mesh, begun: Instant) -> anyhow::Result<()> {
-    let (edges, services): (Vec<_>, Vec<_>) = mesh.processes.values_mut().partition(|process| process.name().starts_with("edge-"));
+    let (edges, services): (Vec<_>, Vec<_>) =
+        mesh.processes.values_mut().partition(|process| process.name().starts_with("edge-"));
     for process in services.into_iter().chain(edges) {
         restart(process, begun).await?;
     }

@@ -1,8 +1,9 @@
-//! Full mode: acks, idempotency, catching up, receipts, presence, groups, connections, and the program's own ends.
+//! Full mode: acks, idempotency, catching up, edits and deletions, receipts, presence, groups, connections, and the program's own ends.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking, and prints its figures")]
 
 mod catching_up;
+mod changing;
 mod groups;
 mod presence;
 mod process;

@@ -9,6 +9,7 @@ use confab_proto::presence::v1::{GetPresenceRequest, LocateRequest, Presence, Pr
 use confab_redis::{Command, Redis, Reply};
 use confab_test_servers::{Cassandra, Mode, Redis as Server};
 use confab_tests::harness::{BOUND, Client, Mesh, Shape, Signal, Store, cassandra_reads, wait_for};
+use serde_json::{Value, json};
 use tokio::task::spawn_blocking;
 
 use crate::chatting::{SOON, talk};
@@ -143,6 +144,34 @@ async fn cost(mesh: &Mesh, cassandra: &Arc<Cassandra>, heads: &[(u64, u64)], tim
     after.iter().map(each).filter(|(_, count)| *count > 0.0).collect()
 }
 
+/// A message that was edited and one that was deleted, among more than an owner keeps in memory, are read as they are now: soon, for
+/// Redis is written behind the acks.
+async fn changes_are_read(mesh: &Mesh, one: &mut Client, chat: u64) {
+    let mut seqs = Vec::new();
+    for number in 0..MESSAGES {
+        seqs.push(one.say(chat, &format!("{number:0BYTES$}")).await.unwrap()["seq"].clone());
+    }
+    let edit = json!({"type": "edit", "chat_id": chat, "target": seqs[3], "content": "other words", "client_id": "e"});
+    let delete = json!({"type": "delete", "chat_id": chat, "target": seqs[4], "client_id": "d"});
+    for frame in [edit, delete] {
+        one.send(&frame).await.unwrap();
+        one.answer_to(frame["client_id"].as_str().unwrap()).await.unwrap();
+    }
+    for edge in 0..EDGES.len() {
+        let are_read = || async {
+            let mut client = mesh.connect(edge, 1).await.ok()?;
+            client.sync(&[(chat, 1)]).await.ok()?;
+            let frames = client.until_pong().await.ok()?;
+            let mut messages = frames.iter().filter(|frame| frame["type"] == "message" && frame["chat_id"] == chat);
+            let mut content = |seq: &Value| messages.find(|frame| frame["seq"] == *seq).map(|frame| &frame["content"]);
+            let contents = [content(&seqs[3])?, content(&seqs[4])?];
+            client.close().await.ok()?;
+            (contents == [&json!("other words"), &json!("")]).then_some(())
+        };
+        wait_for("what was changed, as it is", BOUND, are_read).await.unwrap();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn who_comes_back_is_served_from_redis_and_without_it_from_cassandra_and_chats_go_on() {
     let (cassandra, server) = tokio::join!(spawn_blocking(|| Cassandra::start(1)), server(Mode::Cluster));
@@ -170,6 +199,8 @@ async fn who_comes_back_is_served_from_redis_and_without_it_from_cassandra_and_c
 
     // A mesh of several owners is at hand.
     relaying::a_stream_goes_by_way_of_another_instance(&mesh, mesh.direct(0, 1, 99).await.unwrap(), 1).await;
+
+    changes_are_read(&mesh, &mut one, mesh.direct(0, 1, 98).await.unwrap()).await;
 
     // All of it is killed while people chat.
     for peer in server.servers() {

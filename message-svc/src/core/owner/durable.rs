@@ -133,15 +133,19 @@ impl Owner {
             self.unconfirmed.insert(id);
             return;
         }
-        let Some(Slot::Hot { chat, .. }) = self.slots.get_mut(&id) else { return };
+        let Some(Slot::Hot { chat, waiting }) = self.slots.get_mut(&id) else { return };
         let ready = chat.advance();
+        let waits = !waiting.is_empty();
         let (settled, epoch, any) = (chat.settled, chat.certain.epoch, !ready.is_empty());
         self.pending -= ready.len();
-        for Pending { seq, payload, to, answers, .. } in ready {
+        for Pending { seq, payload, to, answers, changed, .. } in ready {
             if let Payload::Event(bytes) = &payload {
                 self.tails.keep(&mut chat.tail, bytes);
+                self.tails.change(&mut chat.tail, seq, &changed);
                 if !self.fence.is_sole() {
-                    fx.recent.push(Kept { chat: id, epoch, seq, bytes: bytes.clone() });
+                    fx.recent.push(Kept { chat: id, epoch, seq, bytes: bytes.clone(), replaces: false });
+                    let kept = |(seq, bytes)| Kept { chat: id, epoch, seq, bytes, replaces: true };
+                    fx.recent.extend(changed.into_iter().map(kept));
                 }
             }
             fx.publications.push(self.outbox.publish(id, seq, settled, to, payload));
@@ -152,7 +156,7 @@ impl Owner {
                 }
             }
         }
-        if any && !self.fence.is_sole() {
+        if any && (waits || !self.fence.is_sole()) {
             self.go_on(now, id, fx);
         }
     }

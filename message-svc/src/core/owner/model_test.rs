@@ -1,21 +1,25 @@
 //! The owner against a world that delays and reorders everything it may: loads, lookups, the disk's answers, fanout; that
 //! fails reads, breaks the stream to fanout, and crashes. Whatever the schedule, each key is in the log once, seqs have no
-//! hole, an ack names what is on the disk, and publications come in order.
+//! hole, an ack names what is on the disk, and publications come in order. A message's row says what its edits and its deletion
+//! say.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 use confab_ids::{ChatId, MessageId, Seq, UserId};
 use confab_proto::fanout::v1::{Publication, publication};
-use confab_proto::message::v1::{ChatKind, Content, Event, event};
+use confab_proto::message::v1::{ChatKind, Content, Deletion, Edit, Event, Reaction, event};
 use proptest::prelude::*;
 use proptest::test_runner::{TestCaseError, TestRunner};
 use prost::Message as _;
 
 use super::{Limits, Owner};
+use crate::core::body::checks::{changes, is, is_or_was};
+use crate::core::body::{Body, sent_hash};
 use crate::core::marks::Marks;
 use crate::core::sends::Sent;
 use crate::core::{
-    AddMembers, ChatView, Command, Create, Effects, Found, From, Load, Lookup, Mark, Now, Origin, Outcome, Send, View,
+    AddMembers, ChatView, Command, Create, Effects, Found, From, Load, Lookup, Mark, Now, Origin, Outcome, RowRead,
+    Send, View,
 };
 use crate::error::SendError;
 use crate::store::{Certain, ChatRecord, Creation, CreationKey, MemberRow, Meta, Row, SendKey};
@@ -39,6 +43,14 @@ enum Step {
         chat: u64,
         client_id: u8,
         body: bool,
+    },
+    /// An edit, a deletion or a reaction.
+    Change {
+        user: u64,
+        chat: u64,
+        client_id: u8,
+        target: u64,
+        kind: u8,
     },
     Mark {
         user: u64,
@@ -64,6 +76,8 @@ enum Step {
     FailLoad(Pick),
     Find(Pick),
     FailFind(Pick),
+    ReadRow(Pick),
+    FailRow(Pick),
     /// The disk has the next commit.
     Store,
     /// The owner hears of a stored commit.
@@ -82,6 +96,9 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         16 => (user.clone(), chat.clone(), 0_u8..6, prop::bool::weighted(0.9))
             .prop_map(|(user, chat, client_id, body)| Step::Send { user, chat, client_id, body }),
+        6 => (user.clone(), chat.clone(), 0_u8..6, 1_u64..8, 0_u8..4).prop_map(|(user, chat, client_id, target, kind)| {
+            Step::Change { user, chat, client_id, target, kind }
+        }),
         1 => (user.clone(), chat.clone(), 0_u64..6).prop_map(|(user, chat, up_to)| Step::Mark { user, chat, up_to }),
         2 => (user.clone(), chat.clone(), 0_u64..20).prop_map(|(user, chat, after)| Step::View { user, chat, after }),
         1 => (user.clone(), chat, user.clone()).prop_map(|(by, chat, user)| Step::Add { by, chat, user }),
@@ -91,6 +108,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => pick.clone().prop_map(Step::FailLoad),
         4 => pick.clone().prop_map(Step::Find),
         1 => pick.clone().prop_map(Step::FailFind),
+        3 => pick.clone().prop_map(Step::ReadRow),
+        1 => pick.clone().prop_map(Step::FailRow),
         5 => Just(Step::Store),
         5 => pick.clone().prop_map(Step::Tell),
         4 => pick.clone().prop_map(Step::Accept),
@@ -120,6 +139,12 @@ impl Disk {
                 Row::Event { chat, seq, bytes, .. } => {
                     let log = self.events.entry(chat).or_default();
                     let event = Event::decode(&bytes[..]).expect("an event");
+                    if event.changed_seq > 0 {
+                        let before = log.insert(seq.0, event.clone()).expect("a row that was changed was there");
+                        let names = |event: &Event| (event.message_id.clone(), event.count, sent_hash(event));
+                        assert_eq!(names(&event), names(&before), "another one's row");
+                        continue;
+                    }
                     let last = log.values().next_back();
                     assert_eq!(seq.0, log.len() as u64 + 1, "a hole, or a seq given out twice, in chat {chat}");
                     assert!(last.is_none_or(|last| last.created_at_ms <= event.created_at_ms), "time went back");
@@ -173,7 +198,7 @@ enum Asked {
         user: u64,
         chat: u64,
         client_id: String,
-        text: String,
+        body: Body,
         message_id: MessageId,
     },
     /// Only counted.
@@ -188,11 +213,12 @@ struct World {
     disk: Disk,
     calls: u64,
     open: HashMap<u64, Asked>,
-    /// (chat, user, client id) → seq and text of its first ack.
-    acked: HashMap<(u64, u64, String), (u64, String)>,
+    /// (chat, user, client id) → seq of its first ack, and the hash of what was sent.
+    acked: HashMap<(u64, u64, String), (u64, u64)>,
     creating: Vec<(u64, Create)>,
     loads: Vec<Load>,
     lookups: Vec<Vec<Lookup>>,
+    row_reads: Vec<RowRead>,
     commits: VecDeque<(u64, Vec<Row>)>,
     stored: Vec<u64>,
     published: u64,
@@ -215,6 +241,7 @@ impl World {
             creating: Vec::new(),
             loads: Vec::new(),
             lookups: Vec::new(),
+            row_reads: Vec::new(),
             commits: VecDeque::new(),
             stored: Vec::new(),
             published: 0,
@@ -247,17 +274,27 @@ impl World {
         self.act(|owner, now, fx| owner.command(now, ChatId(chat), origin, command, fx));
     }
 
-    fn send(&mut self, user: u64, chat: u64, client_id: String, text: String) {
+    fn send(&mut self, user: u64, chat: u64, client_id: String, body: Body) {
         let message_id = self.message_id();
-        let content = Content { text: text.clone(), ..Content::default() };
-        let send = Send { user: UserId(user), device: "d".into(), message_id, client_id: client_id.clone(), content };
-        self.command(chat, Asked::Send { user, chat, client_id, text, message_id }, Command::Send(send));
+        let (user_id, key) = (UserId(user), client_id.clone());
+        let send = Send { user: user_id, device: "d".into(), message_id, client_id: key, body: body.clone() };
+        self.command(chat, Asked::Send { user, chat, client_id, body, message_id }, Command::Send(send));
     }
 
     fn step(&mut self, step: Step) {
         match step {
             Step::Send { user, chat, client_id, body } => {
-                self.send(user, chat, format!("id-{client_id}"), format!("{user} says {client_id} {body}"));
+                let text = format!("{user} says {client_id} {body}");
+                self.send(user, chat, format!("id-{client_id}"), Body::Content(Content { text, ..Content::default() }));
+            }
+            Step::Change { user, chat, client_id, target, kind } => {
+                let text = format!("{user} says better {client_id}");
+                let body = match kind {
+                    0 | 1 => Body::Edit(Edit { target, text, rows: Vec::new() }),
+                    2 => Body::Deletion(Deletion { target, rows: Vec::new() }),
+                    _ => Body::Reaction(Reaction { target, emoji: "+".into(), removed: false }),
+                };
+                self.send(user, chat, format!("change-{client_id}"), body);
             }
             Step::Mark { user, chat, up_to } => {
                 let mark = Mark { user: UserId(user), device: "d".into(), delivered: Seq(up_to), read: Seq::ZERO };
@@ -285,7 +322,12 @@ impl World {
                     self.act(|owner, now, fx| owner.create(now, origin, create, fx));
                 }
             }
-            Step::Load(_) | Step::FailLoad(_) | Step::Find(_) | Step::FailFind(_) => self.read(&step),
+            Step::Load(_)
+            | Step::FailLoad(_)
+            | Step::Find(_)
+            | Step::FailFind(_)
+            | Step::ReadRow(_)
+            | Step::FailRow(_) => self.read(&step),
             Step::Store => {
                 if let Some((commit, rows)) = self.commits.pop_front() {
                     self.disk.apply(rows);
@@ -351,6 +393,18 @@ impl World {
                     self.act(|owner, now, fx| owner.lookups_failed(now, &lookups, fx));
                 }
             }
+            Step::ReadRow(pick) => {
+                if let Some(read) = take(&mut self.row_reads, pick) {
+                    let row = self.disk.events[&read.chat].get(&read.seq.0).map(|event| event.encode_to_vec().into());
+                    assert!(row.is_some(), "{read:?}: what is below the head is stored");
+                    self.act(|owner, now, fx| owner.row_read(now, read, row, fx));
+                }
+            }
+            Step::FailRow(pick) => {
+                if let Some(read) = take(&mut self.row_reads, pick) {
+                    self.act(|owner, now, fx| owner.row_unread(now, read, fx));
+                }
+            }
             _ => {}
         }
     }
@@ -394,6 +448,7 @@ impl World {
         if !fx.lookups.is_empty() {
             self.lookups.push(fx.lookups);
         }
+        self.row_reads.extend(fx.row_reads);
         for publication in fx.publications {
             self.published(&publication);
         }
@@ -413,7 +468,8 @@ impl World {
         let last = self.last_published.insert(chat, seq);
         assert!(last.is_none_or(|last| last + 1 == seq), "published {seq} after {last:?}");
         let log = &self.disk.events[&ChatId(chat)];
-        assert_eq!(Event::decode(&bytes[..]).expect("an event"), log[&seq], "published before it is stored");
+        let event = Event::decode(&bytes[..]).expect("an event");
+        assert!(is_or_was(&event, &log[&seq]), "published before it is stored: {event:?}");
         let recipients: HashSet<u64> = publication.user_ids.iter().copied().collect();
         let members = &self.disk.members[&ChatId(chat)];
         let members = members.iter().filter(|member| member.joined_seq.0 <= seq).map(|member| member.user.0);
@@ -429,7 +485,7 @@ impl World {
         if let Outcome::Viewed(view) = &outcome {
             self.viewed(view);
         }
-        let Asked::Send { user, chat, client_id, text, message_id } = asked else { return };
+        let Asked::Send { user, chat, client_id, body, message_id } = asked else { return };
         let key = SendKey::new(UserId(user), "d", &client_id, message_id);
         let stored = self.disk.sends.get(&(ChatId(chat), key.clone()));
         match outcome {
@@ -439,9 +495,8 @@ impl World {
                 assert_eq!(event.message_id, &accepted.message_id.0[..]);
                 assert_eq!((event.sender_id, &event.client_id), (user, &client_id));
                 assert_eq!(accepted.duplicate, accepted.message_id != message_id);
-                let Some(event::Body::Content(content)) = &event.body else { panic!("not a message: {event:?}") };
-                assert_eq!(content.text, text, "acked, with another text in the log");
-                let first = (accepted.seq.0, text);
+                assert_eq!(sent_hash(event), Some(body.hash()), "acked, with another body in the log");
+                let first = (accepted.seq.0, body.hash());
                 assert_eq!(*self.acked.entry((chat, user, client_id)).or_insert(first.clone()), first);
             }
             Outcome::SendRefused(SendError::NotMember) => assert!(!self.disk.is_member(ChatId(chat), UserId(user))),
@@ -453,7 +508,26 @@ impl World {
                 assert!(stored.is_some() || on_its_way, "in conflict with nothing");
             }
             Outcome::SendRefused(SendError::Unavailable) => {}
+            Outcome::SendRefused(SendError::UnknownTarget) => self.refused(chat, user, &body, false),
+            Outcome::SendRefused(SendError::NotYours) => self.refused(chat, user, &body, true),
             other => panic!("{other:?}"),
+        }
+    }
+
+    /// A change was refused: its target is another one's, or no message that its sender sees.
+    fn refused(&self, chat: u64, user: u64, body: &Body, because_not_own: bool) {
+        let target = body.target().expect("it names a message").0;
+        let Some(event) = self.disk.events.get(&ChatId(chat)).and_then(|log| log.get(&target)) else {
+            return assert!(!because_not_own, "another one's message, which isn't there");
+        };
+        let member = self.disk.members[&ChatId(chat)].iter().find(|member| member.user.0 == user);
+        let sees = member.is_some_and(|member| member.joined_seq.0 <= target);
+        let is_message = matches!(&event.body, Some(event::Body::Content(content)) if !content.deleted);
+        // One that isn't below the head yet is not seen.
+        let is_told = self.last_published.get(&chat).is_some_and(|last| *last >= target);
+        match because_not_own {
+            true => assert!(sees && event.sender_id != user, "it is their own: {event:?}"),
+            false => assert!(!sees || !is_message || !is_told, "they see it: {event:?}"),
         }
     }
 
@@ -461,31 +535,43 @@ impl World {
     fn viewed(&self, view: &ChatView) {
         let Some(newest) = &view.newest else { return };
         let log = &self.disk.events[&view.chat];
-        let stored = log.range(newest.after.0 + 1..view.head.0 + 1).map(|(_, event)| event.clone());
+        let stored: Vec<&Event> = log.range(newest.after.0 + 1..view.head.0 + 1).map(|(_, event)| event).collect();
         let told = newest.events.iter().map(|bytes| Event::decode(&bytes[..]).expect("an event"));
-        assert!(told.eq(stored), "not the log of chat {} after {}", view.chat, newest.after);
+        let told: Vec<Event> = told.collect();
+        assert_eq!(told.len(), stored.len(), "not the log of chat {} after {}", view.chat, newest.after);
+        for (told, stored) in told.iter().zip(stored) {
+            // What changed it may be stored, and not told yet.
+            let is_so = if stored.changed_seq > view.head.0 { is_or_was(told, stored) } else { is(told, stored) };
+            assert!(is_so, "chat {}: told {told:?}, stored {stored:?}", view.chat);
+        }
     }
 
     /// Lets everything come to its end, and looks at the whole.
     fn come_to_rest(&mut self) {
         for _ in 0..10_000 {
             self.act(|owner, _, fx| owner.write_marks(fx));
-            let under_way = self.loads.len() + self.lookups.len() + self.commits.len() + self.stored.len();
+            let reads = self.loads.len() + self.lookups.len() + self.row_reads.len();
+            let under_way = reads + self.commits.len() + self.stored.len();
             if under_way + self.unsettled.len() + self.open.len() == 0 {
                 break;
             }
-            for step in [Step::Load(0), Step::Find(0), Step::Store, Step::Tell(0), Step::Accept(0), Step::Settle(0)] {
+            for read in [Step::Load(0), Step::Find(0), Step::ReadRow(0)] {
+                self.step(read);
+            }
+            for step in [Step::Store, Step::Tell(0), Step::Accept(0), Step::Settle(0)] {
                 self.step(step);
             }
         }
         assert!(self.open.is_empty(), "never answered: {:?}", self.open);
         assert!(self.owner.is_quiet(), "not quiet");
-        for ((chat, _, client_id), (seq, text)) in &self.acked {
+        for ((chat, _, client_id), (seq, hash)) in &self.acked {
             let event = &self.disk.events[&ChatId(*chat)][seq];
-            let Some(event::Body::Content(content)) = &event.body else { panic!("not a message: {event:?}") };
-            assert_eq!((&event.client_id, &content.text), (client_id, text));
+            assert_eq!((&event.client_id, sent_hash(event)), (client_id, Some(*hash)));
         }
         for (chat, log) in &self.disk.events {
+            if let Err(why) = changes(log, u64::MAX) {
+                panic!("chat {chat}: {why}");
+            }
             let mut keys = HashSet::new();
             for event in log.values().filter(|event| !event.client_id.is_empty()) {
                 assert!(keys.insert((event.sender_id, &event.client_id)), "twice in chat {chat}: {event:?}");

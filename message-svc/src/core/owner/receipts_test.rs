@@ -7,6 +7,7 @@ use confab_proto::fanout::v1::{Publication, Receipt, publication};
 use confab_proto::message::v1::{ChatKind, Content};
 
 use super::{Limits, MARKS_EVERY_MS, Owner};
+use crate::core::body::Body;
 use crate::core::marks::RECEIPT_EVERY_MS;
 use crate::core::{Command, Create, Effects, Mark, Now, Origin, Outcome, Send};
 use crate::store::{CreationKey, MEMBERS_MAX, Row};
@@ -80,7 +81,7 @@ impl World {
         let message_id = self.message_id();
         let content = Content { text: "x".into(), ..Content::default() };
         let (user, device, client_id) = (UserId(user), "d".to_owned(), String::new());
-        let send = Send { user, device, message_id, client_id, content };
+        let send = Send { user, device, message_id, client_id, body: Body::Content(content) };
         let chat = self.chat;
         let outcomes = self.act(|owner, now, fx| owner.command(now, chat, Origin::Call(2), Command::Send(send), fx));
         match outcomes[..] {

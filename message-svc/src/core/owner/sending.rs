@@ -4,12 +4,13 @@ use std::collections::{BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use confab_ids::{ChatId, MessageId, Seq, UserId};
-use confab_proto::message::v1::{Event, event};
+use confab_proto::message::v1::Event;
 use prost::Message as _;
-use xxhash_rust::xxh3::xxh3_64;
 
+use super::changing::{Target, with_rows};
 use super::marking::block_of;
 use super::{Owner, Slot, unavailable};
+use crate::core::body::{Body, changed_rows, sent_hash, without_rows};
 use crate::core::chat::{Answer, Author, Pending, Place};
 use crate::core::ownership::rules::{self, Rule};
 use crate::core::sends::{Known, Sent};
@@ -26,13 +27,18 @@ impl Owner {
         if chat.slot(send.user).is_none() {
             return fx.replies.push((origin, Outcome::SendRefused(SendError::NotMember)));
         }
-        if send.content.reply_to > chat.last.0 {
+        if let Body::Content(content) = &send.body
+            && content.reply_to > chat.last.0
+        {
             return fx.replies.push((origin, Outcome::SendRefused(SendError::ReplyBeyondHead)));
         }
         let key = send_key(&send);
         match chat.sends.get(&key) {
-            Known::New => self.accept(now, id, origin, send, &key, fx),
-            Known::Sent(sent) if sent.body_hash == body_hash(&send) => self.repeat(id, origin, sent, fx),
+            Known::New => match send.body.target() {
+                Some(target) => self.change(now, id, origin, send, target, fx),
+                None => self.accept(now, id, origin, send, None, fx),
+            },
+            Known::Sent(sent) if sent.body_hash == send.body.hash() => self.repeat(id, origin, sent, fx),
             Known::Sent(_) => fx.replies.push((origin, Outcome::SendRefused(SendError::Conflict))),
             Known::Unknown => {
                 self.wait_in_front(id, origin, Command::Send(send));
@@ -57,25 +63,37 @@ impl Owner {
         }
     }
 
-    /// A new message: gives it its seq and hands it to the disk.
-    fn accept(&mut self, now: Now, id: ChatId, origin: Origin, send: Send, key: &SendKey, fx: &mut Effects) {
-        let body_hash = body_hash(&send);
+    /// What is new: gives it its seq and hands it to the disk. `target`: the message that it is about.
+    pub(super) fn accept(
+        &mut self,
+        now: Now,
+        id: ChatId,
+        origin: Origin,
+        send: Send,
+        target: Option<&Target>,
+        fx: &mut Effects,
+    ) {
+        let (key, body_hash) = (send_key(&send), send.body.hash());
         let Some(chat) = self.hot(id) else { return };
-        let place = chat.take_place(now.wall_ms, true);
+        let place = chat.take_place(now.wall_ms, target.is_none());
         let Place { seq, created_at_ms, .. } = place;
         let accepted = Accepted { chat: id, seq, message_id: send.message_id, created_at_ms, duplicate: false };
         let sent = Sent { seq, message_id: send.message_id, created_at_ms, body_hash };
         chat.sends.insert(key.clone(), sent, chat.head);
-        if let Some(slot) = chat.slot(send.user) {
+        if target.is_none()
+            && let Some(slot) = chat.slot(send.user)
+        {
             chat.members[slot].marks.own = seq;
             chat.dirty_blocks.insert(block_of(slot));
             self.dirty.insert(id);
         }
-        let Send { user, device, message_id, client_id, content } = send;
+        let Send { user, device, message_id, client_id, body } = send;
+        let changed = target.map(|target| target.rows_after(&body, seq)).unwrap_or_default();
         let author = Author { user, device, client_id, message_id };
-        let event = place.event(id, author, event::Body::Content(content));
-        fx.rows.push(Row::Send { chat: id, key: key.clone(), sent });
+        let event = with_rows(place.event(id, author, body.into_event()), &changed);
+        fx.rows.push(Row::Send { chat: id, key, sent });
         self.append(now, id, &event, (origin, Answer::Accepted(accepted)), fx);
+        self.change_rows(id, &changed, fx);
     }
 
     /// Puts an event into the log.
@@ -83,6 +101,8 @@ impl Owner {
         let Some(chat) = self.hot(id) else { return };
         let seq = Seq(event.seq);
         let bytes = Bytes::from(event.encode_to_vec());
+        let payload =
+            if changed_rows(event).is_empty() { bytes.clone() } else { without_rows(event).encode_to_vec().into() };
         let epoch = chat.certain.epoch;
         if chat.opens_bucket(seq) {
             for bucket in chat.meta.open_bucket(Opening { bucket: bucket_of(seq), at_ms: now.wall_ms }) {
@@ -90,15 +110,16 @@ impl Owner {
             }
             fx.rows.push(chat.row(true));
         }
-        fx.rows.push(Row::Event { chat: id, seq, epoch, bytes: bytes.clone() });
+        fx.rows.push(Row::Event { chat: id, seq, epoch, bytes });
         chat.pending.push_back(Pending {
             seq,
             count: event.count,
             durable: false,
-            payload: Payload::Event(bytes),
+            payload: Payload::Event(payload),
             to: chat.ids.clone(),
             answers: vec![answer],
             then: VecDeque::new(),
+            changed: Vec::new(),
         });
         self.pending += 1;
         self.gathered.push((id, seq));
@@ -173,15 +194,10 @@ fn is_in_log(key: &SendKey, sent: Sent, row: &Option<Bytes>, head: Seq) -> bool 
 
 /// What an event in the log says of the send that made it.
 pub(crate) fn key_and_sent(event: &Event) -> Option<(SendKey, Sent)> {
-    let Some(event::Body::Content(content)) = &event.body else { return None };
+    let body_hash = sent_hash(event)?;
     let message_id = MessageId::from_slice(&event.message_id)?;
     let key = SendKey::new(UserId(event.sender_id), &event.device, &event.client_id, message_id);
-    let body_hash = xxh3_64(&content.encode_to_vec());
     Some((key, Sent { seq: Seq(event.seq), message_id, created_at_ms: event.created_at_ms, body_hash }))
-}
-
-fn body_hash(send: &Send) -> u64 {
-    xxh3_64(&send.content.encode_to_vec())
 }
 
 fn send_key(send: &Send) -> SendKey {

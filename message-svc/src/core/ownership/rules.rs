@@ -27,6 +27,10 @@ pub(crate) enum Rule {
     CheckSendAgainstRow,
     RefuseGenerations,
     Rewrite,
+    /// Of `docs/design/0007-edits-deletions-members.md`.
+    ChangeAlone,
+    ChangeAfterEvent,
+    RedoChanges,
     /// Of `docs/design/0005-redis.md`.
     RecentWithoutHole,
 }

@@ -6,6 +6,7 @@ use confab_ids::{ChatId, Seq, UserId};
 use confab_proto::message::v1::{Event, event};
 use prost::Message as _;
 
+use crate::core::body::checks::{changes, is_or_was};
 use crate::core::recovery::LogRow;
 
 /// A sender's message in a chat.
@@ -111,6 +112,7 @@ impl Judge {
         let head = self.head(chat);
         let mut last_of_sender: BTreeMap<u64, u64> = BTreeMap::new();
         let mut at: BTreeMap<(u64, u64), Seq> = BTreeMap::new();
+        let mut certain = BTreeMap::new();
         for (row, expected) in rows.iter().zip(0..).take_while(|(row, _)| row.seq <= head) {
             if row.seq != Seq(expected) {
                 return self.blame(format!("chat {chat} has {} where {expected} should be", row.seq));
@@ -118,10 +120,13 @@ impl Judge {
             if row.seq == Seq::ZERO {
                 continue;
             }
-            if self.published.get(&(chat, row.seq)).is_some_and(|published| *published != row.bytes) {
+            let event = Event::decode(&row.bytes[..]).unwrap_or_default();
+            let published = self.published.get(&(chat, row.seq));
+            let published = published.map(|bytes| Event::decode(&bytes[..]).unwrap_or_default());
+            if published.is_some_and(|published| !is_or_was(&published, &event)) {
                 return self.blame(format!("what was published at {} of chat {chat} is not in the log", row.seq));
             }
-            let event = Event::decode(&row.bytes[..]).unwrap_or_default();
+            certain.insert(row.seq.0, event.clone());
             if matches!(event.body, Some(event::Body::Membership(_))) {
                 continue;
             }
@@ -136,6 +141,9 @@ impl Judge {
             if last_of_sender.insert(event.sender_id, n).is_some_and(|last| last > n) {
                 return self.blame(format!("chat {chat}: {}'s {n} comes too late, at {}", event.sender_id, row.seq));
             }
+        }
+        if let Err(why) = changes(&certain, head.0) {
+            return self.blame(format!("chat {chat}: {why}"));
         }
         if rows.last().map_or(Seq::ZERO, |row| row.seq) < head {
             return self.blame(format!("chat {chat} ends before {head}"));

@@ -193,6 +193,15 @@ pub(super) fn read_tail(
     found.into_iter().filter_map(row).collect()
 }
 
+/// One row of a log.
+pub(super) fn read_row(replicas: &mut [Replica; 3], which: &[usize], chat: ChatId, seq: Seq) -> Option<Bytes> {
+    let rows = read(replicas, which, Partition::Log(chat, bucket_of(seq)), |at| *at == Key::Event(seq));
+    rows.into_values().find_map(|cell| match cell {
+        Cell::Event { bytes, .. } => Some(bytes),
+        _ => None,
+    })
+}
+
 /// A sender's keys in some buckets, with the log's rows that they name.
 pub(super) fn read_sends(
     replicas: &mut [Replica; 3],
@@ -210,12 +219,7 @@ pub(super) fn read_sends(
             if at_ms + sends_kept_ms() < now_ms {
                 continue;
             }
-            let log = Partition::Log(chat, bucket_of(sent.seq));
-            let rows = read(replicas, which, log, |at| *at == Key::Event(sent.seq));
-            let row = rows.into_values().find_map(|cell| match cell {
-                Cell::Event { bytes, .. } => Some(bytes),
-                _ => None,
-            });
+            let row = read_row(replicas, which, chat, sent.seq);
             found.entry(key).or_default().push((sent, row));
         }
     }

@@ -1,12 +1,13 @@
 //! One edge session that sends: keeps what has no ack, in order, and begins again with the next generation where it was
 //! refused, lost its stream, heard of another owner, or waited for too long.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use confab_ids::{ChatId, Shard};
+use confab_ids::{ChatId, Seq, Shard};
 
 use super::replicas::TRIED_MS;
+use crate::core::body::Body;
 use crate::core::ownership::map::ShardMap;
 
 /// What was sent last is sent again after this, milliseconds.
@@ -21,6 +22,12 @@ pub(super) struct Queue {
     pub again_ms: Option<u64>,
     pub sent_ms: u64,
     pub next: u64,
+    /// What has no ack, by its number.
+    pub bodies: BTreeMap<u64, Body>,
+    /// The sender's messages that can be changed.
+    pub messages: BTreeSet<Seq>,
+    /// Those whose deletion was sent.
+    pub deleted: BTreeSet<Seq>,
 }
 
 impl Queue {

@@ -28,7 +28,7 @@ use crate::core::ownership::map::ShardMap;
 use crate::core::ownership::rules::{self, Rule};
 use crate::core::ownership::{Ask, Ownership};
 use crate::core::recovery::LogRow;
-use crate::core::{Command, Create, Effects, Found, KeyRead, Load, Lookup, Now, Origin, Outcome, TailRead};
+use crate::core::{Command, Create, Effects, Found, KeyRead, Load, Lookup, Now, Origin, Outcome, RowRead, TailRead};
 use crate::store::{Certain, ChatRecord, Creation, MemberRow, Meta, Opening, Roster, Row};
 use makers::Makers;
 use store::Seen;
@@ -50,6 +50,7 @@ enum Input {
     Loaded(Load, Option<ChatRecord>),
     Tail(TailRead, Vec<LogRow>),
     Found(Vec<(Lookup, Found)>),
+    Row(RowRead, Option<Bytes>),
     Committed(u64),
     Answered(Incarnation, Answered),
 }
@@ -62,6 +63,7 @@ enum Happening {
     ReadChat { node: usize, life: u64, load: Load },
     ReadTail { node: usize, life: u64, read: TailRead },
     ReadSends { node: usize, life: u64, lookups: Vec<Lookup> },
+    ReadRow { node: usize, life: u64, read: RowRead },
     Ask { node: usize, life: u64, of: Incarnation, ask: Ask },
     Observe { node: usize, life: u64, of: Incarnation, seen: Seen },
     SettleLease(Incarnation, u64),
@@ -316,6 +318,11 @@ impl World {
                 let found = lookups.into_iter().map(|lookup| self.find(lookup)).collect();
                 self.soon(Happening::Input { node, life, input: Input::Found(found) });
             }
+            Happening::ReadRow { node, life, read } => {
+                let which = self.quorum();
+                let row = replicas::read_row(&mut self.replicas, &which, read.chat, read.seq);
+                self.soon(Happening::Input { node, life, input: Input::Row(read, row) });
+            }
             Happening::Ask { node, life, of, ask } => self.asked(node, life, of, ask),
             Happening::Observe { node, life, of, seen } => self.observed(node, life, of, seen),
             Happening::SettleLease(incarnation, number) => {
@@ -411,6 +418,7 @@ impl World {
             Input::Loaded(load, record) => owner.loaded(now, load, record, &mut fx),
             Input::Tail(read, rows) => owner.tail_read(now, read, rows, &mut fx),
             Input::Found(found) => owner.found(now, found, &mut fx),
+            Input::Row(read, row) => owner.row_read(now, read, row, &mut fx),
             Input::Committed(number) => owner.committed(now, number, &mut fx),
             Input::Answered(of, answered) => owner.answered(now, of, answered, &mut fx),
         }
@@ -451,6 +459,7 @@ impl World {
         if !fx.lookups.is_empty() {
             self.soon(Happening::ReadSends { node, life, lookups: fx.lookups });
         }
+        fx.row_reads.into_iter().for_each(|read| self.soon(Happening::ReadRow { node, life, read }));
         fx.asks.into_iter().for_each(|(of, ask)| self.soon(Happening::Ask { node, life, of, ask }));
         for publication in fx.publications {
             self.trace_published(node, &publication);

@@ -3,14 +3,15 @@
 use std::path::Path;
 
 use bytes::Bytes;
-use confab_ids::{ChatId, MessageId, Seq, UserId};
-use confab_proto::message::v1::{Event, event};
+use confab_ids::{ChatId, Seq, UserId};
+use confab_proto::message::v1::Event;
 use fjall::config::FilterPolicy;
 use fjall::{CompressionType, Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions, PersistMode};
 use prost::Message;
 
 use super::OpenError;
 use crate::core::Lookup;
+use crate::core::owner::key_and_sent;
 use crate::core::recovery::LogRow;
 use crate::core::sends::Sent;
 use crate::store::rows::{ChatOfUserValue, ChatValue, MarksValue, MemberValue, SendValue};
@@ -106,11 +107,7 @@ impl Tables {
                 Row::DropSends { chat, bucket } => {
                     for entry in self.messages.prefix(bucket_key(*chat, *bucket)) {
                         let event = Event::decode(&entry.value()?[..])?;
-                        if let (Some(event::Body::Content(_)), Some(message_id)) =
-                            (&event.body, MessageId::from_slice(&event.message_id))
-                        {
-                            let key =
-                                SendKey::new(UserId(event.sender_id), &event.device, &event.client_id, message_id);
+                        if let Some((key, _)) = key_and_sent(&event) {
                             batch.remove(&self.sends, send_key(*chat, day_of(event.created_at_ms), &key));
                         }
                     }

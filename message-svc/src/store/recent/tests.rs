@@ -41,7 +41,7 @@ fn event(seq: u64) -> Bytes {
 }
 
 fn kept(epoch: i64, seqs: impl IntoIterator<Item = u64>) -> Vec<Kept> {
-    let kept = |seq| Kept { chat: CHAT, epoch, seq: Seq(seq), bytes: event(seq) };
+    let kept = |seq| Kept { chat: CHAT, epoch, seq: Seq(seq), bytes: event(seq), replaces: false };
     seqs.into_iter().map(kept).collect()
 }
 

@@ -1,12 +1,15 @@
 //! What the senders of the world do, and what they hear.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use confab_ids::{ChatId, MessageId, UserId};
-use confab_proto::message::v1::Content;
+use confab_ids::{ChatId, MessageId, Seq, UserId};
+use confab_proto::message::v1::{Content, Deletion, Edit, Reaction};
 
+use super::super::chance::Chance;
 use super::super::sender::Stream;
 use super::{CHATS, Call, Happening, Input, World};
+use crate::core::body::Body;
 use crate::core::ownership::map::ShardMap;
 use crate::core::{Command, Origin, Outcome, Send};
 use crate::error::SendError;
@@ -22,6 +25,11 @@ impl World {
                 queue.next += 1;
                 let n = queue.next;
                 queue.unacked.push_back((n, self.now_ms));
+                let body = body(&mut self.chance, &queue.messages, format!("{sender}/{n}"));
+                if let Body::Deletion(deletion) = &body {
+                    queue.deleted.insert(Seq(deletion.target));
+                }
+                queue.bodies.insert(n, body);
                 if queue.again_ms.is_none() {
                     self.send(sender, chat, n);
                 }
@@ -66,6 +74,7 @@ impl World {
         let Some(node) = node else { return queue.again(self.now_ms + 200) };
         queue.sent_ms = self.now_ms;
         let generation = queue.generation;
+        let Some(body) = queue.bodies.get(&n).cloned() else { return };
         if self.nodes[node].owner.is_none() {
             return queue.again(self.now_ms + 200);
         }
@@ -87,8 +96,7 @@ impl World {
         self.calls.insert(call, Call { sender, chat, n, generation });
         let user = UserId(sender as u64 + 1);
         let message_id = MessageId(u128::from(call).to_be_bytes());
-        let content = Content { text: format!("{sender}/{n}"), ..Content::default() };
-        let command = Command::Send(Send { user, device: "d".into(), message_id, client_id: n.to_string(), content });
+        let command = Command::Send(Send { user, device: "d".into(), message_id, client_id: n.to_string(), body });
         let origin = Origin::Stream { stream: stream.number, session: sender as u64, call, generation };
         let input = Input::Command { origin, chat, command };
         self.at(stream.busy_until_ms, Happening::Input { node, life, input });
@@ -104,9 +112,15 @@ impl World {
         match outcome {
             Outcome::Accepted(accepted) => {
                 self.judge.acked((sender, chat, n), accepted.seq);
+                match queue.bodies.get(&n) {
+                    Some(Body::Content(_)) => drop(queue.messages.insert(accepted.seq)),
+                    Some(Body::Deletion(deletion)) => drop(queue.messages.remove(&Seq(deletion.target))),
+                    _ => {}
+                }
                 // Now and then an ack is lost on its way, and its message is sent again.
                 if self.resting || !self.chance.one_in(10) {
                     queue.unacked.retain(|(unacked, _)| *unacked != n);
+                    queue.bodies.remove(&n);
                 } else {
                     queue.again(now_ms + 300);
                 }
@@ -116,6 +130,17 @@ impl World {
                     let backoff = self.chance.between(50, 300);
                     queue.again(now_ms + backoff);
                 }
+            }
+            // A deletion came before, whether its sender has heard of it or not. (Or this is a second answer.)
+            Outcome::SendRefused(SendError::UnknownTarget)
+                if queue
+                    .bodies
+                    .get(&n)
+                    .is_none_or(|body| body.target().is_some_and(|target| queue.deleted.contains(&target))) =>
+            {
+                queue.unacked.retain(|(unacked, _)| *unacked != n);
+                queue.bodies.remove(&n);
+                self.judge.gave_up((sender, chat, n));
             }
             other => drop(self.judge.fault.get_or_insert(format!("{other:?}"))),
         }
@@ -149,5 +174,19 @@ impl World {
                 queue.again(now_ms);
             }
         }
+    }
+}
+
+/// A message, or something about one of the sender's own.
+fn body(chance: &mut Chance, messages: &BTreeSet<Seq>, text: String) -> Body {
+    let of = if chance.one_in(3) { usize::try_from(chance.below(messages.len().max(1) as u64)).ok() } else { None };
+    // Mostly one of the last: they are changed again.
+    let Some(target) = of.and_then(|at| messages.iter().rev().nth(at / 2)).map(|seq| seq.0) else {
+        return Body::Content(Content { text, ..Content::default() });
+    };
+    match chance.below(6) {
+        0 => Body::Deletion(Deletion { target, rows: Vec::new() }),
+        1 => Body::Reaction(Reaction { target, emoji: text, removed: false }),
+        _ => Body::Edit(Edit { target, text, rows: Vec::new() }),
     }
 }
