@@ -48,7 +48,12 @@ pub(crate) fn send(send: pb::Send) -> Result<(ChatId, Send), Invalid> {
         message_id: MessageId::from_slice(&send.message_id)
             .ok_or_else(|| Invalid::new("message_id", "is 16 bytes, a UUIDv7"))?,
         client_id: client_id(send.client_id)?,
-        body: body(send.content, send.edit, send.deletion, send.reaction)?,
+        body: body(
+            send.content,
+            send.edit.map(|edit| *edit),
+            send.deletion.map(|it| *it),
+            send.reaction.map(|it| *it),
+        )?,
     };
     Ok((chat, send))
 }

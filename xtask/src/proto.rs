@@ -13,6 +13,10 @@ const FILES: [&str; 5] = [
     "confab/presence/v1/presence.proto",
 ];
 
+/// Fields that few messages have: a command is not to be larger for them.
+const RARE: [&str; 3] =
+    [".confab.message.v1.Send.edit", ".confab.message.v1.Send.deletion", ".confab.message.v1.Send.reaction"];
+
 /// What reflection answers from.
 const DESCRIPTORS: &str = "descriptors.bin";
 
@@ -29,11 +33,8 @@ fn generate(out: &Path) -> anyhow::Result<()> {
         .open_files(FILES)?
         .file_descriptor_set();
     fs::create_dir_all(out)?;
-    tonic_prost_build::configure()
-        .bytes(".")
-        .out_dir(out)
-        .compile_fds(descriptors)
-        .context("generating from the descriptors")?;
+    let config = RARE.iter().fold(tonic_prost_build::configure(), |config, field| config.boxed(*field));
+    config.bytes(".").out_dir(out).compile_fds(descriptors).context("generating from the descriptors")?;
     fs::write(out.join(DESCRIPTORS), encoded_descriptors(&source)?).context("writing the descriptors")
 }
 

@@ -260,13 +260,13 @@ pub struct Send {
     #[prost(message, optional, tag = "6")]
     pub content: ::core::option::Option<Content>,
     /// Of a message that the user has sent: `target` and `text`.
-    #[prost(message, optional, tag = "7")]
-    pub edit: ::core::option::Option<Edit>,
+    #[prost(message, optional, boxed, tag = "7")]
+    pub edit: ::core::option::Option<::prost::alloc::boxed::Box<Edit>>,
     /// Of a message that the user has sent or, where the user is an admin, any: `target`.
-    #[prost(message, optional, tag = "8")]
-    pub deletion: ::core::option::Option<Deletion>,
-    #[prost(message, optional, tag = "9")]
-    pub reaction: ::core::option::Option<Reaction>,
+    #[prost(message, optional, boxed, tag = "8")]
+    pub deletion: ::core::option::Option<::prost::alloc::boxed::Box<Deletion>>,
+    #[prost(message, optional, boxed, tag = "9")]
+    pub reaction: ::core::option::Option<::prost::alloc::boxed::Box<Reaction>>,
 }
 /// Raises the watermarks of one device; lower values than the known ones change nothing. One that raises nothing has the
 /// chat's owner take it up, which a new owner of its shard otherwise does at the next message.

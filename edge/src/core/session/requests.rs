@@ -44,9 +44,9 @@ impl Session {
                 };
                 match body {
                     Body::Content(content) => send.content = Some(content),
-                    Body::Edit(edit) => send.edit = Some(edit),
-                    Body::Deletion(deletion) => send.deletion = Some(deletion),
-                    Body::Reaction(reaction) => send.reaction = Some(reaction),
+                    Body::Edit(edit) => send.edit = Some(Box::new(edit)),
+                    Body::Deletion(deletion) => send.deletion = Some(Box::new(deletion)),
+                    Body::Reaction(reaction) => send.reaction = Some(Box::new(reaction)),
                 }
                 let client_id = (!client_id.is_empty()).then_some(client_id);
                 let message_id = seed.then_some(message_id);

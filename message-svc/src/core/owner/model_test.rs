@@ -497,7 +497,7 @@ impl World {
                 assert_eq!(accepted.duplicate, accepted.message_id != message_id);
                 assert_eq!(sent_hash(event), Some(body.hash()), "acked, with another body in the log");
                 let first = (accepted.seq.0, body.hash());
-                assert_eq!(*self.acked.entry((chat, user, client_id)).or_insert(first.clone()), first);
+                assert_eq!(*self.acked.entry((chat, user, client_id)).or_insert(first), first);
             }
             Outcome::SendRefused(SendError::NotMember) => assert!(!self.disk.is_member(ChatId(chat), UserId(user))),
             Outcome::SendRefused(SendError::Conflict) => {
