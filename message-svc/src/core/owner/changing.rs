@@ -12,7 +12,7 @@ use confab_ids::{ChatId, Seq};
 use confab_proto::message::v1::{Event, Role, event};
 use prost::Message as _;
 
-use super::Owner;
+use super::{Owner, Slot};
 use crate::core::body::{self, Body};
 use crate::core::chat::Chat;
 use crate::core::ownership::rules::{self, Rule};
@@ -88,24 +88,33 @@ impl Owner {
 
     /// An event that was asked for was read; `None`: it is not there, which can't be.
     pub(crate) fn row_read(&mut self, now: Now, read: RowRead, row: Option<Bytes>, fx: &mut Effects) {
-        // One that was asked before the chat was last recovered may be another one by now.
-        let Some(chat) = self.hot(read.chat).filter(|chat| chat.looking && chat.certain.epoch == read.epoch) else {
-            return;
-        };
-        chat.looking = false;
-        chat.rows_read.push((read.seq, row.unwrap_or_default()));
+        let Some((chat, waits)) = self.awaits_row(read) else { return };
+        // Whoever asked may have been refused meanwhile, and what is kept for nobody is old for whoever comes.
+        if waits {
+            chat.rows_read.push((read.seq, row.unwrap_or_default()));
+        } else {
+            chat.rows_read = Vec::new();
+        }
         self.go_on(now, read.chat, fx);
     }
 
     /// An event could not be read: what waits for it is refused.
     pub(crate) fn row_unread(&mut self, now: Now, read: RowRead, fx: &mut Effects) {
-        let Some(chat) = self.hot(read.chat).filter(|chat| chat.looking && chat.certain.epoch == read.epoch) else {
-            return;
-        };
-        chat.looking = false;
+        let Some((chat, _)) = self.awaits_row(read) else { return };
         chat.rows_read = Vec::new();
         self.refuse_first(read.chat, fx);
         self.go_on(now, read.chat, fx);
+    }
+
+    /// The chat of a read that has come to its end, and whether anything waits there. `None`: it was asked before the chat was
+    /// last recovered, and may be of another log.
+    fn awaits_row(&mut self, read: RowRead) -> Option<(&mut Chat, bool)> {
+        let Some(Slot::Hot { chat, waiting }) = self.slots.get_mut(&read.chat) else { return None };
+        if !chat.looking || chat.certain.epoch != read.epoch {
+            return None;
+        }
+        chat.looking = false;
+        Some((chat, !waiting.is_empty()))
     }
 
     /// Has the rows written that the event which was appended last has changed.
