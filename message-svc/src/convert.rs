@@ -51,8 +51,8 @@ pub(crate) fn send(send: pb::Send) -> Result<(ChatId, Send), Invalid> {
         body: body(
             send.content,
             send.edit.map(|edit| *edit),
-            send.deletion.map(|it| *it),
-            send.reaction.map(|it| *it),
+            send.deletion.map(|deletion| *deletion),
+            send.reaction.map(|reaction| *reaction),
         )?,
     };
     Ok((chat, send))
@@ -65,39 +65,31 @@ fn body(
     deletion: Option<Deletion>,
     reaction: Option<Reaction>,
 ) -> Result<Body, Invalid> {
-    let bodies = [content.is_some(), edit.is_some(), deletion.is_some(), reaction.is_some()];
-    if bodies.into_iter().filter(|is_there| *is_there).count() > 1 {
-        return Err(Invalid::new("content", "and an edit, a deletion or a reaction don't go together"));
-    }
     match (content, edit, deletion, reaction) {
-        (Some(content), ..) => {
+        (Some(content), None, None, None) => {
             check_content(&content)?;
             Ok(Body::Content(Content { deleted: false, ..content }))
         }
-        (_, Some(Edit { target, text, .. }), ..) => {
+        (None, Some(Edit { target, text, .. }), None, None) => {
             if text.is_empty() {
                 return Err(Invalid::new("content", "is empty"));
             }
             check_text(&text)?;
-            Ok(Body::Edit(Edit { target: self::target(target)?, text, rows: Vec::new() }))
+            Ok(Body::Edit(Edit { target: place("target", target)?.0, text, rows: Vec::new() }))
         }
-        (_, _, Some(Deletion { target, .. }), _) => {
-            Ok(Body::Deletion(Deletion { target: self::target(target)?, rows: Vec::new() }))
+        (None, None, Some(Deletion { target, .. }), None) => {
+            Ok(Body::Deletion(Deletion { target: place("target", target)?.0, rows: Vec::new() }))
         }
-        (.., Some(reaction)) => {
+        (None, None, None, Some(reaction)) => {
             if reaction.emoji.is_empty() || reaction.emoji.len() > EMOJI_BYTES_MAX {
                 return Err(Invalid::new("emoji", format!("has 1 to {EMOJI_BYTES_MAX} bytes")));
             }
-            target(reaction.target)?;
+            place("target", reaction.target)?;
             Ok(Body::Reaction(reaction))
         }
-        _ => Err(Invalid::new("content", "is required")),
+        (None, None, None, None) => Err(Invalid::new("content", "is required")),
+        _ => Err(Invalid::new("content", "and an edit, a deletion or a reaction don't go together")),
     }
-}
-
-fn target(seq: u64) -> Result<u64, Invalid> {
-    let seq = Seq::checked(seq).ok_or_else(|| Invalid::new("target", "is a number from 1 to 2^53 - 1"))?;
-    Ok(seq.0)
 }
 
 fn check_text(text: &str) -> Result<(), Invalid> {
@@ -190,7 +182,7 @@ pub(crate) fn add_members(
 
 /// `limit`: as it was found right.
 pub(crate) fn receipts(request: pb::ListReceiptsRequest, limit: usize) -> Result<(ChatId, Receipts), Invalid> {
-    let seq = Seq::checked(request.seq).ok_or_else(|| Invalid::new("seq", "is a number from 1 to 2^53 - 1"))?;
+    let seq = place("seq", request.seq)?;
     let user = user_id("user_id", request.user_id)?;
     Ok((chat_id(request.chat_id)?, Receipts { user, seq, after: request.after as usize, limit }))
 }
@@ -214,6 +206,11 @@ pub(crate) fn user_ids(field: &'static str, values: &[u64]) -> Result<Vec<UserId
         return Err(Invalid::new(field, format!("at most {MEMBERS_MAX} at once")));
     }
     values.iter().map(|value| user_id(field, *value)).collect()
+}
+
+/// Of an event.
+fn place(field: &'static str, value: u64) -> Result<Seq, Invalid> {
+    Seq::checked(value).ok_or_else(|| Invalid::new(field, "is a number from 1 to 2^53 - 1"))
 }
 
 pub(crate) fn seq(field: &'static str, value: u64) -> Result<Seq, Invalid> {

@@ -1,8 +1,9 @@
 //! The rules of a chat, pure and synchronous: inputs and `now` go in, [`Effects`] come out. No clock, no storage, no tokio.
 //!
-//! [`owner::Owner`] is the whole; [`chat`] is one chat's state; [`body`] what is sent to it; [`sends`] remembers idempotency keys; [`marks`] the
-//! watermarks; [`outbox`] what fanout has not settled; [`tail`] the newest events, for who reads. Among several owners,
-//! [`ownership`] says who has which chats, [`recovery`] what a new owner does with a log, and [`refusals`] what comes too late.
+//! [`owner::Owner`] is the whole; [`chat`] is one chat's state; [`body`] what is sent to it; [`sends`] remembers idempotency
+//! keys; [`marks`] the watermarks; [`outbox`] what fanout has not settled; [`tail`] the newest events, for who reads. Among
+//! several owners, [`ownership`] says who has which chats, [`recovery`] what a new owner does with a log, and [`refusals`]
+//! what comes too late.
 
 pub(crate) mod body;
 pub(crate) mod chat;

@@ -24,6 +24,6 @@ pub use capacity::{Capacity, measure};
 pub use cluster::{Cluster, Outcome};
 pub use load::{Load, Population, SHARE};
 pub use report::Page;
-pub use table::{Row, Strike, TABLE, row};
+pub use table::{BASELINE, Row, Strike, TABLE, row};
 pub use watching::{Figures, Spread};
 pub use wiring::{UPGRADE_FROM, Wiring};

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use futures_util::{SinkExt as _, StreamExt as _};
+use futures_util::{FutureExt as _, SinkExt as _, StreamExt as _};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, interval_at, sleep, sleep_until, timeout};
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
@@ -160,11 +160,10 @@ impl Task {
                 },
                 _ = refresh.tick() => socket.send(Message::text(ClientFrame::Auth { token: (self.mint)() }.text())).await,
                 () = sleep_until(heard + silence) => return again("the server is silent"),
-                message = socket.next() => match message {
+                message = socket.next().inspect(|_| heard = Instant::now()) => match message {
                     None => return again("the connection is lost"),
                     Some(Err(error)) => Err(error),
                     Some(Ok(Message::Text(text))) => {
-                        heard = Instant::now();
                         let incoming = frame::read(text.as_str());
                         if let Some(Incoming::Frame(ServerFrame::Reconnect { after_ms })) = incoming {
                             reconnect_at = Some(Instant::now() + Duration::from_millis(after_ms));
@@ -176,10 +175,7 @@ impl Task {
                         Ok(())
                     }
                     Some(Ok(Message::Close(close))) => return ended(close, left(reconnect_at)),
-                    Some(Ok(_)) => {
-                        heard = Instant::now();
-                        Ok(())
-                    }
+                    Some(Ok(_)) => Ok(()),
                 },
             };
             if let Err(error) = sent {

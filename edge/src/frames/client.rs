@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use confab_ids::{ChatId, MessageId, NUMBER_LIMIT, Seq, UserId};
 use confab_proto::limits::{CLIENT_ID_CHARS_MAX, EMOJI_BYTES_MAX, MEDIA_URL_BYTES_MAX, MENTIONS_MAX, TEXT_BYTES_MAX};
-use confab_proto::message::v1::{Content, Deletion, Edit, Reaction};
+use confab_proto::message::v1::{Content, Deletion, Edit, Reaction, Send};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -20,12 +20,8 @@ const HISTORY_DEFAULT: u32 = 50;
 /// What a client asks for.
 #[derive(Debug, PartialEq)]
 pub(crate) enum ClientFrame {
-    /// What takes a seq.
-    Send {
-        chat: ChatId,
-        client_id: String,
-        body: Body,
-    },
+    /// What takes a seq. Who sends it, and its id, are the session's to say.
+    Send(Box<Send>),
     Delivered {
         chat: ChatId,
         at: Place,
@@ -57,15 +53,6 @@ pub(crate) enum ClientFrame {
     },
     /// A seed client announces itself; its connection speaks for it already.
     Presence,
-}
-
-/// What is sent to a chat.
-#[derive(Debug, PartialEq)]
-pub(crate) enum Body {
-    Content(Content),
-    Edit(Edit),
-    Deletion(Deletion),
-    Reaction(Reaction),
 }
 
 /// An event, by its seq or by its id.
@@ -176,7 +163,10 @@ impl Raw {
             "edit" => self.edit(),
             "delete" => {
                 let target = self.target()?;
-                self.sent(Body::Deletion(Deletion { target, ..Deletion::default() }))
+                self.sent(Send {
+                    deletion: Some(Box::new(Deletion { target, ..Deletion::default() })),
+                    ..Send::default()
+                })
             }
             "react" => self.react(),
             other => {
@@ -210,7 +200,8 @@ impl Raw {
         }
         let reply_to = below_limit("reply_to", self.reply_to.unwrap_or(0))?;
         let mentions = self.mentions.take().unwrap_or_default();
-        self.sent(Body::Content(Content { text, media_url, reply_to, mentions, deleted: false }))
+        let content = Content { text, media_url, reply_to, mentions, deleted: false };
+        self.sent(Send { content: Some(content), ..Send::default() })
     }
 
     fn edit(mut self) -> Result<ClientFrame, BadFrame> {
@@ -218,7 +209,8 @@ impl Raw {
         let text = self.content.take().filter(|text| !text.is_empty());
         let text = text.ok_or_else(|| BadFrame::field("content", "content is required"))?;
         check_text(&text)?;
-        self.sent(Body::Edit(Edit { target, text, ..Edit::default() }))
+        let edit = Edit { target, text, ..Edit::default() };
+        self.sent(Send { edit: Some(Box::new(edit)), ..Send::default() })
     }
 
     fn react(mut self) -> Result<ClientFrame, BadFrame> {
@@ -229,17 +221,18 @@ impl Raw {
             return Err(BadFrame::field("emoji", format!("emoji is longer than {EMOJI_BYTES_MAX} bytes")));
         }
         let removed = self.remove.unwrap_or(false);
-        self.sent(Body::Reaction(Reaction { target, emoji, removed }))
+        let reaction = Reaction { target, emoji, removed };
+        self.sent(Send { reaction: Some(Box::new(reaction)), ..Send::default() })
     }
 
-    fn sent(mut self, body: Body) -> Result<ClientFrame, BadFrame> {
-        let chat = self.chat()?;
+    fn sent(mut self, body: Send) -> Result<ClientFrame, BadFrame> {
+        let chat_id = self.chat()?.0;
         let client_id = self.client_id.take().unwrap_or_default();
         if client_id.chars().count() > CLIENT_ID_CHARS_MAX {
             let why = format!("client_id is longer than {CLIENT_ID_CHARS_MAX} characters");
             return Err(BadFrame::field("client_id", why));
         }
-        Ok(ClientFrame::Send { chat, client_id, body })
+        Ok(ClientFrame::Send(Box::new(Send { chat_id, client_id, ..body })))
     }
 
     fn target(&self) -> Result<u64, BadFrame> {
@@ -382,10 +375,8 @@ mod tests {
     fn the_seeds_message_is_read_as_it_is_written() {
         let frame = good(r#"{"type":"message","chat_id":1,"content":"Hello!","media_url":null}"#);
         let content = Content { text: "Hello!".into(), ..Content::default() };
-        assert_eq!(
-            frame,
-            ClientFrame::Send { chat: ChatId(1), client_id: String::new(), body: Body::Content(content) }
-        );
+        let send = Send { chat_id: 1, content: Some(content), ..Send::default() };
+        assert_eq!(frame, ClientFrame::Send(Box::new(send)));
         assert_eq!(good(r#"{"type":"presence","user_id":"x","status":"online"}"#), ClientFrame::Presence);
     }
 

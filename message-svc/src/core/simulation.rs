@@ -2,7 +2,8 @@
 //! and hand over; clocks that drift and step; compare-and-sets whose outcome is not told. The cores run as they are.
 //!
 //! Whatever the schedule: what was acked is in the log where the ack said, no send is there twice, each sender's are in
-//! their order, and what was published is what the log says, as edits and deletions have changed it. With any one rule of [`rules`] cut, some schedule breaks that.
+//! their order, and what was published is what the log says, as edits and deletions have changed it. With any one rule of
+//! [`rules`] cut, some schedule breaks that.
 
 #![allow(clippy::print_stdout, reason = "its figures are its result")]
 

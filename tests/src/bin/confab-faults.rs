@@ -5,7 +5,7 @@
 
 use anyhow::ensure;
 use confab_tests::faults::{
-    Capacity, Cluster, Load, Outcome, Page, Population, Row, SHARE, Strike, TABLE, measure, row,
+    BASELINE, Capacity, Cluster, Load, Outcome, Page, Population, Row, SHARE, Strike, TABLE, measure, row,
 };
 use confab_tests::harness::seed;
 
@@ -62,12 +62,11 @@ async fn run(cluster: &mut Cluster, rows: &[Row], capacity: u32, seed: u64) -> a
     let mut first = || users.next().unwrap_or(u64::MAX);
     for row in rows {
         let load = Load { population: Population::FULL, messages: row.messages, rate };
-        let baseline = TABLE[0];
         if cluster.wants_baseline(*row) {
-            println!("{}, for {} …", baseline.name, row.name);
-            let short = Load { messages: baseline.messages, ..load };
+            println!("{}, for {} …", BASELINE.name, row.name);
+            let short = Load { messages: BASELINE.messages, ..load };
             let outcome = cluster.run_baseline(*row, short, seed, first()).await;
-            all_hold &= judge(&baseline, outcome, seed, capacity)?;
+            all_hold &= judge(&BASELINE, outcome, seed, capacity)?;
         }
         println!("{} …", row.name);
         let outcome = match row.strike {

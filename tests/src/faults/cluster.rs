@@ -11,7 +11,7 @@ use confab_test_servers::Cassandra;
 use super::load::Load;
 use super::paths::{Paths, Struck};
 use super::strikes;
-use super::table::{Row, Strike, TABLE};
+use super::table::{BASELINE, Row, Strike};
 use super::watching::{Figures, Spread, figures};
 use super::wiring::{self, Wired, Wiring};
 use crate::checker::{History, Report};
@@ -145,7 +145,7 @@ impl Cluster {
     /// As [`Self::run`].
     pub async fn run_baseline(&mut self, of: Row, load: Load, seed: u64, first: u64) -> anyhow::Result<Outcome> {
         self.rewire(of.strike.wiring()).await?;
-        let outcome = self.run_here(TABLE[0], load, seed, first).await?;
+        let outcome = self.run_here(BASELINE, load, seed, first).await?;
         self.baseline = Some((outcome.figures.spared, Instant::now()));
         Ok(outcome)
     }

@@ -13,7 +13,7 @@ use super::{LOG_READS_MAX, Mode, Now, Phase, Session, expiry};
 use crate::auth::{Claims, TokenError};
 use crate::core::manners::Consequence;
 use crate::core::{Out, Question};
-use crate::frames::client::{BadFrame, Body, ClientFrame, Place, Read};
+use crate::frames::client::{BadFrame, ClientFrame, Place, Read};
 use crate::frames::server::ServerFrame;
 use crate::frames::{Close, Code};
 
@@ -25,7 +25,7 @@ impl Session {
     pub(crate) fn frame(&mut self, now: Now, read: Read, verify: impl FnOnce(&str) -> Result<Claims, TokenError>) {
         let Read { reference, client_id, trace, frame } = read;
         match frame {
-            Ok(ClientFrame::Send { chat, client_id, body }) => {
+            Ok(ClientFrame::Send(send)) => {
                 let message_id = *Uuid::now_v7().as_bytes();
                 let seed = self.mode == Mode::Seed;
                 if seed {
@@ -34,21 +34,13 @@ impl Session {
                         self.own.pop_front();
                     }
                 }
-                let mut send = Send {
-                    chat_id: chat.0,
+                let client_id = (!send.client_id.is_empty()).then(|| send.client_id.clone());
+                let send = Send {
                     user_id: self.user.0,
                     device: self.device.clone(),
                     message_id: message_id.to_vec().into(),
-                    client_id: client_id.clone(),
-                    ..Send::default()
+                    ..*send
                 };
-                match body {
-                    Body::Content(content) => send.content = Some(content),
-                    Body::Edit(edit) => send.edit = Some(Box::new(edit)),
-                    Body::Deletion(deletion) => send.deletion = Some(Box::new(deletion)),
-                    Body::Reaction(reaction) => send.reaction = Some(Box::new(reaction)),
-                }
-                let client_id = (!client_id.is_empty()).then_some(client_id);
                 let message_id = seed.then_some(message_id);
                 let waiting = InFlight { client_id, reference, trace, message_id, accepted: None };
                 self.command(Action::Send(send), waiting);

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use confab_ids::{ChatId, Seq};
-use confab_proto::message::v1::{Event, Role, event};
+use confab_proto::message::v1::{Event, Role};
 use prost::Message as _;
 
 use super::{Owner, Slot};
@@ -29,7 +29,7 @@ pub(super) struct Target {
 impl Target {
     /// The rows that a change of it changes, encoded, with their seqs.
     pub(super) fn rows_after(&self, body: &Body, at: Seq) -> Vec<(Seq, Bytes)> {
-        let rows = body::rows_after(&self.message, self.edit_before.as_ref(), body, at).unwrap_or_default();
+        let rows = body::rows_after(&self.message, self.edit_before.as_ref(), body, at);
         rows.iter().map(|row| (Seq(row.seq), row.encode_to_vec().into())).collect()
     }
 }
@@ -38,8 +38,8 @@ impl Target {
 pub(super) fn with_rows(mut event: Event, changed: &[(Seq, Bytes)]) -> Event {
     let rows = changed.iter().map(|(_, row)| row.clone()).collect();
     match &mut event.body {
-        Some(event::Body::Edit(edit)) => edit.rows = rows,
-        Some(event::Body::Deletion(deletion)) => deletion.rows = rows,
+        Some(Body::Edit(edit)) => edit.rows = rows,
+        Some(Body::Deletion(deletion)) => deletion.rows = rows,
         _ => {}
     }
     event
@@ -72,18 +72,15 @@ impl Owner {
         let may = match send.body {
             Body::Edit(_) => is_own,
             Body::Deletion(_) => is_own || is_admin,
-            Body::Content(_) | Body::Reaction(_) => true,
+            _ => true,
         };
-        // Its seq doesn't matter yet.
-        let refusal = match body::rows_after(&target.message, None, &send.body, Seq::ZERO) {
-            None => Some(SendError::UnknownTarget),
-            Some(_) if !may => Some(SendError::NotYours),
-            Some(_) => None,
-        };
-        match refusal {
-            Some(error) => fx.replies.push((origin, Outcome::SendRefused(error))),
-            None => self.accept(now, id, origin, send, Some(&target), fx),
+        if !body::is_message(&target.message) {
+            return fx.replies.push((origin, Outcome::SendRefused(SendError::UnknownTarget)));
         }
+        if !may {
+            return fx.replies.push((origin, Outcome::SendRefused(SendError::NotYours)));
+        }
+        self.accept(now, id, origin, send, Some(&target), fx);
     }
 
     /// An event that was asked for was read; `None`: it is not there, which can't be.
@@ -118,7 +115,7 @@ impl Owner {
     }
 
     /// Has the rows written that the event which was appended last has changed.
-    pub(super) fn change_rows(&mut self, id: ChatId, changed: &[(Seq, Bytes)], fx: &mut Effects) {
+    pub(super) fn change_rows(&mut self, id: ChatId, changed: Vec<(Seq, Bytes)>, fx: &mut Effects) {
         if changed.is_empty() {
             return;
         }
@@ -129,7 +126,7 @@ impl Owner {
         let rows: Vec<Row> = changed.iter().map(row).collect();
         chat.barrier = chat.last;
         let Some(event) = chat.pending.back_mut() else { return };
-        event.changed = changed.to_vec();
+        event.changed = changed;
         if is_sole || !rules::holds(Rule::ChangeAfterEvent) {
             // All of a commit or nothing, where there is no other owner.
             fx.rows.extend(rows);

@@ -14,7 +14,7 @@ use prost::Message as _;
 
 use super::{Limits, Owner};
 use crate::core::body::checks::{changes, is, is_or_was};
-use crate::core::body::{Body, sent_hash};
+use crate::core::body::{Body, hash, is_message, sent_hash, target};
 use crate::core::marks::Marks;
 use crate::core::sends::Sent;
 use crate::core::{
@@ -214,7 +214,7 @@ struct World {
     calls: u64,
     open: HashMap<u64, Asked>,
     /// (chat, user, client id) → seq of its first ack, and the hash of what was sent.
-    acked: HashMap<(u64, u64, String), (u64, u64)>,
+    acked: HashMap<(u64, u64, String), (u64, Option<u64>)>,
     creating: Vec<(u64, Create)>,
     loads: Vec<Load>,
     lookups: Vec<Vec<Lookup>>,
@@ -276,9 +276,9 @@ impl World {
 
     fn send(&mut self, user: u64, chat: u64, client_id: String, body: Body) {
         let message_id = self.message_id();
-        let (user_id, key) = (UserId(user), client_id.clone());
-        let send = Send { user: user_id, device: "d".into(), message_id, client_id: key, body: body.clone() };
-        self.command(chat, Asked::Send { user, chat, client_id, body, message_id }, Command::Send(send));
+        let asked = Asked::Send { user, chat, client_id: client_id.clone(), body: body.clone(), message_id };
+        let send = Send { user: UserId(user), device: "d".into(), message_id, client_id, body };
+        self.command(chat, asked, Command::Send(send));
     }
 
     fn step(&mut self, step: Step) {
@@ -495,8 +495,8 @@ impl World {
                 assert_eq!(event.message_id, &accepted.message_id.0[..]);
                 assert_eq!((event.sender_id, &event.client_id), (user, &client_id));
                 assert_eq!(accepted.duplicate, accepted.message_id != message_id);
-                assert_eq!(sent_hash(event), Some(body.hash()), "acked, with another body in the log");
-                let first = (accepted.seq.0, body.hash());
+                assert_eq!(sent_hash(event), hash(&body), "acked, with another body in the log");
+                let first = (accepted.seq.0, hash(&body));
                 assert_eq!(*self.acked.entry((chat, user, client_id)).or_insert(first), first);
             }
             Outcome::SendRefused(SendError::NotMember) => assert!(!self.disk.is_member(ChatId(chat), UserId(user))),
@@ -516,18 +516,17 @@ impl World {
 
     /// A change was refused: its target is another one's, or no message that its sender sees.
     fn refused(&self, chat: u64, user: u64, body: &Body, because_not_own: bool) {
-        let target = body.target().expect("it names a message").0;
+        let target = target(body).expect("it names a message").0;
         let Some(event) = self.disk.events.get(&ChatId(chat)).and_then(|log| log.get(&target)) else {
             return assert!(!because_not_own, "another one's message, which isn't there");
         };
         let member = self.disk.members[&ChatId(chat)].iter().find(|member| member.user.0 == user);
         let sees = member.is_some_and(|member| member.joined_seq.0 <= target);
-        let is_message = matches!(&event.body, Some(event::Body::Content(content)) if !content.deleted);
         // One that isn't below the head yet is not seen.
         let is_told = self.last_published.get(&chat).is_some_and(|last| *last >= target);
         match because_not_own {
             true => assert!(sees && event.sender_id != user, "it is their own: {event:?}"),
-            false => assert!(!sees || !is_message || !is_told, "they see it: {event:?}"),
+            false => assert!(!sees || !is_message(event) || !is_told, "they see it: {event:?}"),
         }
     }
 
@@ -566,7 +565,7 @@ impl World {
         assert!(self.owner.is_quiet(), "not quiet");
         for ((chat, _, client_id), (seq, hash)) in &self.acked {
             let event = &self.disk.events[&ChatId(*chat)][seq];
-            assert_eq!((&event.client_id, sent_hash(event)), (client_id, Some(*hash)));
+            assert_eq!((&event.client_id, sent_hash(event)), (client_id, *hash));
         }
         for (chat, log) in &self.disk.events {
             if let Err(why) = changes(log, u64::MAX) {

@@ -10,7 +10,7 @@ use prost::Message as _;
 use super::changing::{Target, with_rows};
 use super::marking::block_of;
 use super::{Owner, Slot, unavailable};
-use crate::core::body::{Body, changed_rows, sent_hash, without_rows};
+use crate::core::body::{self, Body, changed_rows, sent_hash, without_rows};
 use crate::core::chat::{Answer, Author, Pending, Place};
 use crate::core::ownership::rules::{self, Rule};
 use crate::core::sends::{Known, Sent};
@@ -34,11 +34,11 @@ impl Owner {
         }
         let key = send_key(&send);
         match chat.sends.get(&key) {
-            Known::New => match send.body.target() {
+            Known::New => match body::target(&send.body) {
                 Some(target) => self.change(now, id, origin, send, target, fx),
                 None => self.accept(now, id, origin, send, None, fx),
             },
-            Known::Sent(sent) if sent.body_hash == send.body.hash() => self.repeat(id, origin, sent, fx),
+            Known::Sent(sent) if Some(sent.body_hash) == body::hash(&send.body) => self.repeat(id, origin, sent, fx),
             Known::Sent(_) => fx.replies.push((origin, Outcome::SendRefused(SendError::Conflict))),
             Known::Unknown => {
                 self.wait_in_front(id, origin, Command::Send(send));
@@ -73,7 +73,7 @@ impl Owner {
         target: Option<&Target>,
         fx: &mut Effects,
     ) {
-        let (key, body_hash) = (send_key(&send), send.body.hash());
+        let (key, body_hash) = (send_key(&send), body::hash(&send.body).unwrap_or_default());
         let Some(chat) = self.hot(id) else { return };
         let place = chat.take_place(now.wall_ms, target.is_none());
         let Place { seq, created_at_ms, .. } = place;
@@ -90,10 +90,10 @@ impl Owner {
         let Send { user, device, message_id, client_id, body } = send;
         let changed = target.map(|target| target.rows_after(&body, seq)).unwrap_or_default();
         let author = Author { user, device, client_id, message_id };
-        let event = with_rows(place.event(id, author, body.into_event()), &changed);
+        let event = with_rows(place.event(id, author, body), &changed);
         fx.rows.push(Row::Send { chat: id, key, sent });
         self.append(now, id, &event, (origin, Answer::Accepted(accepted)), fx);
-        self.change_rows(id, &changed, fx);
+        self.change_rows(id, changed, fx);
     }
 
     /// Puts an event into the log.

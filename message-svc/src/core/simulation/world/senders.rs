@@ -9,7 +9,7 @@ use confab_proto::message::v1::{Content, Deletion, Edit, Reaction};
 use super::super::chance::Chance;
 use super::super::sender::Stream;
 use super::{CHATS, Call, Happening, Input, World};
-use crate::core::body::Body;
+use crate::core::body::{self, Body};
 use crate::core::ownership::map::ShardMap;
 use crate::core::{Command, Origin, Outcome, Send};
 use crate::error::SendError;
@@ -136,7 +136,7 @@ impl World {
                 if queue
                     .bodies
                     .get(&n)
-                    .is_none_or(|body| body.target().is_some_and(|target| queue.deleted.contains(&target))) =>
+                    .is_none_or(|body| body::target(body).is_some_and(|target| queue.deleted.contains(&target))) =>
             {
                 queue.unacked.retain(|(unacked, _)| *unacked != n);
                 queue.bodies.remove(&n);
