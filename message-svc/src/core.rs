@@ -238,6 +238,8 @@ pub(crate) struct ChatView {
 pub(crate) struct Effects {
     /// Read these chats and answer with `loaded`.
     pub loads: Vec<Load>,
+    /// Read these once more, without their watermarks, and answer with `loaded`.
+    pub loads_again: Vec<Load>,
     /// Read these ends of logs and answer with `tail_read`.
     pub tails: Vec<TailRead>,
     /// Read these events of logs and answer each with `row_read`.

@@ -427,6 +427,13 @@ impl<S: Store, L: Ledger> Task<S, L> {
                 Done::Loaded(fx.loads, records)
             }));
         }
+        if !fx.loads_again.is_empty() {
+            let (store, loads) = (self.store.clone(), std::mem::take(&mut fx.loads_again));
+            self.under_way.push(Box::pin(async move {
+                let records = store.load_again(loads.iter().map(|load| load.chat).collect()).await;
+                Done::Loaded(loads, records)
+            }));
+        }
         if !fx.row_reads.is_empty() {
             let (store, reads) = (self.store.clone(), std::mem::take(&mut fx.row_reads));
             self.under_way.push(Box::pin(async move {

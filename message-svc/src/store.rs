@@ -316,6 +316,14 @@ pub(crate) trait Store: Clone + Send + Sync + 'static {
     /// [`tails`](Self::tails).
     fn load(&self, chats: Vec<ChatId>) -> impl Future<Output = Result<Vec<Option<ChatRecord>>, StoreError>> + Send;
 
+    /// The same without watermarks, where others may have written to it.
+    fn load_again(
+        &self,
+        chats: Vec<ChatId>,
+    ) -> impl Future<Output = Result<Vec<Option<ChatRecord>>, StoreError>> + Send {
+        self.load(chats)
+    }
+
     /// The newest rows of buckets of logs, in any order, and at most so many of each.
     fn tails(
         &self,

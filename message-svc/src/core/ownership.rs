@@ -29,8 +29,14 @@ const LOOK_AGAIN_MS: u64 = 100;
 /// does it alone.
 const TURN_MS: u64 = 300;
 
-/// Shards that an owner hands over at once to one that has come: the others go on meanwhile.
-const HANDED_OVER_MAX: usize = 512;
+/// Shards that an owner hands over at once to one that has come, and how often, milliseconds: the others go on meanwhile. Each chat of
+/// them that is in use is recovered there, which costs the store some ten requests: all of them at once would keep it from everything
+/// else. Half of all shards take 4 s.
+const HANDED_OVER_MAX: usize = 128;
+const HAND_OVER_EVERY_MS: u64 = 250;
+
+/// And at once where it is to end, one lot after the other.
+const DRAINED_MAX: usize = 512;
 
 /// One thing to be done with the store; it is answered before the next is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,6 +97,8 @@ pub(crate) struct Ownership {
     /// Stopped, and not quiet yet; stopped and quiet.
     stopping: BTreeSet<Shard>,
     quiet: BTreeSet<Shard>,
+    /// When shards may be stopped next, if it doesn't drain.
+    next_hand_over_ms: u64,
     changes: Changes,
 }
 
@@ -114,6 +122,7 @@ impl Ownership {
             swapping: None,
             stopping: BTreeSet::new(),
             quiet: BTreeSet::new(),
+            next_hand_over_ms: 0,
             changes: Changes::default(),
         }
     }
@@ -193,7 +202,7 @@ impl Ownership {
             asks.push(Ask::Observe { known: self.map.version });
         }
         if self.lease.holds(now) {
-            self.hand_over();
+            self.hand_over(now);
             asks.extend(self.mark_dead(now));
             asks.extend(self.purge(now));
             self.take_over(now);
@@ -358,15 +367,19 @@ impl Ownership {
     }
 
     /// Stops shards that another should have, and moves those that are quiet.
-    fn hand_over(&mut self) {
+    fn hand_over(&mut self, now: Now) {
         if self.swapping.is_some() || self.map.version == 0 {
             return;
         }
         let me = self.lease.incarnation();
         if self.stopping.is_empty() && self.quiet.is_empty() {
-            let max = if self.lease.is_draining() { usize::MAX } else { HANDED_OVER_MAX };
+            if !self.lease.is_draining() && now.mono_ms < self.next_hand_over_ms {
+                return;
+            }
+            let max = if self.lease.is_draining() { DRAINED_MAX } else { HANDED_OVER_MAX };
             let others = |shard: &Shard| self.wanted.owner(*shard).is_some_and(|owner| owner != me);
             let stopped: Vec<Shard> = self.map.shards_of(me).filter(others).take(max).collect();
+            self.next_hand_over_ms = now.mono_ms + HAND_OVER_EVERY_MS;
             self.stopping.extend(&stopped);
             self.changes.stopped.extend(stopped);
             return;

@@ -9,6 +9,7 @@ use confab_proto::message::v1::{Event, MembershipKind, Role, event};
 use prost::Message as _;
 
 use super::body::changed_rows;
+use super::maps::HashMap;
 use super::marks::Marks;
 use super::owner::key_and_sent;
 use super::ownership::rules::{self, Rule};
@@ -77,6 +78,19 @@ impl Recovery {
         }
         let tail = record.certain.span().saturating_mul(2).max(2);
         Self { record, to_read, tail, rows: Vec::new(), sends: Vec::new(), rewrites: VecDeque::new() }
+    }
+
+    /// A chat's row that was read again, with the watermarks of the first time: who owned it before writes none any more, or
+    /// none that are worth another read.
+    pub(crate) fn with_marks(&self, mut record: ChatRecord) -> ChatRecord {
+        let known: HashMap<UserId, &Marks> =
+            self.record.members.iter().map(|(member, marks)| (member.user, marks)).collect();
+        for (member, marks) in &mut record.members {
+            if let Some(known) = known.get(&member.user) {
+                marks.clone_from(known);
+            }
+        }
+        record
     }
 
     /// Whether the rows that were read are of the log's last buckets, and enough, by the chat's row as it was read again after

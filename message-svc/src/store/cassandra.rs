@@ -215,6 +215,10 @@ impl Store for Cassandra {
         self.for_each(chats, Self::load_one).await
     }
 
+    async fn load_again(&self, chats: Vec<ChatId>) -> Result<Vec<Option<ChatRecord>>, StoreError> {
+        self.for_each(chats, async |store, chat| Ok(store.chat(chat).await?.map(Self::record))).await
+    }
+
     async fn tails(&self, asked: Vec<(ChatId, u32, usize)>) -> Result<Vec<Vec<LogRow>>, StoreError> {
         self.for_each(asked, |store, (chat, bucket, limit)| store.tail(chat, bucket, limit)).await
     }

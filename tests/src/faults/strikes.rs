@@ -15,8 +15,8 @@ use crate::harness::{Mesh, Process, Signal};
 /// How long a process may take to end when it is asked to: more than its own bounds together.
 const EXIT: Duration = Duration::from_secs(75);
 /// Between two processes of a rollout, as minReadySeconds of a Kubernetes Deployment: one drain is felt at a time, and it is one
-/// that has a bound; a message-svc has its part of the chats again 4 to 5 s after it has come.
-const SETTLED: Duration = Duration::from_secs(6);
+/// that has a bound; a message-svc has its part of the chats again 8 to 10 s after it has come.
+const SETTLED: Duration = Duration::from_secs(12);
 /// How long new instances keep their chats.
 const TOGETHER: Duration = Duration::from_secs(10);
 

@@ -206,12 +206,17 @@ impl Owner {
 
     pub(super) fn recover(&mut self, now: Now, load: Load, record: ChatRecord, fx: &mut Effects) {
         let Some(Slot::Loading { recovery, .. }) = self.slots.get_mut(&load.chat) else { return };
-        if let Some(begun) = recovery
-            && begun.confirmed(&record)
-        {
-            begun.record = record;
-            return self.cut(now, load, fx);
-        }
+        let record = match recovery {
+            Some(begun) => {
+                let record = begun.with_marks(record);
+                if begun.confirmed(&record) {
+                    begun.record = record;
+                    return self.cut(now, load, fx);
+                }
+                record
+            }
+            None => record,
+        };
         let begun = recovery.insert(Box::new(Recovery::new(record)));
         if let Some((bucket, limit)) = begun.next() {
             fx.tails.push(TailRead { load, bucket, limit });
@@ -233,7 +238,7 @@ impl Owner {
         }
         if rules::holds(Rule::ReadChatAgain) {
             // What it says of the log must be no older than the rows are: an owner before may have written both meanwhile.
-            return fx.loads.push(load);
+            return fx.loads_again.push(load);
         }
         self.cut(now, load, fx);
     }

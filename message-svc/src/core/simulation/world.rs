@@ -450,7 +450,8 @@ impl World {
             // The process can stand still between its decision and the sending.
             self.soon(Happening::Try { write: self.next_write });
         }
-        fx.loads.into_iter().for_each(|load| self.soon(Happening::ReadChat { node, life, load }));
+        let loads = fx.loads.into_iter().chain(fx.loads_again);
+        loads.for_each(|load| self.soon(Happening::ReadChat { node, life, load }));
         fx.tails.into_iter().for_each(|read| self.soon(Happening::ReadTail { node, life, read }));
         fx.creations.into_iter().for_each(|read| self.soon(Happening::ReadKey { node, life, read }));
         if fx.take_ids {

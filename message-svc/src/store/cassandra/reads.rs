@@ -9,6 +9,7 @@ use futures_util::stream::TryStreamExt;
 use prost::Message;
 
 use super::{Cassandra, big, failed};
+use crate::core::marks::Marks;
 use crate::core::recovery::LogRow;
 use crate::store::rows::{ChatValue, MarksValue, RosterValue};
 use crate::store::{ChatOfUser, ChatRecord, Meta, Roster, StoreError};
@@ -28,18 +29,22 @@ impl Cassandra {
     pub(super) async fn load_one(self, chat: ChatId) -> Result<Option<ChatRecord>, StoreError> {
         let marks = self.rows::<(Bytes,)>(&self.statements.marks, (big(chat.0),));
         let (found, blocks) = futures_util::future::try_join(self.chat(chat), marks).await?;
-        let Some((meta, roster)) = found else { return Ok(None) };
-        let mut marks = HashMap::new();
+        let Some(mut record) = found.map(Self::record) else { return Ok(None) };
+        let mut known = HashMap::new();
         for (block,) in blocks {
-            marks.extend(MarksValue::decode(block)?.marks());
+            known.extend(MarksValue::decode(block)?.marks());
         }
-        let with_marks = roster.members.iter().map(|member| {
-            let marks = marks.remove(&member.user).unwrap_or_default();
-            (member.clone(), marks)
-        });
-        let members = with_marks.collect();
+        for (member, marks) in &mut record.members {
+            *marks = known.remove(&member.user).unwrap_or_default();
+        }
+        Ok(Some(record))
+    }
+
+    /// Without watermarks.
+    pub(super) fn record((meta, roster): (Meta, Roster)) -> ChatRecord {
+        let members = roster.members.iter().map(|member| (member.clone(), Marks::default())).collect();
         let Roster { seq: roster_seq, certain, .. } = roster;
-        Ok(Some(ChatRecord { meta, members, roster_seq, certain, head: Seq::ZERO, count: 0, last_at_ms: 0 }))
+        ChatRecord { meta, members, roster_seq, certain, head: Seq::ZERO, count: 0, last_at_ms: 0 }
     }
 
     /// In one page: what a recovery cuts at must not change between two.
