@@ -59,8 +59,6 @@ fn built(binary: &str) -> PathBuf {
 fn table(binary: &str, names: &[String], program: &Path, before: Option<&Path>) -> anyhow::Result<()> {
     let mut table = Command::new(built(binary));
     table.args(names).env("CONFAB_BIN", program).current_dir(crate::root());
-    // It runs for an hour: then Cassandra's better compiler is worth its time.
-    table.env("CASSANDRA_JVM", "");
     table.envs(before.map(|before| ("CONFAB_UPGRADE_FROM", before)));
     ensure!(table.status()?.success(), "`cargo xtask faults {}` does not hold", names.join(" "));
     Ok(())

@@ -51,7 +51,7 @@ impl Strike {
             Self::Cut { time, .. } => time + Duration::from_secs(5),
             Self::Slow { time, .. } => time + Duration::from_secs(5),
             Self::ScaleOut => Duration::from_secs(60),
-            Self::RollingRestart | Self::RollingUpgrade => Duration::from_secs(130),
+            Self::RollingRestart | Self::RollingUpgrade => Duration::from_secs(180),
         }
     }
 
