@@ -32,8 +32,8 @@ const TURN_MS: u64 = 300;
 /// Shards that an owner hands over at once to one that has come, and how often, milliseconds: the others go on meanwhile. Each chat of
 /// them that is in use is recovered there, which costs the store some ten requests: all of them at once would keep it from everything
 /// else. Half of all shards take 4 s.
-const HANDED_OVER_MAX: usize = 128;
-const HAND_OVER_EVERY_MS: u64 = 250;
+const HANDED_OVER_MAX: usize = 256;
+const HAND_OVER_EVERY_MS: u64 = 500;
 
 /// And at once where it is to end, one lot after the other.
 const DRAINED_MAX: usize = 512;
@@ -294,7 +294,8 @@ impl Ownership {
             Swapped::Applied => Some(swapping.map.clone()),
             Swapped::Refused(map) => Some(map),
         };
-        if let Some(map) = map.as_ref().filter(|map| **map == swapping.map) {
+        let is_applied = map.as_ref().is_none_or(|map| *map == swapping.map);
+        if let Some(map) = map.as_ref().filter(|_| is_applied) {
             let gainers = self.gainers(map);
             self.changes.gainers.extend(gainers);
         }
@@ -302,7 +303,10 @@ impl Ownership {
         if let Some(map) = map {
             self.adopt(map);
         }
-        self.resume();
+        // If another was faster, what is quiet goes by the next swap: to take it up again, and to stop it once more, would be felt.
+        if is_applied {
+            self.resume();
+        }
     }
 
     /// Who has shards by `next` that are not theirs by the map that is known.
