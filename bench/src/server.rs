@@ -45,6 +45,9 @@ impl Server {
         let data = tempfile::Builder::new().prefix("data-").tempdir_in(work).context("can't make a data folder")?;
         let mut command = Command::new(program);
         command.args(["serve", "--listen", "127.0.0.1:0", "--data"]).arg(data.path()).stdin(Stdio::null());
+        // A user of the load sends what many would.
+        let limits = ["MESSAGES", "BYTES", "CONNECTS", "HTTP"];
+        command.envs(limits.map(|what| (format!("CONFAB_EDGE__LIMITS__{what}_PER_SECOND"), "0")));
         let mut server = Self::start(command).await?;
         server.endpoint.signer = Some(Arc::new(Signer::read(data.path())?));
         server.data = Some(data);

@@ -14,6 +14,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use confab_edge::{LimitsConfig, Rate};
 use ipnet::IpNet;
 
 pub(crate) use mesh::{MeshConfig, MeshTls};
@@ -84,8 +85,24 @@ pub(crate) enum LogFormat {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct TokenConfig {
-    /// The HS256 key; none: `token.key` in the data folder, made at the first start.
+    /// The HS256 key; none: `token.key` in the data folder, made at the first start, or, with `jwks`, no such key.
     pub(crate) secret_file: Option<PathBuf>,
+    pub(crate) jwks: Option<JwksFields>,
+}
+
+/// An issuer of tokens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct JwksFields {
+    pub(crate) place: JwksPlace,
+    pub(crate) issuer: String,
+    pub(crate) audience: String,
+}
+
+/// Where its keys are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum JwksPlace {
+    File(PathBuf),
+    Url(hyper::Uri),
 }
 
 /// The edge's limits. A connection's share of memory follows from them.
@@ -115,6 +132,8 @@ pub(crate) struct EdgeConfig {
     pub(crate) watch_max: usize,
     /// A request's head must be complete after so long.
     pub(crate) header_timeout: Duration,
+    /// What one user, and one address, may ask of each edge.
+    pub(crate) limits: LimitsConfig,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -198,7 +217,7 @@ impl Config {
             behind_proxy: r.list("behind_proxy", "a list of networks, such as [\"10.0.0.0/8\"]", parse_net),
             otlp_endpoint: r.parsed("otlp_endpoint", "an address such as http://127.0.0.1:4317", parse_endpoint),
             log: LogConfig::read(r, default.log),
-            token: TokenConfig { secret_file: r.file("token.secret_file") },
+            token: TokenConfig { secret_file: r.file("token.secret_file"), jwks: read_jwks(r) },
             edge: EdgeConfig::read(r, &default.edge),
             message: MessageConfig::read(r, &default.message),
             presence: PresenceConfig { grace: r.seconds("presence.grace_seconds", default.presence.grace, 0..=300) },
@@ -223,10 +242,11 @@ impl Config {
                  Give --tls-cert and --tls-key, or --behind-proxy (the networks of a reverse proxy that does TLS), or listen on 127.0.0.1",
             );
         }
-        if self.has_edge() && !self.has_data() && self.token.secret_file.is_none() {
+        if self.has_edge() && !self.has_data() && self.token.secret_file.is_none() && self.token.jwks.is_none() {
             r.reject(
                 "token.secret_file",
-                "is needed by an edge without a data folder: the file with the key that clients' tokens are signed with",
+                "is needed by an edge without a data folder: the file with the key that clients' tokens are signed with.\n\
+                 Or token.jwks_url or token.jwks_file, for tokens of an issuer",
             );
         }
         if self.roles.is_empty() && self.storage != StorageConfig::Embedded {
@@ -285,6 +305,7 @@ impl EdgeConfig {
             drain: r.seconds("edge.drain_seconds", default.drain, 0..=600),
             watch_max: r.number("edge.watch_max", default.watch_max, 0..=10_000),
             header_timeout: r.seconds("edge.header_timeout_seconds", default.header_timeout, 1..=300),
+            limits: read_limits(r, default.limits),
         }
     }
 }
@@ -364,6 +385,7 @@ impl Default for EdgeConfig {
             drain: edge.drain,
             watch_max: edge.watch_max,
             header_timeout: edge.header_timeout,
+            limits: edge.limits,
         }
     }
 }
@@ -391,6 +413,30 @@ fn read_roles(r: &mut Reader) -> Vec<Role> {
     roles
 }
 
+/// Each by how much flows in a second, 0 for no limit, and by what may come at once.
+fn read_limits(r: &mut Reader, default: LimitsConfig) -> LimitsConfig {
+    let mut rate = |per_second, burst, default: Rate| Rate {
+        per_second: r.number(per_second, default.per_second, 0..=1_000_000_000),
+        burst: r.number(burst, default.burst, 0..=1_000_000_000),
+    };
+    LimitsConfig {
+        messages: rate("edge.limits.messages_per_second", "edge.limits.messages_burst", default.messages),
+        bytes: rate("edge.limits.bytes_per_second", "edge.limits.bytes_burst", default.bytes),
+        connects: rate("edge.limits.connects_per_second", "edge.limits.connects_burst", default.connects),
+        connects_of_address: rate(
+            "edge.limits.address_connects_per_second",
+            "edge.limits.address_connects_burst",
+            default.connects_of_address,
+        ),
+        http: rate("edge.limits.http_per_second", "edge.limits.http_burst", default.http),
+        http_of_address: rate(
+            "edge.limits.address_http_per_second",
+            "edge.limits.address_http_burst",
+            default.http_of_address,
+        ),
+    }
+}
+
 /// Both files, or none.
 fn read_tls(r: &mut Reader) -> Option<TlsFiles> {
     match (r.file("tls_cert"), r.file("tls_key")) {
@@ -405,6 +451,41 @@ fn read_tls(r: &mut Reader) -> Option<TlsFiles> {
             None
         }
     }
+}
+
+/// One of the places, and what else it needs; or nothing of it.
+fn read_jwks(r: &mut Reader) -> Option<JwksFields> {
+    let file = r.file("token.jwks_file");
+    let url = r.parsed("token.jwks_url", "an https address (http on loopback alone)", parse_jwks_url);
+    let not_empty = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    let issuer = r.parsed("token.issuer", "what tokens say in iss", not_empty);
+    let audience = r.parsed("token.audience", "what tokens say in aud", not_empty);
+    if file.is_some() && url.is_some() {
+        r.reject("token.jwks_file", "must not be there beside token.jwks_url");
+    }
+    let is_written = r.is_written("token.jwks_file") || r.is_written("token.jwks_url");
+    for (key, value) in [("token.issuer", &issuer), ("token.audience", &audience)] {
+        if is_written && value.is_none() && !r.is_written(key) {
+            r.reject(key, "is needed with token.jwks_url and token.jwks_file: tokens that an issuer made for others are not good here");
+        }
+        if !is_written && value.is_some() {
+            r.reject(key, "is of use with token.jwks_url or token.jwks_file only");
+        }
+    }
+    let place = file.map(JwksPlace::File).or(url.map(JwksPlace::Url))?;
+    Some(JwksFields { place, issuer: issuer?, audience: audience? })
+}
+
+fn parse_jwks_url(text: &str) -> Option<hyper::Uri> {
+    let uri: hyper::Uri = text.parse().ok()?;
+    let host = uri.host()?.trim_start_matches('[').trim_end_matches(']');
+    let loopback = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    let safe = match uri.scheme_str() {
+        Some("https") => true,
+        Some("http") => loopback,
+        _ => false,
+    };
+    safe.then_some(uri)
 }
 
 fn parse_listen(text: &str) -> Option<SocketAddr> {

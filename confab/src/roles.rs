@@ -26,7 +26,6 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
 use crate::config::{CassandraFields, Config, Role, StorageConfig};
-use crate::secret::Secret;
 use crate::services;
 use crate::tls;
 
@@ -58,7 +57,7 @@ struct Drains<D> {
 pub(crate) struct Front {
     pub(crate) listener: TcpListener,
     pub(crate) tls: Option<TlsAcceptor>,
-    pub(crate) secret: Secret,
+    pub(crate) verifier: confab_edge::Verifier,
 }
 
 /// The services of this process, as they are built.
@@ -257,7 +256,7 @@ fn start_edge(cfg: &Config, deps: EdgeDeps, front: Front, hosted: &mut Hosted) -
         messages: balanced(deps.messages, balancing),
         fanout: deps.fanout,
         presence: deps.presence,
-        token_secret: front.secret.as_bytes().to_vec(),
+        verifier: front.verifier,
         // It is for trying out a server of one's own.
         page: None,
         ready,

@@ -1,4 +1,4 @@
-//! The HS256 key that tokens are signed with.
+//! What tokens are checked with: the HS256 key, and an issuer's keys.
 
 use std::fmt;
 use std::fs;
@@ -10,7 +10,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rand::RngCore as _;
 
+use confab_edge::{JwksConfig, JwksSource};
+
+use crate::config::{JwksPlace, TokenConfig};
 use crate::data_folder::{self, DataFolder};
+use crate::tls;
 
 /// Less can be guessed from a token by trying.
 const BYTES_MIN: usize = 16;
@@ -54,6 +58,22 @@ pub(crate) fn load_or_create(folder: &DataFolder, file: Option<&Path>) -> anyhow
 /// Reads `file`, or the data folder's key.
 pub(crate) fn load(folder: &DataFolder, file: Option<&Path>) -> anyhow::Result<Loaded> {
     read(&file.map_or_else(|| folder.path().join(data_folder::SECRET), Path::to_owned))
+}
+
+/// Who clients are, by the secret where there is one, and by an issuer's keys.
+pub(crate) async fn verifier(secret: Option<&Secret>, cfg: &TokenConfig) -> anyhow::Result<confab_edge::Verifier> {
+    let verifier = confab_edge::Verifier::new();
+    let verifier = secret.into_iter().fold(verifier, |verifier, secret| verifier.hs256(secret.as_bytes()));
+    let Some(jwks) = &cfg.jwks else { return Ok(verifier) };
+    let source = match &jwks.place {
+        JwksPlace::File(path) => JwksSource::File(path.clone()),
+        JwksPlace::Url(url) => {
+            let tls = (url.scheme_str() == Some("https")).then(tls::client).transpose()?;
+            JwksSource::Url(url.clone(), tls)
+        }
+    };
+    let (issuer, audience) = (jwks.issuer.clone(), jwks.audience.clone());
+    verifier.jwks(JwksConfig { source, issuer, audience }).await.context("the keys to check tokens with")
 }
 
 /// Reads `path`.

@@ -33,8 +33,10 @@ pub(crate) async fn serve(cfg: Config) -> anyhow::Result<()> {
 async fn alone(cfg: &Config) -> anyhow::Result<()> {
     let folder = DataFolder::open_or_create(&cfg.data)?;
     let lock = folder.lock()?;
-    let loaded = secret::load_or_create(&folder, cfg.token.secret_file.as_deref())?;
-    let secret = warned(loaded);
+    let secret = match (&cfg.token.secret_file, &cfg.token.jwks) {
+        (None, Some(_)) => None,
+        (file, _) => Some(warned(secret::load_or_create(&folder, file.as_deref())?)),
+    };
     let tls = cfg.tls.as_ref().map(tls::server).transpose()?.map(TlsAcceptor::from);
     let listener = bind(cfg.listen).await?;
     let addr = listener.local_addr()?;
@@ -61,16 +63,18 @@ async fn in_mesh(cfg: &Config) -> anyhow::Result<()> {
     let lock = folder.as_ref().map(DataFolder::lock).transpose()?;
     let mut url = None;
     let front = if cfg.has_edge() {
-        let secret = match (&cfg.token.secret_file, &folder) {
-            (Some(file), _) => secret::read(file)?,
-            (None, Some(folder)) => secret::load_or_create(folder, None)?,
-            (None, None) => anyhow::bail!("token.secret_file is needed by an edge without a data folder"),
+        let secret = match (&cfg.token.secret_file, &cfg.token.jwks, &folder) {
+            (Some(file), ..) => Some(warned(secret::read(file)?)),
+            (None, Some(_), _) => None,
+            (None, None, Some(folder)) => Some(warned(secret::load_or_create(folder, None)?)),
+            (None, None, None) => anyhow::bail!("token.secret_file is needed by an edge without a data folder"),
         };
+        let verifier = secret::verifier(secret.as_ref(), &cfg.token).await?;
         let tls = cfg.tls.as_ref().map(tls::server).transpose()?.map(TlsAcceptor::from);
         let listener = bind(cfg.listen).await?;
         let scheme = if tls.is_some() { "https" } else { "http" };
         url = Some(format!("{scheme}://{}", listener.local_addr()?));
-        Some(roles::Front { listener, tls, secret: warned(secret) })
+        Some(roles::Front { listener, tls, verifier })
     } else {
         None
     };

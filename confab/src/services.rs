@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
 use crate::config::Config;
-use crate::secret::Secret;
+use crate::secret::{self, Secret};
 use crate::token;
 
 const PAGE: &str = include_str!("../../web/index.html");
@@ -37,7 +37,7 @@ pub(crate) async fn start(
     cfg: &Config,
     listener: TcpListener,
     tls: Option<TlsAcceptor>,
-    secret: Secret,
+    secret: Option<Secret>,
     drain: Drain,
 ) -> anyhow::Result<Services> {
     let (others, others_drain) = confab_mesh::drain::channel();
@@ -66,7 +66,7 @@ pub(crate) async fn start(
         owners: alone("edge", &messages.peer),
         fanout: alone("edge", &fanout),
         presence: alone("edge", &presence),
-        token_secret: secret.as_bytes().to_vec(),
+        verifier: secret::verifier(secret.as_ref(), &cfg.token).await?,
         page: Some(page(secret, listener.local_addr()?.ip().is_loopback() && cfg.behind_proxy.is_empty())),
         ready: Arc::new(move || health.is_healthy()),
     };
@@ -125,13 +125,16 @@ async fn first_chat(messages: Peer) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn page(secret: Secret, loopback: bool) -> confab_edge::Page {
+fn page(secret: Option<Secret>, loopback: bool) -> confab_edge::Page {
     Arc::new(move |asked_on_loopback| {
-        let mint = |user| token::mint(&secret, user, Some("page"), PAGE_TOKEN, SystemTime::now()).unwrap_or_default();
-        let tokens = if loopback && asked_on_loopback {
-            format!(r#"{{"1":"{}","2":"{}"}}"#, mint(1), mint(2))
-        } else {
-            "null".to_owned()
+        let mint = |secret: &Secret, user| {
+            token::mint(secret, user, Some("page"), PAGE_TOKEN, SystemTime::now()).unwrap_or_default()
+        };
+        let tokens = match &secret {
+            Some(secret) if loopback && asked_on_loopback => {
+                format!(r#"{{"1":"{}","2":"{}"}}"#, mint(secret, 1), mint(secret, 2))
+            }
+            _ => "null".to_owned(),
         };
         PAGE.replace("__TOKENS__", &tokens)
     })
@@ -153,5 +156,6 @@ pub(crate) fn edge_config(cfg: &Config) -> confab_edge::Config {
         watch_max: edge.watch_max,
         header_timeout: edge.header_timeout,
         behind_proxy: cfg.behind_proxy.clone(),
+        limits: edge.limits,
     }
 }

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::limits::LimitsConfig;
+
 /// What an operator can set; the defaults are in place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -33,6 +35,8 @@ pub struct Config {
     pub header_timeout: Duration,
     /// Where it is not empty, connections come from these networks and from loopback only; others are answered 403.
     pub behind_proxy: Vec<IpNet>,
+    /// How much one user, and one address, may ask.
+    pub limits: LimitsConfig,
 }
 
 impl Default for Config {
@@ -51,6 +55,7 @@ impl Default for Config {
             watch_max: 200,
             header_timeout: Duration::from_secs(10),
             behind_proxy: Vec::new(),
+            limits: LimitsConfig::default(),
         }
     }
 }

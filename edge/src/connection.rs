@@ -14,7 +14,7 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 use crate::core::Out;
 use crate::core::session::{Now, Session};
 use crate::edge::Shared;
-use crate::frames::client::{self, BadFrame};
+use crate::frames::client::{self, BadFrame, ClientFrame};
 use crate::frames::{Close, Code};
 use crate::mailbox::Mailbox;
 use crate::stream::ClientStream;
@@ -144,8 +144,15 @@ impl Connection {
                 self.session.bad_frame(now, &BadFrame::new(Code::TooLarge, None, why), None, None);
             }
             Message::Text(text) => {
+                let read = client::read(&text);
+                if matches!(read.frame, Ok(ClientFrame::Send(_)))
+                    && let Err(wait) = self.shared.limits.message(self.mailbox.user, text.len())
+                {
+                    self.session.limited(&read, wait);
+                    return Ok(());
+                }
                 let verifier = &self.shared.verifier;
-                self.session.frame(now, client::read(&text), |token| verifier.verify(token));
+                self.session.frame(now, read, |token| verifier.verify(token));
             }
             Message::Binary(_) => {
                 let bad = BadFrame::new(Code::InvalidFrame, None, "a binary frame; this connection speaks JSON text");

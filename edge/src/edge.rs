@@ -21,6 +21,7 @@ use crate::core::Question;
 use crate::core::session::{Now, error_text};
 use crate::frames::Code;
 use crate::frames::server::{ServerFrame, events, text};
+use crate::limits::Limits;
 use crate::links::conversation::Conversation;
 use crate::links::presence::Presences;
 use crate::mailbox::{Answer, Item, Mailbox};
@@ -54,6 +55,7 @@ pub(crate) struct Shared {
     pub sessions: AtomicU64,
     /// Syncs under way, [`syncs_max`] of them; each connection has one at a time, so no more wait than there are connections.
     pub catching_up: Semaphore,
+    pub limits: Limits,
     pub started: Instant,
 }
 
@@ -102,7 +104,12 @@ impl Shared {
                 let positions = positions.into_iter().collect();
                 let request = SyncRequest { positions, from_read, after_chat_id: after.0, ..request };
                 match self.sync(request).await {
-                    Ok(SyncResponse { chats, more, known_device }) => Answer::Synced { chats, more, known_device },
+                    Ok(SyncResponse { chats, more, known_device, last_chat_id }) => {
+                        // An older version's doesn't say it.
+                        let listed = chats.last().map_or(0, |chat| chat.chat_id);
+                        let next = more.then_some(ChatId(last_chat_id.max(listed)));
+                        Answer::Synced { chats, next, known_device }
+                    }
                     Err(_) => Answer::SyncFailed,
                 }
             }
@@ -153,7 +160,10 @@ impl Shared {
             ..ListMessagesRequest::default()
         };
         match self.messages.clone().list_messages(request).await.map(tonic::Response::into_inner) {
-            Ok(page) => Answer::Listed { chat, events: page.events, more: page.more, head: Seq(page.head) },
+            Ok(page) => {
+                let head = if page.left { Seq::ZERO } else { Seq(page.head) };
+                Answer::Listed { chat, events: page.events, more: page.more, head }
+            }
             Err(status) if status.code() == Grpc::PermissionDenied => {
                 Answer::Listed { chat, events: Vec::new(), more: false, head: Seq::ZERO }
             }

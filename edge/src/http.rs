@@ -3,19 +3,23 @@
 pub(crate) mod api;
 pub(crate) mod upgrade;
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
-use axum::extract::State;
-use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
+use axum::extract::{Request, State};
+use axum::http::{Extensions, HeaderMap, StatusCode, Uri, header};
+use axum::middleware::{self, Next};
 use axum::response::{Html, IntoResponse, Response};
-use axum::routing::{any, get, post};
+use axum::routing::{any, get, patch, post};
 use serde_json::json;
 use tonic::Status;
 
 use crate::auth::{Claims, TokenError};
 use crate::edge::{Shared, told};
 use crate::frames::Code;
+use crate::limits::client_address;
 
 /// The first page; made anew for each request, for it holds fresh tokens where it is for this machine alone.
 pub type Page = Arc<dyn Fn(bool) -> String + Send + Sync>;
@@ -32,6 +36,16 @@ pub(crate) struct App {
 
 const BODY_MAX: usize = 64 * 1_024;
 
+/// Who has connected, in a request's extensions.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Peer(pub IpAddr);
+
+/// Where a request comes from; `None`: see [`client_address`].
+pub(crate) fn address(app: &App, extensions: &Extensions, headers: &HeaderMap) -> Option<IpAddr> {
+    let peer = extensions.get::<Peer>().map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |peer| peer.0);
+    client_address(peer, headers, &app.shared.cfg.behind_proxy)
+}
+
 /// What proxies add to a request.
 const PROXIED: [&str; 5] = ["forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip"];
 
@@ -42,16 +56,29 @@ pub(crate) fn router(app: App) -> Router {
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
         .route("/v1/chats", post(api::create_chat).get(api::list_chats))
-        .route("/v1/chats/{id}", get(api::get_chat))
+        .route("/v1/chats/{id}", get(api::get_chat).patch(api::change_chat).delete(api::delete_chat))
         .route("/v1/chats/{id}/messages/{seq}/receipts", get(api::list_receipts))
         .route("/v1/chats/{id}/members", get(api::list_members).post(api::add_members))
+        .route("/v1/chats/{id}/members/{user}", patch(api::set_role).delete(api::remove_member))
         .route("/v1/chats/{id}/messages", get(api::list_messages).post(api::send_message))
         .route("/poll", any(later))
         .route("/poll/{*rest}", any(later))
         .fallback(elsewhere)
         .method_not_allowed_fallback(other_method)
         .layer(axum::extract::DefaultBodyLimit::max(BODY_MAX))
+        .layer(middleware::from_fn_with_state(app.clone(), limit))
         .with_state(app)
+}
+
+/// Before anything is looked at: an address that asks too much.
+async fn limit(State(app): State<App>, request: Request, next: Next) -> Response {
+    if request.uri().path().starts_with("/v1/") {
+        let from = address(&app, request.extensions(), request.headers());
+        if let Err(wait) = app.shared.limits.request_from(from) {
+            return Problem::limited("this address asks for more than it may", wait).into_response();
+        }
+    }
+    next.run(request).await
 }
 
 async fn page(State(app): State<App>, headers: HeaderMap) -> Response {
@@ -90,11 +117,7 @@ async fn elsewhere(uri: Uri) -> Problem {
     Problem::new(Code::NotFound, "there is nothing here", None)
 }
 
-async fn other_method(method: Method, uri: Uri) -> Response {
-    let chat = uri.path().strip_prefix("/v1/chats/").is_some_and(|id| !id.contains('/'));
-    if chat && (method == Method::PATCH || method == Method::DELETE) {
-        return later().await.into_response();
-    }
+async fn other_method() -> Response {
     let problem = Problem::new(Code::InvalidFrame, "this is not done with that method", None);
     (StatusCode::METHOD_NOT_ALLOWED, problem).into_response()
 }
@@ -108,18 +131,24 @@ pub(crate) struct Problem {
     code: Code,
     message: String,
     field: Option<String>,
+    /// After how long it may be otherwise.
+    retry_after: Option<Duration>,
 }
 
 impl Problem {
+    pub(crate) fn limited(message: &str, wait: Duration) -> Self {
+        Self { retry_after: Some(wait), ..Self::new(Code::RateLimited, message, None) }
+    }
+
     pub(crate) fn new(code: Code, message: impl Into<String>, field: Option<&str>) -> Self {
-        Self { code, message: message.into(), field: field.map(str::to_owned) }
+        Self { code, message: message.into(), field: field.map(str::to_owned), retry_after: None }
     }
 }
 
 impl From<Status> for Problem {
     fn from(status: Status) -> Self {
         let told = told(&status);
-        Self { code: told.code, message: told.message, field: told.field }
+        Self { code: told.code, message: told.message, field: told.field, retry_after: None }
     }
 }
 
@@ -147,7 +176,9 @@ impl IntoResponse for Problem {
         let body = json!({"code": self.code, "message": self.message, "field": self.field});
         let mut response = (status, axum::Json(body)).into_response();
         if self.code.retryable() {
-            response.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from_static("1"));
+            // In whole seconds, so at least one.
+            let seconds = self.retry_after.map_or(1, |wait| wait.as_secs() + 1);
+            response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
         }
         response
     }
@@ -158,6 +189,10 @@ pub(crate) fn bearer(headers: &HeaderMap) -> Option<&str> {
     headers.get(header::AUTHORIZATION)?.to_str().ok()?.strip_prefix("Bearer ").map(str::trim)
 }
 
-pub(crate) fn claims(app: &App, headers: &HeaderMap) -> Result<Claims, TokenError> {
-    app.shared.verifier.verify(bearer(headers).ok_or(TokenError::Missing)?)
+/// Who asks, if they don't ask too much.
+pub(crate) async fn claims(app: &App, headers: &HeaderMap) -> Result<Claims, Problem> {
+    let claims = app.shared.verifier.verify_fresh(bearer(headers).ok_or(TokenError::Missing)?).await?;
+    let limited = |wait| Problem::limited("this user asks for more than they may", wait);
+    app.shared.limits.request_of(claims.user).map_err(limited)?;
+    Ok(claims)
 }

@@ -4,6 +4,7 @@
 //! server.rs      accept, TLS, HTTP/1.1     http/          handshake, API, page     auth.rs     tokens
 //! connection.rs  one WebSocket's task      core/          its rules, pure          frames/     the protocol's JSON
 //! mailbox.rs     what waits for it         registry.rs    who is connected         links/      the streams to services
+//! limits.rs      how much one may ask
 //! ```
 
 mod auth;
@@ -13,6 +14,7 @@ mod core;
 mod edge;
 mod frames;
 mod http;
+mod limits;
 mod links;
 mod mailbox;
 mod registry;
@@ -29,18 +31,23 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 
+pub use auth::Verifier;
+pub use auth::jwks::{JwksConfig, JwksError, JwksSource};
 pub use config::Config;
 pub use http::{Page, Ready};
+pub use limits::{LimitsConfig, Rate};
 
-use crate::auth::Verifier;
 use crate::edge::Shared;
 use crate::http::App;
+use crate::limits::Limits;
 use crate::mailbox::Mailbox;
 use crate::registry::Registry;
 
 /// A stopping edge's clients leave one each so many milliseconds: where each goes, it has to catch up, which costs the store a
 /// few reads.
 const LEAVE_EVERY_MS: u64 = 25;
+
+const TIDY_EVERY: Duration = Duration::from_secs(30);
 
 /// Whom the edge calls, and what it serves.
 pub struct Deps {
@@ -50,8 +57,8 @@ pub struct Deps {
     pub owners: Pool,
     pub fanout: Pool,
     pub presence: Pool,
-    /// HS256.
-    pub token_secret: Vec<u8>,
+    /// Who a client is.
+    pub verifier: Verifier,
     pub page: Option<Page>,
     /// Beside its own readiness.
     pub ready: Ready,
@@ -73,16 +80,19 @@ pub async fn serve(cfg: Config, front: Front, deps: Deps, drain: Drain) {
     let (attached, mut is_attached) = watch::channel(0);
     links::deliveries::start(deps.fanout, registry.clone(), edge_id.clone(), attached, &links);
     let shared = Arc::new(Shared {
-        verifier: Verifier::new(&deps.token_secret),
+        verifier: deps.verifier.clone(),
         conversation: links::conversation::start(deps.owners, registry.clone(), &links),
         presences: links::presence::start(deps.presence, registry.clone(), edge_id, &links),
         messages,
         registry,
         sessions: AtomicU64::new(0),
         catching_up: Semaphore::new(edge::syncs_max()),
+        limits: Limits::new(cfg.limits),
         started: Instant::now(),
         cfg: cfg.clone(),
     });
+    let limits = shared.clone();
+    let tidying = tokio::spawn(async move { tidy(&limits).await });
     // Nobody is served before deliveries can come.
     tokio::select! {
         _attached = is_attached.wait_for(|attached| *attached > 0) => {}
@@ -90,7 +100,8 @@ pub async fn serve(cfg: Config, front: Front, deps: Deps, drain: Drain) {
     }
     let ready: Ready = {
         let drain = drain.clone();
-        Arc::new(move || *is_attached.borrow() > 0 && !drain.is_started() && (deps.ready)())
+        let verifier = deps.verifier;
+        Arc::new(move || *is_attached.borrow() > 0 && !drain.is_started() && verifier.is_ready() && (deps.ready)())
     };
     let router = http::router(App { shared: shared.clone(), page: deps.page, ready });
     tokio::select! {
@@ -98,8 +109,17 @@ pub async fn serve(cfg: Config, front: Front, deps: Deps, drain: Drain) {
         () = drain.started() => {}
     }
     leave(&shared, cfg.drain).await;
+    tidying.abort();
     // The links hold nothing that could be lost.
     let _late = link_drainer.drain(Duration::from_secs(1)).await;
+}
+
+/// Forgets, now and then, who has not asked for a while.
+async fn tidy(shared: &Shared) {
+    loop {
+        tokio::time::sleep(TIDY_EVERY).await;
+        shared.limits.tidy();
+    }
 }
 
 /// Tells every client to come again, one each [`LEAVE_EVERY_MS`], or so that half of the time is enough; serves each until its

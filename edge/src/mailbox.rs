@@ -69,7 +69,8 @@ impl Behind {
 pub(crate) enum Answer {
     Synced {
         chats: Vec<ChatSync>,
-        more: bool,
+        /// There are more, after this one.
+        next: Option<ChatId>,
         known_device: bool,
     },
     /// `None`: the chat is not this user's.
@@ -82,6 +83,7 @@ pub(crate) enum Answer {
         chat: ChatId,
         events: Vec<bytes::Bytes>,
         more: bool,
+        /// Of the log; 0: whatever is known of it, there is no more for this user.
         head: Seq,
     },
     ListFailed {

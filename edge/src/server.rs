@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -14,8 +16,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
+use tower::ServiceExt;
 
 use crate::Config;
+use crate::http::Peer;
 use crate::stream::ClientStream;
 
 const HEADER_BYTES_MAX: usize = 16 * 1_024;
@@ -49,7 +53,7 @@ pub(crate) async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, rout
             Ok(permit) => {
                 let (tls, router, header_timeout) = (tls.clone(), router.clone(), cfg.header_timeout);
                 tokio::spawn(async move {
-                    serve(stream, tls, router, header_timeout).await;
+                    serve(stream, from.ip(), tls, router, header_timeout).await;
                     drop(permit);
                 });
             }
@@ -69,7 +73,7 @@ async fn refuse(mut stream: TcpStream, answer: &'static [u8]) {
     let _sent = timeout(Duration::from_secs(1), stream.write_all(answer)).await;
 }
 
-async fn serve(stream: TcpStream, tls: Option<TlsAcceptor>, router: Router, header_timeout: Duration) {
+async fn serve(stream: TcpStream, from: IpAddr, tls: Option<TlsAcceptor>, router: Router, header_timeout: Duration) {
     let stream = match tls {
         None => ClientStream::plain(stream),
         Some(acceptor) => match timeout(header_timeout, acceptor.accept(stream)).await {
@@ -77,6 +81,10 @@ async fn serve(stream: TcpStream, tls: Option<TlsAcceptor>, router: Router, head
             _ => return,
         },
     };
+    let router = ServiceExt::<Request<Incoming>>::map_request(router, move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(Peer(from));
+        request
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(header_timeout)

@@ -4,14 +4,16 @@ use std::collections::HashMap;
 
 use confab_ids::{ChatId, MessageId, NUMBER_LIMIT, Seq, UserId};
 use confab_proto::limits::{CLIENT_ID_CHARS_MAX, EMOJI_BYTES_MAX, MEDIA_URL_BYTES_MAX, MENTIONS_MAX, TEXT_BYTES_MAX};
-use confab_proto::message::v1::{self as pb, ChatKind, Content, CreateChatRequest, Deletion, Edit, Reaction, command};
+use confab_proto::message::v1::{
+    self as pb, ChatKind, Content, CreateChatRequest, Deletion, Edit, Reaction, Role, command,
+};
 use uuid::Uuid;
 
 use crate::core::body::Body;
 use crate::core::ownership::lease::Incarnation;
 use crate::core::ownership::map::{ShardMap, Tenure};
 use crate::core::tail::Newest;
-use crate::core::{AddMembers, ChatView, Command, Create, Mark, MemberReceipt, ReceiptPage, Receipts, Send};
+use crate::core::{Change, ChatView, Command, Create, Mark, MemberReceipt, ReceiptPage, Receipts, Send, What};
 use crate::error::Invalid;
 use crate::store::{CreationKey, MEMBERS_MAX};
 
@@ -149,9 +151,7 @@ pub(crate) fn create(request: CreateChatRequest, message_id: MessageId) -> Resul
             (String::new(), vec![peer], CreationKey::Direct(by.min(peer), by.max(peer)))
         }
         ChatKind::Group => {
-            if request.title.chars().count() > TITLE_MAX {
-                return Err(Invalid::new("title", format!("is longer than {TITLE_MAX} characters")));
-            }
+            check_title(&request.title)?;
             // As with a message: where the client names none, its id is the key.
             let client_id = if client_id.is_empty() { Uuid::from_bytes(message_id.0).to_string() } else { client_id };
             let key = CreationKey::Group { user: by, device: device.clone(), client_id };
@@ -168,16 +168,53 @@ pub(crate) fn create(request: CreateChatRequest, message_id: MessageId) -> Resul
     Ok(Create { key, kind, title, by, device, members, message_id })
 }
 
-pub(crate) fn add_members(
-    request: pb::AddMembersRequest,
-    message_id: MessageId,
-) -> Result<(ChatId, AddMembers), Invalid> {
-    let users = user_ids("members", &request.member_ids)?;
+/// What a request to change a group asks for.
+pub(crate) fn change(request: GroupRequest, message_id: MessageId) -> Result<(ChatId, Change), Invalid> {
+    let (chat, by, device, what) = match request {
+        GroupRequest::Add(add) => (add.chat_id, add.user_id, add.device, What::Add(members(&add.member_ids)?)),
+        GroupRequest::Remove(gone) => {
+            (gone.chat_id, gone.user_id, gone.device, What::Remove(members(&gone.member_ids)?))
+        }
+        GroupRequest::Role(set) => {
+            let role = match set.role() {
+                Role::Unspecified => return Err(Invalid::new("role", "is \"admin\" or \"member\"")),
+                role => role,
+            };
+            (set.chat_id, set.user_id, set.device, What::Role(user_id("user_id", set.member_id)?, role))
+        }
+        GroupRequest::Rename(rename) => {
+            check_title(&rename.title)?;
+            (rename.chat_id, rename.user_id, rename.device, What::Rename(rename.title))
+        }
+        GroupRequest::Delete(delete) => (delete.chat_id, delete.user_id, delete.device, What::Delete),
+    };
+    let by = user_id("user_id", by)?;
+    Ok((chat_id(chat)?, Change { by, device: self::device(device)?, message_id, what }))
+}
+
+/// A call that changes a group.
+#[derive(Clone, Debug)]
+pub(crate) enum GroupRequest {
+    Add(pb::AddMembersRequest),
+    Remove(pb::RemoveMembersRequest),
+    Role(pb::SetRoleRequest),
+    Rename(pb::RenameChatRequest),
+    Delete(pb::DeleteChatRequest),
+}
+
+fn members(ids: &[u64]) -> Result<Vec<UserId>, Invalid> {
+    let users = user_ids("members", ids)?;
     if users.is_empty() {
         return Err(Invalid::new("members", "is empty"));
     }
-    let by = user_id("user_id", request.user_id)?;
-    Ok((chat_id(request.chat_id)?, AddMembers { by, device: device(request.device)?, users, message_id }))
+    Ok(users)
+}
+
+fn check_title(title: &str) -> Result<(), Invalid> {
+    if title.chars().count() > TITLE_MAX {
+        return Err(Invalid::new("title", format!("is longer than {TITLE_MAX} characters")));
+    }
+    Ok(())
 }
 
 /// `limit`: as it was found right.
@@ -256,6 +293,7 @@ pub(crate) fn view_wire(view: ChatView) -> pb::ChatView {
         member_count: u32::try_from(view.members).unwrap_or(u32::MAX),
         role: view.role.into(),
         joined_seq: view.joined_seq.0,
+        left_seq: view.left_seq.0,
         peer: view.peer.map_or(0, |peer| peer.0),
         peer_delivered: view.peer_delivered.0,
         peer_read: view.peer_read.0,
@@ -281,6 +319,7 @@ pub(crate) fn view(view: pb::ChatView) -> ChatView {
         count: view.count,
         members: view.member_count as usize,
         joined_seq: Seq(view.joined_seq),
+        left_seq: Seq(view.left_seq),
         peer: (view.peer > 0).then_some(UserId(view.peer)),
         peer_delivered: Seq(view.peer_delivered),
         peer_read: Seq(view.peer_read),

@@ -1,8 +1,8 @@
 //! The rules of a chat, pure and synchronous: inputs and `now` go in, [`Effects`] come out. No clock, no storage, no tokio.
 //!
-//! [`owner::Owner`] is the whole; [`chat`] is one chat's state; [`body`] what is sent to it; [`sends`] remembers idempotency
-//! keys; [`marks`] the watermarks; [`outbox`] what fanout has not settled; [`tail`] the newest events, for who reads. Among
-//! several owners, [`ownership`] says who has which chats, [`recovery`] what a new owner does with a log, and [`refusals`]
+//! [`owner::Owner`] is the whole; [`chat`] is one chat's state; [`roster`] who is in it; [`body`] what is sent to it; [`sends`]
+//! remembers idempotency keys; [`marks`] the watermarks; [`outbox`] what fanout has not settled; [`tail`] the newest events, for who
+//! reads. Among several owners, [`ownership`] says who has which chats, [`recovery`] what a new owner does with a log, and [`refusals`]
 //! what comes too late.
 
 pub(crate) mod body;
@@ -15,6 +15,7 @@ pub(crate) mod owner;
 pub(crate) mod ownership;
 pub(crate) mod recovery;
 pub(crate) mod refusals;
+pub(crate) mod roster;
 pub(crate) mod sends;
 #[cfg(test)]
 mod simulation;
@@ -73,7 +74,7 @@ pub(crate) enum Command {
     Typing(UserId),
     View(View),
     Receipts(Receipts),
-    AddMembers(AddMembers),
+    Change(Change),
     /// The chat that its key names is to be there; among other owners only.
     Create(Box<Create>),
 }
@@ -81,7 +82,7 @@ pub(crate) enum Command {
 impl Command {
     /// Whether it may append to the log: then it waits for what has to be waited for.
     pub(crate) fn appends(&self) -> bool {
-        matches!(self, Self::Send(_) | Self::AddMembers(_) | Self::Create(_))
+        matches!(self, Self::Send(_) | Self::Change(_) | Self::Create(_))
     }
 }
 
@@ -107,6 +108,7 @@ pub(crate) struct Mark {
 /// What a member's device sees of a chat.
 #[derive(Debug)]
 pub(crate) struct View {
+    /// 0: a service's, which sees everything.
     pub user: UserId,
     pub device: String,
     /// Whether the newest events are wanted, too, as far as they are in memory.
@@ -118,7 +120,7 @@ pub(crate) struct View {
 pub(crate) struct Receipts {
     pub user: UserId,
     pub seq: Seq,
-    /// Members before, in the order of joining.
+    /// Members before, by their places.
     pub after: usize,
     pub limit: usize,
 }
@@ -147,12 +149,24 @@ pub(crate) enum From {
     Confirmed,
 }
 
+/// Changes a group: what everyone is told by an event of its log.
 #[derive(Debug)]
-pub(crate) struct AddMembers {
+pub(crate) struct Change {
     pub by: UserId,
     pub device: String,
-    pub users: Vec<UserId>,
     pub message_id: MessageId,
+    pub what: What,
+}
+
+#[derive(Debug)]
+pub(crate) enum What {
+    Add(Vec<UserId>),
+    /// Oneself, too: leaving.
+    Remove(Vec<UserId>),
+    Role(UserId, Role),
+    Rename(String),
+    /// Nobody is in it any more.
+    Delete,
 }
 
 #[derive(Debug)]
@@ -187,8 +201,15 @@ pub(crate) enum Outcome {
     MarkRefused(MarkError),
     Viewed(Box<ChatView>),
     Receipts(ReceiptPage),
-    Created { chat: ChatId, existed: bool },
-    Added { users: Vec<UserId>, members: usize },
+    Created {
+        chat: ChatId,
+        existed: bool,
+    },
+    /// For whom it has changed something, and how many members there are after it.
+    Changed {
+        users: Vec<UserId>,
+        members: usize,
+    },
     ChatRefused(ChatError),
 }
 
@@ -215,6 +236,8 @@ pub(crate) struct ChatView {
     pub members: usize,
     pub role: Role,
     pub joined_seq: Seq,
+    /// They have left with this event, which is the head here; 0: they are there.
+    pub left_seq: Seq,
     /// Of a direct chat.
     pub peer: Option<UserId>,
     /// That member's watermarks.

@@ -49,16 +49,22 @@ pub(crate) enum MarkError {
 pub(crate) enum ChatError {
     #[error("not a member of this chat, or there is no such chat")]
     NotMember,
-    #[error("only an admin may add members")]
+    #[error("only an admin of the group may do that")]
     NotAdmin,
-    #[error("a direct chat has two members for ever")]
+    #[error("a direct chat stays as it is: only a group's members and title can change")]
     DirectIsFixed,
     #[error("a chat has at most {MEMBERS_MAX} members")]
     TooManyMembers,
+    #[error("not a member of this chat")]
+    UnknownMember,
+    #[error("the last admin stays one while others are there: make another member an admin first")]
+    LastAdmin,
     #[error("this key has made another group")]
     Conflict,
     #[error("there is no such message that this member sees")]
     UnknownMessage,
+    #[error("as many chats are watched here as may be")]
+    TooManyWatchers,
     #[error("storage is not available")]
     Unavailable,
     #[error("the chat is another instance's now")]
@@ -145,8 +151,11 @@ impl Refusal for ChatError {
             Self::NotAdmin => reason("FORBIDDEN", "", Code::PermissionDenied),
             Self::DirectIsFixed => reason("FORBIDDEN", "chat_id", Code::FailedPrecondition),
             Self::TooManyMembers => reason("TOO_LARGE", "members", Code::ResourceExhausted),
+            Self::UnknownMember => reason("NOT_FOUND", "user_id", Code::NotFound),
+            Self::LastAdmin => reason("CONFLICT", "user_id", Code::FailedPrecondition),
             Self::Conflict => reason("CONFLICT", "client_id", Code::AlreadyExists),
             Self::UnknownMessage => reason("NOT_FOUND", "seq", Code::NotFound),
+            Self::TooManyWatchers => reason("RATE_LIMITED", "", Code::ResourceExhausted),
             Self::Unavailable => reason("UNAVAILABLE", "", Code::Unavailable),
             Self::NotOwner => reason("NOT_OWNER", "", Code::Unavailable),
         }

@@ -4,7 +4,7 @@
 //! service.rs     the RPCs               convert.rs   all validation        error.rs   all refusals
 //! reads.rs       pages, sync, lists     owner.rs     the task around core  publisher.rs  the streams to fanout
 //! core/          the rules, pure        store.rs     the seam to storage   store/{embedded,cassandra}.rs
-//! hop.rs         to another's chats     others.rs    the other instances
+//! hop.rs         to another's chats     others.rs    the other instances   watching.rs  who watches a chat
 //! ```
 
 mod config;
@@ -18,6 +18,7 @@ mod publisher;
 mod reads;
 mod service;
 mod store;
+mod watching;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -140,6 +141,6 @@ pub async fn build(cfg: Config, storage: Storage, deps: Deps) -> Result<MessageS
 fn serve(reader: Reader<impl Store>, drain: Drain) -> MessageSvc {
     let health = Health(reader.owner.clone());
     let service = MessageServiceServer::new(service::Service::new(reader, drain.clone()));
-    let server = ServerConfig::new("message-svc").streaming(&["Converse", "WatchShards"]).drain(drain);
+    let server = ServerConfig::new("message-svc").streaming(&["Converse", "WatchShards", "WatchChat"]).drain(drain);
     MessageSvc { peer: confab_mesh::server(server, service), health }
 }

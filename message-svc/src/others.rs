@@ -31,7 +31,7 @@ impl Others {
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         if !Arc::ptr_eq(&clients.0, &members) {
             let made = members.iter().map(|member| {
-                let cfg = ClientConfig::new("message-svc", "message-svc").streaming(&["Converse"]);
+                let cfg = ClientConfig::new("message-svc", "message-svc").streaming(&["Converse", "WatchChat"]);
                 (member.id.clone(), MessageServiceClient::new(client(cfg, member.peer.clone())))
             });
             *clients = (members.clone(), made.collect());

@@ -38,6 +38,7 @@ use crate::error::ChatError;
 use crate::publisher::{FanoutEvent, PUBLICATIONS_PER_FRAME};
 use crate::store::recent::Recent;
 use crate::store::{ChatRecord, Creation, Ledger, Page, Range, Store, StoreError};
+use crate::watching::Heads;
 
 /// Requests that wait for the owner; whoever has one more waits to hand it over.
 const REQUESTS_MAX: usize = 1_024;
@@ -78,9 +79,15 @@ pub(crate) struct OwnerHandle {
     requests: mpsc::Sender<Request>,
     healthy: Arc<AtomicBool>,
     map: watch::Receiver<Arc<ShardMap>>,
+    heads: Heads,
 }
 
 impl OwnerHandle {
+    /// Of the chats that are watched.
+    pub(crate) fn heads(&self) -> &Heads {
+        &self.heads
+    }
+
     /// Who owns what; where there is one owner only, it stays empty.
     pub(crate) fn map(&self) -> watch::Receiver<Arc<ShardMap>> {
         self.map.clone()
@@ -158,6 +165,7 @@ struct Task<S, L> {
     fx: Effects,
     healthy: Arc<AtomicBool>,
     map: watch::Sender<Arc<ShardMap>>,
+    heads: Heads,
 }
 
 /// Starts the only owner of what is in the store. `next_chat`: a chat id above all that were given out.
@@ -198,6 +206,7 @@ fn spawn<S: Store, L: Ledger>(
     // Among others it is of use once it has a lease.
     let healthy = Arc::new(AtomicBool::new(place.is_none()));
     let (map, known_map) = watch::channel(Arc::default());
+    let heads = Heads::default();
     let task = Task {
         owner,
         store,
@@ -213,9 +222,10 @@ fn spawn<S: Store, L: Ledger>(
         fx: Effects::default(),
         healthy: healthy.clone(),
         map,
+        heads: heads.clone(),
     };
     drain.spawn(task.run(queue, events, drain.clone()));
-    OwnerHandle { requests, healthy, map: known_map }
+    OwnerHandle { requests, healthy, map: known_map, heads }
 }
 
 impl<S: Store, L: Ledger> Task<S, L> {
@@ -460,6 +470,7 @@ impl<S: Store, L: Ledger> Task<S, L> {
             self.map.send_replace(map);
         }
         self.recent.keep(fx.recent);
+        self.heads.published(&fx.publications);
         self.publish(fx.publications);
         self.reply(fx.replies);
         for stream in fx.cut {
@@ -569,7 +580,7 @@ fn wire(session: u64, call: u64, outcome: Outcome) -> Option<Reply> {
         Outcome::Viewed(_)
         | Outcome::Receipts(_)
         | Outcome::Created { .. }
-        | Outcome::Added { .. }
+        | Outcome::Changed { .. }
         | Outcome::ChatRefused(_) => return None,
     };
     Some(Reply { session, call, outcome: Some(outcome) })

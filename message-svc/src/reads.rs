@@ -8,6 +8,7 @@ use prost::Message;
 use tonic::Status;
 
 use crate::core::ChatView;
+use crate::core::body::as_left;
 use crate::core::chat::place_of;
 use crate::core::tail::Newest;
 use crate::error::ChatError;
@@ -21,6 +22,10 @@ const PAGE_BYTES: usize = 256 * 1_024;
 
 /// The events that come with one page of a `Sync`, bytes; the rest is asked for when there is room for it.
 const SYNC_BYTES: usize = 64 * 1_024;
+
+/// Events that one who watches a chat gets at once.
+pub(crate) const WATCH_EVENTS: usize = 200;
+const WATCH_BYTES: usize = 64 * 1_024;
 
 /// Chats per page of a `Sync`.
 const SYNC_CHATS: usize = 200;
@@ -54,9 +59,15 @@ pub(crate) struct PageRequest {
 }
 
 impl<S: Store> Reader<S> {
-    /// A chat as one of its members sees it.
+    /// A chat as one of its members sees it, or one who was.
     pub(crate) async fn view(&self, chat: ChatId, user: UserId, device: &str) -> Result<ChatView, ChatError> {
         self.owners.views(&[chat], &Viewer::of(user, device)).await.pop().unwrap_or(Err(ChatError::Unavailable))
+    }
+
+    /// The same, unless they have left.
+    pub(crate) async fn member_view(&self, chat: ChatId, user: UserId) -> Result<ChatView, ChatError> {
+        let view = self.view(chat, user, "").await?;
+        if view.left_seq > Seq::ZERO { Err(ChatError::NotMember) } else { Ok(view) }
     }
 
     pub(crate) async fn list_messages(&self, request: PageRequest) -> Result<pb::ListMessagesResponse, Status> {
@@ -70,8 +81,24 @@ impl<S: Store> Reader<S> {
             bytes: if request.bytes_max == 0 { PAGE_BYTES } else { request.bytes_max.min(PAGE_BYTES) },
             newest: request.after.is_none(),
         };
-        let page = self.page(Asked { range, as_of: AsOf::of(&view) }).await?;
-        Ok(pb::ListMessagesResponse { events: page.events, more: page.more, head: view.head.0, first: first.0 })
+        let page = match range.after.next() < range.before {
+            true => self.page(Asked { range, as_of: AsOf::of(&view) }).await?,
+            false => Page::default(),
+        };
+        Ok(pb::ListMessagesResponse {
+            events: as_seen(page.events, view.left_seq),
+            more: page.more,
+            head: view.head.0,
+            first: first.0,
+            left: view.left_seq > Seq::ZERO,
+        })
+    }
+
+    /// The oldest events of a log after a seq, and at most so many.
+    pub(crate) async fn after(&self, view: &ChatView, after: Seq, limit: usize) -> Result<Vec<bytes::Bytes>, Status> {
+        let (chat, before) = (view.chat, view.head.next());
+        let range = Range { chat, after, before, limit, bytes: WATCH_BYTES, newest: false };
+        Ok(as_seen(self.page(Asked { range, as_of: AsOf::of(view) }).await?.events, view.left_seq))
     }
 
     async fn page(&self, asked: Asked) -> Result<Page, Status> {
@@ -99,7 +126,12 @@ impl<S: Store> Reader<S> {
         for view in views {
             match view {
                 Ok(view) => {
-                    synced.push(start_of(&view, &request.positions, from_read));
+                    let start = start_of(&view, &request.positions, from_read);
+                    if start.left && start.position >= start.head {
+                        // They have left, and the device knows.
+                        continue;
+                    }
+                    synced.push(start);
                     logs.push((AsOf::of(&view), view.newest));
                 }
                 // The lists of a user's chats may be ahead of the chats, and behind them: an event brings what lacks.
@@ -108,7 +140,11 @@ impl<S: Store> Reader<S> {
             }
         }
         self.fill(&mut synced, logs).await?;
-        Ok(pb::SyncResponse { chats: synced, more, known_device })
+        for chat in synced.iter_mut().filter(|chat| chat.left) {
+            chat.events = as_seen(std::mem::take(&mut chat.events), Seq(chat.head));
+        }
+        let last_chat_id = ids.last().map_or(0, |chat| chat.0);
+        Ok(pb::SyncResponse { chats: synced, more, known_device, last_chat_id })
     }
 
     /// Adds the first events that each chat misses: what its owner has told of them, or else what is read.
@@ -188,6 +224,14 @@ impl<S: Store> Reader<S> {
     }
 }
 
+/// Events for a member who has left with the one at `left`; 0: who hasn't.
+fn as_seen(events: Vec<bytes::Bytes>, left: Seq) -> Vec<bytes::Bytes> {
+    if left == Seq::ZERO {
+        return events;
+    }
+    events.iter().map(|event| as_left(event, left)).collect()
+}
+
 /// Where a device's catching up with one chat starts, without the events yet.
 fn start_of(view: &ChatView, positions: &HashMap<u64, u64>, from_read: bool) -> ChatSync {
     let known = positions.get(&view.chat.0).copied().map(Seq).or(view.confirmed);
@@ -204,6 +248,7 @@ fn start_of(view: &ChatView, positions: &HashMap<u64, u64>, from_read: bool) -> 
         peer: view.peer.map_or(0, |peer| peer.0),
         peer_delivered: view.peer_delivered.0,
         peer_read: view.peer_read.0,
+        left: view.left_seq > Seq::ZERO,
     }
 }
 

@@ -11,20 +11,21 @@ use confab_proto::message::v1::{
     self as pb, Command as WireCommand, ConverseRequest, ConverseResponse, Reply,
     message_service_server::MessageService, reply, viewed_chat,
 };
-use futures_util::{Stream, StreamExt};
+use futures_util::{Stream, StreamExt, stream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::{ReceiverStream, WatchStream};
 use tonic::{Request, Response, Status, Streaming};
 use uuid::Uuid;
 
-use crate::convert::{self, Asked};
+use crate::convert::{self, Asked, GroupRequest};
 use crate::core::{ChatView, Command, Mark, Outcome, Receipts};
 use crate::error::{ChatError, Invalid, MarkError, SendError};
-use crate::hop::{Viewer, passed_on};
+use crate::hop::{Tries, Viewer, passed_on};
 use crate::others::Client;
 use crate::owner::{StreamCommand, accepted_wire};
 use crate::reads::{PageRequest, Reader};
 use crate::store::{CreationKey, Store};
+use crate::watching;
 
 /// Frames of replies that an edge may leave unread before its stream is cut.
 const REPLIES_MAX: usize = 1_024;
@@ -186,6 +187,32 @@ impl<S: Store> MessageService for Service<S> {
         Ok(Response::new(self.until_drained(maps)))
     }
 
+    type WatchChatStream = Streamed<pb::WatchChatResponse>;
+
+    async fn watch_chat(
+        &self,
+        request: Request<pb::WatchChatRequest>,
+    ) -> Result<Response<Self::WatchChatStream>, Status> {
+        let tries = self.reader.owners.tries(&request);
+        let request = request.into_inner();
+        let asked = watching::Asked::try_from(&request)?;
+        let here = || async {
+            let frames = watching::start(self.reader.clone(), asked, self.drain.clone()).await?;
+            Ok(Response::new(Box::pin(ReceiverStream::new(frames)) as Streamed<_>))
+        };
+        let there = |mut owner: Client| {
+            let request = passed_on(request);
+            async move {
+                let frames = owner.watch_chat(request).await?.into_inner();
+                let drain = self.drain.clone();
+                let end = stream::once(async move { drain.is_started() })
+                    .filter_map(async |by_drain| by_drain.then(|| Err(ChatError::NotOwner.into())));
+                Ok(Response::new(Box::pin(self.until_drained(frames).chain(end)) as Streamed<_>))
+            }
+        };
+        tries.call(Shard::of_chat(asked.chat), here, there).await
+    }
+
     type ConverseStream = Streamed<ConverseResponse>;
 
     async fn converse(
@@ -272,7 +299,7 @@ impl<S: Store> MessageService for Service<S> {
     async fn get_chat(&self, request: Request<pb::GetChatRequest>) -> Result<Response<pb::GetChatResponse>, Status> {
         let request = request.into_inner();
         let user = convert::user_id("user_id", request.user_id)?;
-        let view = self.reader.view(convert::chat_id(request.chat_id)?, user, "").await?;
+        let view = self.reader.member_view(convert::chat_id(request.chat_id)?, user).await?;
         let chat = self.reader.chats(vec![view], true).await?.pop();
         Ok(Response::new(pb::GetChatResponse { chat }))
     }
@@ -291,12 +318,14 @@ impl<S: Store> MessageService for Service<S> {
         let mut views = Vec::with_capacity(ids.len());
         for view in self.reader.owners.views(&ids, &Viewer::of(user, "")).await {
             match view {
+                Ok(view) if view.left_seq > Seq::ZERO => {}
                 Ok(view) => views.push(view),
                 Err(ChatError::NotMember) => {}
                 Err(error) => return Err(error.into()),
             }
         }
-        Ok(Response::new(pb::ListChatsResponse { chats: self.reader.chats(views, true).await?, more }))
+        let last_chat_id = ids.last().map_or(0, |chat| chat.0);
+        Ok(Response::new(pb::ListChatsResponse { chats: self.reader.chats(views, true).await?, more, last_chat_id }))
     }
 
     async fn add_members(
@@ -305,13 +334,65 @@ impl<S: Store> MessageService for Service<S> {
     ) -> Result<Response<pb::AddMembersResponse>, Status> {
         let tries = self.reader.owners.tries(&request);
         let request = request.into_inner();
-        let message_id = fresh_id();
-        let (chat, _) = convert::add_members(request.clone(), message_id)?;
         let there = |mut owner: Client| {
             let request = passed_on(request.clone());
             async move { owner.add_members(request).await }
         };
-        tries.call(Shard::of_chat(chat), || self.add_here(request.clone(), message_id), there).await
+        let answer = |added, member_count| pb::AddMembersResponse { added, member_count };
+        self.change(tries, GroupRequest::Add(request.clone()), answer, there).await
+    }
+
+    async fn remove_members(
+        &self,
+        request: Request<pb::RemoveMembersRequest>,
+    ) -> Result<Response<pb::RemoveMembersResponse>, Status> {
+        let tries = self.reader.owners.tries(&request);
+        let request = request.into_inner();
+        let there = |mut owner: Client| {
+            let request = passed_on(request.clone());
+            async move { owner.remove_members(request).await }
+        };
+        let answer = |removed, member_count| pb::RemoveMembersResponse { removed, member_count };
+        self.change(tries, GroupRequest::Remove(request.clone()), answer, there).await
+    }
+
+    async fn set_role(&self, request: Request<pb::SetRoleRequest>) -> Result<Response<pb::SetRoleResponse>, Status> {
+        let tries = self.reader.owners.tries(&request);
+        let request = request.into_inner();
+        let there = |mut owner: Client| {
+            let request = passed_on(request.clone());
+            async move { owner.set_role(request).await }
+        };
+        let answer = |_, _| pb::SetRoleResponse {};
+        self.change(tries, GroupRequest::Role(request.clone()), answer, there).await
+    }
+
+    async fn rename_chat(
+        &self,
+        request: Request<pb::RenameChatRequest>,
+    ) -> Result<Response<pb::RenameChatResponse>, Status> {
+        let tries = self.reader.owners.tries(&request);
+        let request = request.into_inner();
+        let there = |mut owner: Client| {
+            let request = passed_on(request.clone());
+            async move { owner.rename_chat(request).await }
+        };
+        let answer = |_, _| pb::RenameChatResponse {};
+        self.change(tries, GroupRequest::Rename(request.clone()), answer, there).await
+    }
+
+    async fn delete_chat(
+        &self,
+        request: Request<pb::DeleteChatRequest>,
+    ) -> Result<Response<pb::DeleteChatResponse>, Status> {
+        let tries = self.reader.owners.tries(&request);
+        let request = request.into_inner();
+        let there = |mut owner: Client| {
+            let request = passed_on(request.clone());
+            async move { owner.delete_chat(request).await }
+        };
+        let answer = |_, _| pb::DeleteChatResponse {};
+        self.change(tries, GroupRequest::Delete(request.clone()), answer, there).await
     }
 
     async fn notice_shards(
@@ -352,10 +433,10 @@ impl<S: Store> MessageService for Service<S> {
         let user = convert::user_id("user_id", request.user_id)?;
         let chat = convert::chat_id(request.chat_id)?;
         let limit = limit(request.limit, MEMBERS_PAGE_MAX)?;
-        self.reader.view(chat, user, "").await?;
+        self.reader.member_view(chat, user).await?;
         let members = self.reader.store.members(chat).await?;
         let from = request.after as usize;
-        let page = members.iter().skip(from).take(limit).map(|member| pb::Member {
+        let page = members.iter().skip(from).take(limit).filter(|member| member.is_in()).map(|member| pb::Member {
             user_id: member.user.0,
             role: member.role.into(),
             joined_at_ms: member.joined_at_ms,
@@ -425,6 +506,9 @@ impl<S: Store> Service<S> {
             },
         };
         let view = self.reader.owners.view_here(chat, &Viewer::of(user, &device)).await?;
+        if view.left_seq > Seq::ZERO {
+            return Err(ChatError::NotMember.into());
+        }
         let chat = self.reader.chats(vec![view], false).await?.pop();
         Ok(Response::new(pb::CreateChatResponse { chat, existed }))
     }
@@ -437,20 +521,31 @@ impl<S: Store> Service<S> {
         }
     }
 
-    async fn add_here(
+    /// Changes a group at its owner, here or there: whom it has changed something for, and how many members there are.
+    async fn change<T, O>(
         &self,
-        request: pb::AddMembersRequest,
-        message_id: MessageId,
-    ) -> Result<Response<pb::AddMembersResponse>, Status> {
-        let (chat, add) = convert::add_members(request, message_id)?;
-        match self.reader.owner.call(chat, Command::AddMembers(add)).await {
-            Outcome::Added { users, members } => Ok(Response::new(pb::AddMembersResponse {
-                added: users.iter().map(|user| user.0).collect(),
-                member_count: u32::try_from(members).unwrap_or(u32::MAX),
-            })),
-            Outcome::ChatRefused(error) => Err(error.into()),
-            _ => Err(ChatError::Unavailable.into()),
-        }
+        tries: Tries,
+        request: GroupRequest,
+        answer: impl Fn(Vec<u64>, u32) -> T,
+        there: impl Fn(Client) -> O,
+    ) -> Result<Response<T>, Status>
+    where
+        O: Future<Output = Result<Response<T>, Status>>,
+    {
+        let message_id = fresh_id();
+        let (chat, _) = convert::change(request.clone(), message_id)?;
+        let here = || async {
+            let (chat, change) = convert::change(request.clone(), message_id)?;
+            match self.reader.owner.call(chat, Command::Change(change)).await {
+                Outcome::Changed { users, members } => {
+                    let users = users.iter().map(|user| user.0).collect();
+                    Ok(Response::new(answer(users, u32::try_from(members).unwrap_or(u32::MAX))))
+                }
+                Outcome::ChatRefused(error) => Err(error.into()),
+                _ => Err(ChatError::Unavailable.into()),
+            }
+        };
+        tries.call(Shard::of_chat(chat), here, there).await
     }
 }
 

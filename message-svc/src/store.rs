@@ -13,12 +13,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use confab_ids::{ChatId, MessageId, Seq, Shard, UserId};
-use confab_proto::message::v1::{ChatKind, Role};
+use confab_proto::message::v1::{ChatKind, Event, MembershipKind, Role};
 
 use crate::core::marks::Marks;
 use crate::core::ownership::lease::{Incarnation, LeaseRow, Swapped};
 use crate::core::ownership::map::ShardMap;
 use crate::core::recovery::LogRow;
+use crate::core::roster::membership;
 use crate::core::sends::Sent;
 use crate::core::{Found, Lookup, RowRead};
 
@@ -83,6 +84,11 @@ pub(crate) enum Row {
         kind: ChatKind,
         member: MemberRow,
     },
+    /// Whose place in the chat is another's now; where members are rows of their own.
+    DropMember {
+        chat: ChatId,
+        user: UserId,
+    },
     Creation {
         key: CreationKey,
         made: Creation,
@@ -106,6 +112,7 @@ impl Row {
             Self::Event { chat, .. }
             | Self::Send { chat, .. }
             | Self::Member { chat, .. }
+            | Self::DropMember { chat, .. }
             | Self::Marks { chat, .. }
             | Self::DropSends { chat, .. } => *chat,
             Self::Chat { meta, .. } => meta.chat,
@@ -133,6 +140,15 @@ pub(crate) struct Opening {
 }
 
 impl Meta {
+    /// Changes what an event says of it.
+    pub(crate) fn apply(&mut self, event: &Event) {
+        if let Some(membership) = membership(event)
+            && membership.kind() == MembershipKind::Renamed
+        {
+            self.title.clone_from(&membership.title);
+        }
+    }
+
     /// The buckets that were open since `since_ms`, newest first: a bucket is open until the next one is.
     fn buckets_since(&self, since_ms: i64) -> Vec<u32> {
         let recent = self.openings.iter().filter(|opening| opening.at_ms >= since_ms).count();
@@ -160,19 +176,33 @@ impl Meta {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct MemberRow {
     pub user: UserId,
-    /// The place in the order of joining.
+    /// Their place: see [`roster`](crate::core::roster).
     pub slot: u32,
     pub role: Role,
     pub joined_at_ms: i64,
+    /// The first event that they see.
     pub joined_seq: Seq,
+    /// The last event that they see, with which they have left; 0: they are there.
+    pub left_seq: Seq,
+}
+
+impl MemberRow {
+    pub(crate) fn is_in(&self) -> bool {
+        self.left_seq == Seq::ZERO
+    }
+
+    /// The last event that they see of a log up to `head`.
+    pub(crate) fn sees_upto(&self, head: Seq) -> Seq {
+        if self.is_in() { head } else { head.min(self.left_seq) }
+    }
 }
 
 /// A chat's members as of an event of its log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Roster {
-    /// The last event that changed them; 0: the chat is still being made.
+    /// The last event that changed them, or the title; 0: the chat is still being made.
     pub seq: Seq,
-    /// In the order of joining.
+    /// By their places, and those who have left, too.
     pub members: Arc<[MemberRow]>,
     pub certain: Certain,
 }
@@ -194,7 +224,7 @@ pub(crate) struct Certain {
 #[derive(Debug, Clone)]
 pub(crate) struct ChatRecord {
     pub meta: Meta,
-    /// In the order of joining.
+    /// By their places, and those who have left, too.
     pub members: Vec<(MemberRow, Marks)>,
     /// Of the roster; 0 where there is none.
     pub roster_seq: Seq,
@@ -334,7 +364,7 @@ pub(crate) trait Store: Clone + Send + Sync + 'static {
 
     fn events(&self, ranges: Vec<Range>) -> impl Future<Output = Result<Vec<Page>, StoreError>> + Send;
 
-    /// A user's chats by ascending id, above `after`.
+    /// A user's chats by ascending id, above `after`; those that they have left, too.
     fn chats_of(
         &self,
         user: UserId,
@@ -342,14 +372,14 @@ pub(crate) trait Store: Clone + Send + Sync + 'static {
         limit: usize,
     ) -> impl Future<Output = Result<Vec<ChatOfUser>, StoreError>> + Send;
 
-    /// Which of `others` share a chat with `user`.
+    /// Which of `others` share a chat with `user`: one that neither has left.
     fn acquainted(
         &self,
         user: UserId,
         others: Vec<UserId>,
     ) -> impl Future<Output = Result<Vec<UserId>, StoreError>> + Send;
 
-    /// In the order of joining.
+    /// By their places, and those who have left, too.
     fn members(&self, chat: ChatId) -> impl Future<Output = Result<Vec<MemberRow>, StoreError>> + Send;
 
     fn creation(&self, key: CreationKey) -> impl Future<Output = Result<Option<Creation>, StoreError>> + Send;

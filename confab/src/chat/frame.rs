@@ -86,6 +86,10 @@ pub(crate) enum What {
         by: u64,
         #[serde(default)]
         user_ids: Vec<u64>,
+        #[serde(default)]
+        title: String,
+        #[serde(default)]
+        role: String,
     },
     /// Of a later version: its seq still counts.
     #[serde(other)]

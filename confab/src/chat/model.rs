@@ -250,21 +250,27 @@ impl Model {
                 told(user_id, format!("reacted to message {target}: {}", harmless(&emoji)))
             }
             What::Reacted { .. } | What::Unknown => Vec::new(),
-            What::Chat { event, by, user_ids } => self.membership(&event, by, &user_ids, &at),
+            What::Chat { event, by, user_ids, title, role } => match event.as_str() {
+                "role" if role == "admin" => told(by, format!("made {} an admin", names(&user_ids))),
+                "role" => told(by, format!("made {} a member like others", names(&user_ids))),
+                "renamed" => told(by, format!("named the chat {}", harmless(&title))),
+                "deleted" => told(by, "deleted the chat".to_owned()),
+                _ => self.membership(&event, by, &user_ids, &at),
+            },
         }
     }
 
     fn membership(&mut self, event: &str, by: u64, user_ids: &[u64], at: &str) -> Vec<Effect> {
-        let names = || user_ids.iter().map(|user| format!("user {user}")).collect::<Vec<_>>().join(", ");
         match event {
             "created" | "added" => {
                 let new = self.people.add(user_ids);
-                let shown = (event == "added").then(|| note(format!("{at} user {by} added {}", names())));
+                let shown = (event == "added").then(|| note(format!("{at} user {by} added {}", names(user_ids))));
                 shown.into_iter().chain(self.watch(new).filter(|_| self.phase == Phase::Live)).collect()
             }
             "removed" => {
                 self.people.remove(user_ids);
-                vec![note(format!("{at} user {by} removed {}", names()))]
+                let what = if *user_ids == [by] { "left".to_owned() } else { format!("removed {}", names(user_ids)) };
+                vec![note(format!("{at} user {by} {what}"))]
             }
             _ => Vec::new(),
         }
@@ -391,6 +397,10 @@ impl Model {
 fn send(chat_id: u64, message: &Message) -> Effect {
     let (client_id, content) = (message.client_id.clone(), message.content.clone());
     Effect::Send(ClientFrame::Message { chat_id, client_id, content })
+}
+
+fn names(users: &[u64]) -> String {
+    users.iter().map(|user| format!("user {user}")).collect::<Vec<_>>().join(", ")
 }
 
 fn note(text: String) -> Effect {

@@ -326,6 +326,9 @@ impl Session {
         if !own && !acked {
             self.out.extend(event.text_for(self.user).map(Out::Text));
         }
+        if event.removes(self.user) {
+            self.tracks.left(event.chat());
+        }
         if !self.confirms_itself {
             // One at a time: else on a long way each pong would be too old when it comes.
             if self.written.is_empty() && self.pinged.is_empty() {
@@ -346,11 +349,11 @@ impl Session {
 
     fn answer(&mut self, now: Now, answer: Answer) {
         match answer {
-            Answer::Synced { chats, more, known_device } => {
+            Answer::Synced { chats, next, known_device } => {
                 if let Some(sync) = &mut self.sync {
                     sync.known_device |= known_device;
                 }
-                self.synced_page(now, chats, more);
+                self.synced_page(now, chats, next);
             }
             Answer::SyncedOne { chat, sync } => {
                 match sync {

@@ -49,6 +49,16 @@ struct Track {
     known: Seq,
     used_ms: u64,
     phase: Phase,
+    /// What was sent last has told the user that they have left: they may come back with any later event.
+    left: bool,
+    /// They have come back with this one, which came while the log was read: as one whose reader had left, it may be.
+    back: Seq,
+}
+
+impl Track {
+    fn new(sent: Seq, known: Seq, used_ms: u64, phase: Phase) -> Self {
+        Self { sent, known, used_ms, phase, left: false, back: Seq::ZERO }
+    }
 }
 
 /// What to do about an event.
@@ -70,10 +80,10 @@ pub(crate) struct Tracks(HashMap<ChatId, Track>);
 impl Tracks {
     /// The connection has all of a chat up to `sent`; `known` is its head. Says from where to fetch, if it is behind.
     pub(crate) fn start(&mut self, now_ms: u64, chat: ChatId, sent: Seq, known: Seq) -> Option<Seq> {
-        let before = self.0.remove(&chat).map_or(Seq::ZERO, |track| track.known);
+        let (before, back) = self.0.remove(&chat).map_or((Seq::ZERO, Seq::ZERO), |track| (track.known, track.back));
         let known = known.max(before);
         let phase = if known > sent { Phase::Fetching } else { Phase::Following };
-        self.0.insert(chat, Track { sent, known, used_ms: now_ms, phase });
+        self.0.insert(chat, Track { back, ..Track::new(sent, known, now_ms, phase) });
         (known > sent).then_some(sent)
     }
 
@@ -92,16 +102,22 @@ impl Tracks {
             if event.settled < seq.prev() && !event.introduces(user) {
                 return self.locate(now_ms, chat, seq);
             }
-            self.0.insert(chat, Track { sent: seq, known: seq, used_ms: now_ms, phase: Phase::Following });
+            self.0.insert(chat, Track::new(seq, seq, now_ms, Phase::Following));
             return Step::Send(vec![event]);
         };
         track.used_ms = now_ms;
         track.known = track.known.max(seq);
         match &mut track.phase {
-            Phase::Locating | Phase::Fetching | Phase::Waiting { .. } => Step::Nothing,
+            Phase::Locating | Phase::Fetching | Phase::Waiting { .. } => {
+                if event.introduces(user) {
+                    track.back = track.back.max(seq);
+                }
+                Step::Nothing
+            }
             _ if seq <= track.sent => Step::Nothing,
-            Phase::Following if seq == track.sent.next() => {
+            Phase::Following if seq == track.sent.next() || track.left && event.introduces(user) => {
                 track.sent = seq;
+                track.left = false;
                 Step::Send(vec![event])
             }
             Phase::Following => {
@@ -127,8 +143,22 @@ impl Tracks {
     }
 
     fn locate(&mut self, now_ms: u64, chat: ChatId, known: Seq) -> Step {
-        self.0.insert(chat, Track { sent: Seq::ZERO, known, used_ms: now_ms, phase: Phase::Locating });
+        self.0.insert(chat, Track::new(Seq::ZERO, known, now_ms, Phase::Locating));
         Step::Locate
+    }
+
+    /// The user may have come back with an event up to this one, after what is being read.
+    pub(crate) fn came_back(&mut self, chat: ChatId, seq: Seq) {
+        if let Some(track) = self.0.get_mut(&chat) {
+            track.back = track.back.max(seq);
+        }
+    }
+
+    /// The user has left with what was sent last.
+    pub(crate) fn left(&mut self, chat: ChatId) {
+        if let Some(track) = self.0.get_mut(&chat) {
+            track.left = true;
+        }
     }
 
     /// The chat is not this connection's.
@@ -143,8 +173,7 @@ impl Tracks {
             if behind.settled < sent {
                 return self.locate(now_ms, chat, behind.head);
             }
-            let phase = Phase::Fetching;
-            self.0.insert(chat, Track { sent, known: behind.head, used_ms: now_ms, phase });
+            self.0.insert(chat, Track::new(sent, behind.head, now_ms, Phase::Fetching));
             return Step::Fetch(sent);
         };
         track.used_ms = now_ms;
@@ -161,6 +190,7 @@ impl Tracks {
         let Some(track) = self.0.get_mut(&chat) else { return false };
         let fresh = seq > track.sent;
         track.sent = track.sent.max(seq);
+        track.left &= !fresh;
         fresh
     }
 
@@ -170,8 +200,13 @@ impl Tracks {
         // The events that it has caught up with may yet come: it is not idle.
         track.used_ms = now_ms;
         // What is known has been published, so it is in the log, if not in the page that was read before. A head of 0: the
-        // log is not this user's to read.
+        // log is not this user's to read, or not any further.
         if more || (track.known > track.sent && head > Seq::ZERO) {
+            return Some(track.sent);
+        }
+        // Once more: what was read may be of before.
+        if std::mem::take(&mut track.back) > track.sent {
+            track.phase = Phase::Fetching;
             return Some(track.sent);
         }
         track.known = track.sent;
@@ -254,7 +289,7 @@ impl Track {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use confab_proto::message::v1::Event;
+    use confab_proto::message::v1::{Event, Membership, MembershipKind, event};
     use prost::Message as _;
 
     const ME: UserId = UserId(1);
@@ -309,6 +344,51 @@ mod tests {
         assert!(matches!(tracks.event(0, ME, event(9, 7)), Step::Locate));
         assert!(matches!(tracks.event(0, ME, event(10, 7)), Step::Nothing));
         assert_eq!(tracks.start(1, CHAT, Seq(5), Seq(9)), Some(Seq(5)));
+    }
+
+    #[test]
+    fn who_comes_back_goes_on_from_there() {
+        let added = |user: UserId, seq: u64| {
+            let kind = MembershipKind::Added.into();
+            let membership = Membership { kind, user_ids: vec![user.0], ..Membership::default() };
+            let body = Some(event::Body::Membership(membership));
+            let event = Event { chat_id: CHAT.0, seq, body, ..Event::default() };
+            Arc::new(EventFrame::decode(&event.encode_to_vec(), Seq(3)).expect("an event"))
+        };
+        let mut tracks = Tracks::default();
+        tracks.start(0, CHAT, Seq(3), Seq(3));
+        assert!(matches!(tracks.event(0, ME, added(ME, 9)), Step::Nothing), "what was before it may yet come");
+        let mut tracks = Tracks::default();
+        tracks.start(0, CHAT, Seq(3), Seq(3));
+        tracks.left(CHAT);
+        assert!(matches!(tracks.event(0, ME, added(UserId(2), 8)), Step::Nothing));
+        let mut tracks = Tracks::default();
+        tracks.start(0, CHAT, Seq(3), Seq(3));
+        tracks.left(CHAT);
+        assert_eq!(sent(tracks.event(0, ME, added(ME, 9))), [9]);
+        assert_eq!(sent(tracks.event(0, ME, event(10, 9))), [10]);
+        assert!(matches!(tracks.event(0, ME, added(ME, 12)), Step::Nothing));
+    }
+
+    #[test]
+    fn who_comes_back_while_the_log_is_read_as_before_has_it_read_once_more() {
+        let kind = MembershipKind::Added.into();
+        let membership = Membership { kind, user_ids: vec![ME.0], ..Membership::default() };
+        let added =
+            Event { chat_id: CHAT.0, seq: 9, body: Some(event::Body::Membership(membership)), ..Event::default() };
+        let added = Arc::new(EventFrame::decode(&added.encode_to_vec(), Seq(3)).expect("an event"));
+        let mut tracks = Tracks::default();
+        assert_eq!(tracks.start(0, CHAT, Seq(3), Seq(4)), Some(Seq(3)));
+        assert!(matches!(tracks.event(0, ME, added), Step::Nothing));
+        assert!(tracks.advance(CHAT, Seq(4)));
+        assert_eq!(tracks.fetched(0, CHAT, false, Seq::ZERO), Some(Seq(4)), "they had left");
+        assert!(tracks.advance(CHAT, Seq(9)));
+        assert_eq!(tracks.fetched(0, CHAT, false, Seq(9)), None);
+        // And not for ever.
+        tracks.start(0, CHAT, Seq(9), Seq(10));
+        tracks.came_back(CHAT, Seq(12));
+        assert_eq!(tracks.fetched(0, CHAT, false, Seq::ZERO), Some(Seq(9)));
+        assert_eq!(tracks.fetched(0, CHAT, false, Seq::ZERO), None);
     }
 
     #[test]

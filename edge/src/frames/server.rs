@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
 use confab_ids::{ChatId, Seq, UserId};
-use confab_proto::message::v1::{Accepted, ChatKind, Event, MembershipKind, event};
+use confab_proto::message::v1::{Accepted, ChatKind, Event, MembershipKind, Role, event};
 use confab_proto::presence::v1::{Presence, PresenceStatus};
 use jiff::Timestamp;
 use jiff::fmt::temporal::DateTimePrinter;
@@ -95,10 +95,12 @@ enum EventBody<'a> {
         #[serde(serialize_with = "as_time")]
         created_at: i64,
         kind: &'static str,
-        #[serde(skip_serializing_if = "str::is_empty")]
-        title: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        title: Option<&'a str>,
         #[serde(skip_serializing_if = "<[u64]>::is_empty")]
         user_ids: &'a [u64],
+        #[serde(skip_serializing_if = "Option::is_none")]
+        role: Option<&'static str>,
         members: u32,
     },
 }
@@ -154,11 +156,7 @@ fn event_text(event: &Event, own: bool) -> Option<Utf8Bytes> {
             deleted: content.deleted,
         },
         event::Body::Membership(membership) => EventBody::Chat {
-            event: match membership.kind() {
-                MembershipKind::Created => "created",
-                MembershipKind::Added => "added",
-                MembershipKind::Unspecified => return None,
-            },
+            event: membership_name(membership.kind())?,
             message_id: uuid(&event.message_id),
             chat_id: event.chat_id,
             seq: event.seq,
@@ -166,12 +164,31 @@ fn event_text(event: &Event, own: bool) -> Option<Utf8Bytes> {
             by: event.sender_id,
             created_at: event.created_at_ms,
             kind: kind_name(membership.chat_kind()),
-            title: &membership.title,
+            title: (membership.kind() == MembershipKind::Renamed || !membership.title.is_empty())
+                .then_some(&membership.title),
             user_ids: &membership.user_ids,
+            role: (membership.kind() == MembershipKind::Role).then(|| role_name(membership.role())),
             members: membership.member_count,
         },
     };
     Some(text(&body))
+}
+
+/// `None`: a kind that this version doesn't know.
+fn membership_name(kind: MembershipKind) -> Option<&'static str> {
+    Some(match kind {
+        MembershipKind::Created => "created",
+        MembershipKind::Added => "added",
+        MembershipKind::Removed => "removed",
+        MembershipKind::Role => "role",
+        MembershipKind::Renamed => "renamed",
+        MembershipKind::Deleted => "deleted",
+        MembershipKind::Unspecified => return None,
+    })
+}
+
+pub(crate) fn role_name(role: Role) -> &'static str {
+    if role == Role::Admin { "admin" } else { "member" }
 }
 
 pub(crate) fn kind_name(kind: ChatKind) -> &'static str {
@@ -247,7 +264,19 @@ impl EventFrame {
             Some(event::Body::Membership(membership)) => match membership.kind() {
                 MembershipKind::Created => true,
                 MembershipKind::Added => membership.user_ids.contains(&user.0),
-                MembershipKind::Unspecified => false,
+                _ => false,
+            },
+            _ => false,
+        }
+    }
+
+    /// The chat ends with it for `user`: they have left, or it is deleted.
+    pub(crate) fn removes(&self, user: UserId) -> bool {
+        match &self.event.body {
+            Some(event::Body::Membership(membership)) => match membership.kind() {
+                MembershipKind::Deleted => true,
+                MembershipKind::Removed => membership.user_ids.contains(&user.0),
+                _ => false,
             },
             _ => false,
         }
@@ -381,7 +410,7 @@ pub(crate) fn events(encoded: &[bytes::Bytes], user: UserId) -> Vec<Box<RawValue
 #[cfg(test)]
 mod tests {
     use super::*;
-    use confab_proto::message::v1::{Content, Deletion, Edit, Reaction};
+    use confab_proto::message::v1::{self as pb, Content, Deletion, Edit, Membership, Reaction};
 
     fn event() -> Event {
         Event {
@@ -424,6 +453,27 @@ mod tests {
         assert_eq!(of(deletion), format!(r#"{{"type":"deleted",{common}}}"#));
         let reaction = event::Body::Reaction(Reaction { target: 7, emoji: "👍".into(), removed: false });
         assert_eq!(of(reaction), format!(r#"{{"type":"reacted",{common},"emoji":"👍","removed":false}}"#));
+    }
+
+    #[test]
+    fn what_changes_a_group_says_how() {
+        let of = |membership: Membership| {
+            let chat_kind = pb::ChatKind::Group.into();
+            let body = event::Body::Membership(Membership { chat_kind, member_count: 3, ..membership });
+            let event = Event { body: Some(body), ..event() };
+            let frame = EventFrame::decode(&event.encode_to_vec(), Seq::ZERO).expect("an event");
+            let text = frame.text_for(UserId(1)).expect("a frame").as_str().to_owned();
+            let (event, rest) = text.split_once(r#","message_id""#).expect("the event first");
+            let (_, what) = rest.split_once(r#""kind":"group","#).expect("the kind");
+            format!("{event} {what}")
+        };
+        let kind = |kind: MembershipKind| Membership { kind: kind.into(), ..Membership::default() };
+        let removed = Membership { user_ids: vec![7], ..kind(MembershipKind::Removed) };
+        assert_eq!(of(removed), r#"{"type":"chat","event":"removed" "user_ids":[7],"members":3}"#);
+        let role = Membership { user_ids: vec![7], role: Role::Admin.into(), ..kind(MembershipKind::Role) };
+        assert_eq!(of(role), r#"{"type":"chat","event":"role" "user_ids":[7],"role":"admin","members":3}"#);
+        assert_eq!(of(kind(MembershipKind::Renamed)), r#"{"type":"chat","event":"renamed" "title":"","members":3}"#);
+        assert_eq!(of(kind(MembershipKind::Deleted)), r#"{"type":"chat","event":"deleted" "members":3}"#);
     }
 
     #[test]

@@ -4,14 +4,14 @@ use axum::body::Bytes;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use confab_ids::Seq;
+use confab_ids::{Seq, UserId};
 use confab_proto::message::v1 as pb;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{App, Problem, claims};
 use crate::frames::Code;
-use crate::frames::server::{EventFrame, events, kind_name, time, uuid};
+use crate::frames::server::{EventFrame, events, kind_name, role_name, time, uuid};
 
 /// Items of a list's page.
 const LIMIT_MAX: u32 = 200;
@@ -56,6 +56,10 @@ fn chat_id(id: &str) -> Result<u64, Problem> {
     id.parse().map_err(|_| Problem::new(Code::InvalidFrame, "chat_id is a number from 1 to 2^53 - 1", Some("chat_id")))
 }
 
+fn user_id(id: &str) -> Result<u64, Problem> {
+    id.parse().map_err(|_| Problem::new(Code::InvalidFrame, "user_id is a number from 1 to 2^53 - 1", Some("user_id")))
+}
+
 #[derive(Deserialize)]
 struct NewChat {
     kind: String,
@@ -69,6 +73,16 @@ struct NewChat {
 struct NewMembers {
     members: Option<Vec<u64>>,
     user_ids: Option<Vec<u64>>,
+}
+
+#[derive(Deserialize)]
+struct NewRole {
+    role: String,
+}
+
+#[derive(Deserialize)]
+struct NewTitle {
+    title: String,
 }
 
 #[derive(Deserialize)]
@@ -91,7 +105,7 @@ fn idempotency_key(headers: &HeaderMap) -> Option<String> {
 }
 
 pub(crate) async fn create_chat(State(app): State<App>, headers: HeaderMap, bytes: Bytes) -> Result<Response, Problem> {
-    let claims = claims(&app, &headers)?;
+    let claims = claims(&app, &headers).await?;
     let new: NewChat = body(&bytes)?;
     let kind = match new.kind.as_str() {
         "direct" => pb::ChatKind::Direct,
@@ -118,11 +132,14 @@ pub(crate) async fn get_chat(
     headers: HeaderMap,
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
-    let claims = claims(&app, &headers)?;
-    let id = chat_id(&id)?;
-    let request = pb::GetChatRequest { chat_id: id, user_id: claims.user.0 };
+    let claims = claims(&app, &headers).await?;
+    chat_of(&app, chat_id(&id)?, claims.user).await
+}
+
+async fn chat_of(app: &App, chat_id: u64, user: UserId) -> Result<Response, Problem> {
+    let request = pb::GetChatRequest { chat_id, user_id: user.0 };
     let chat = app.shared.messages.clone().get_chat(request).await?.into_inner().chat.unwrap_or_default();
-    Ok(axum::Json(chat_json(&chat, claims.user)).into_response())
+    Ok(axum::Json(chat_json(&chat, user)).into_response())
 }
 
 pub(crate) async fn list_chats(
@@ -130,7 +147,7 @@ pub(crate) async fn list_chats(
     headers: HeaderMap,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
-    let claims = claims(&app, &headers)?;
+    let claims = claims(&app, &headers).await?;
     let params = PageParams::read(query.as_deref())?;
     let request = pb::ListChatsRequest {
         user_id: claims.user.0,
@@ -138,7 +155,8 @@ pub(crate) async fn list_chats(
         limit: params.limit.unwrap_or(0),
     };
     let page = app.shared.messages.clone().list_chats(request).await?.into_inner();
-    let next = page.chats.last().filter(|_| page.more).map(|chat| chat.chat_id.to_string());
+    let listed = page.chats.last().map_or(0, |chat| chat.chat_id);
+    let next = page.more.then(|| page.last_chat_id.max(listed).to_string());
     let items: Vec<Value> = page.chats.iter().map(|chat| chat_json(chat, claims.user)).collect();
     Ok(axum::Json(json!({"items": items, "next": next})).into_response())
 }
@@ -149,7 +167,7 @@ pub(crate) async fn list_members(
     Path(id): Path<String>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
-    let claims = claims(&app, &headers)?;
+    let claims = claims(&app, &headers).await?;
     let id = chat_id(&id)?;
     let params = PageParams::read(query.as_deref())?;
     let request = pb::ListMembersRequest {
@@ -178,7 +196,7 @@ pub(crate) async fn add_members(
     Path(id): Path<String>,
     bytes: Bytes,
 ) -> Result<Response, Problem> {
-    let claims = claims(&app, &headers)?;
+    let claims = claims(&app, &headers).await?;
     let id = chat_id(&id)?;
     let new: NewMembers = body(&bytes)?;
     let request = pb::AddMembersRequest {
@@ -191,13 +209,79 @@ pub(crate) async fn add_members(
     Ok(axum::Json(json!({"added": added.added, "member_count": added.member_count})).into_response())
 }
 
+pub(crate) async fn remove_member(
+    State(app): State<App>,
+    headers: HeaderMap,
+    Path((id, user)): Path<(String, String)>,
+) -> Result<Response, Problem> {
+    let claims = claims(&app, &headers).await?;
+    let request = pb::RemoveMembersRequest {
+        chat_id: chat_id(&id)?,
+        user_id: claims.user.0,
+        member_ids: vec![user_id(&user)?],
+        device: claims.device,
+    };
+    app.shared.messages.clone().remove_members(request).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+pub(crate) async fn set_role(
+    State(app): State<App>,
+    headers: HeaderMap,
+    Path((id, user)): Path<(String, String)>,
+    bytes: Bytes,
+) -> Result<Response, Problem> {
+    let claims = claims(&app, &headers).await?;
+    let new: NewRole = body(&bytes)?;
+    let role = match new.role.as_str() {
+        "admin" => pb::Role::Admin,
+        "member" => pb::Role::Member,
+        _ => return Err(Problem::new(Code::InvalidFrame, "role is \"admin\" or \"member\"", Some("role"))),
+    };
+    let request = pb::SetRoleRequest {
+        chat_id: chat_id(&id)?,
+        user_id: claims.user.0,
+        member_id: user_id(&user)?,
+        role: role.into(),
+        device: claims.device,
+    };
+    app.shared.messages.clone().set_role(request).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// Renames a group; the answer is the chat.
+pub(crate) async fn change_chat(
+    State(app): State<App>,
+    headers: HeaderMap,
+    Path(id): Path<String>,
+    bytes: Bytes,
+) -> Result<Response, Problem> {
+    let claims = claims(&app, &headers).await?;
+    let new: NewTitle = body(&bytes)?;
+    let (chat_id, user_id) = (chat_id(&id)?, claims.user.0);
+    let request = pb::RenameChatRequest { chat_id, user_id, title: new.title, device: claims.device };
+    app.shared.messages.clone().rename_chat(request).await?;
+    chat_of(&app, chat_id, claims.user).await
+}
+
+pub(crate) async fn delete_chat(
+    State(app): State<App>,
+    headers: HeaderMap,
+    Path(id): Path<String>,
+) -> Result<Response, Problem> {
+    let claims = claims(&app, &headers).await?;
+    let request = pb::DeleteChatRequest { chat_id: chat_id(&id)?, user_id: claims.user.0, device: claims.device };
+    app.shared.messages.clone().delete_chat(request).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
 pub(crate) async fn list_messages(
     State(app): State<App>,
     headers: HeaderMap,
     Path(id): Path<String>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
-    let claims = claims(&app, &headers)?;
+    let claims = claims(&app, &headers).await?;
     let id = chat_id(&id)?;
     let params = PageParams::read(query.as_deref())?;
     let request = pb::ListMessagesRequest {
@@ -224,9 +308,11 @@ pub(crate) async fn send_message(
     Path(id): Path<String>,
     bytes: Bytes,
 ) -> Result<Response, Problem> {
-    let claims = claims(&app, &headers)?;
+    let claims = claims(&app, &headers).await?;
     let id = chat_id(&id)?;
     let new: NewMessage = body(&bytes)?;
+    let limited = |wait| Problem::limited("more messages than one user may send", wait);
+    app.shared.limits.message(claims.user, bytes.len()).map_err(limited)?;
     let send = pb::Send {
         chat_id: id,
         user_id: claims.user.0,
@@ -262,7 +348,7 @@ pub(crate) async fn list_receipts(
     Path((id, seq)): Path<(String, String)>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
-    let claims = claims(&app, &headers)?;
+    let claims = claims(&app, &headers).await?;
     let params = PageParams::read(query.as_deref())?;
     let wrong = |_| Problem::new(Code::InvalidFrame, "seq is a number from 1 to 2^53 - 1", Some("seq"));
     let request = pb::ListReceiptsRequest {
@@ -279,11 +365,7 @@ pub(crate) async fn list_receipts(
     Ok(axum::Json(json!({"items": items, "next": next})).into_response())
 }
 
-fn role_name(role: pb::Role) -> &'static str {
-    if role == pb::Role::Admin { "admin" } else { "member" }
-}
-
-fn chat_json(chat: &pb::Chat, user: confab_ids::UserId) -> Value {
+fn chat_json(chat: &pb::Chat, user: UserId) -> Value {
     let last =
         if chat.last_event.is_empty() { None } else { events(std::slice::from_ref(&chat.last_event), user).pop() };
     json!({

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::{Query, Request, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use confab_proto::limits::TEXT_BYTES_MAX;
@@ -16,7 +17,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
 use uuid::Uuid;
 
-use super::{App, Problem, bearer};
+use super::{App, Problem, address, bearer};
 use crate::auth::{Claims, TokenError};
 use crate::connection::{Connection, websocket_config};
 use crate::core::session::{Bounds, Mode, Session, error_text};
@@ -42,16 +43,16 @@ struct Asked {
 }
 
 pub(crate) async fn ws(State(app): State<App>, Query(params): Query<Params>, request: Request) -> Response {
-    match upgrade(app, params, request) {
+    match upgrade(app, params, request.into_parts().0).await {
         Ok(response) => response,
         Err(refusal) => *refusal,
     }
 }
 
-fn upgrade(app: App, params: Params, mut request: Request) -> Result<Response, Box<Response>> {
+async fn upgrade(app: App, params: Params, mut request: Parts) -> Result<Response, Box<Response>> {
     let refuse = |problem: Problem| Box::new(problem.into_response());
-    let on_upgrade = request.extensions_mut().remove::<OnUpgrade>();
-    let headers = request.headers();
+    let on_upgrade = request.extensions.remove::<OnUpgrade>();
+    let headers = &request.headers;
     let key = headers.get(header::SEC_WEBSOCKET_KEY).filter(|_| has(headers, header::UPGRADE, "websocket"));
     let (Some(key), Some(on_upgrade)) = (key, on_upgrade) else {
         let problem = Problem::new(Code::InvalidFrame, "this is a WebSocket: connect with one", None);
@@ -78,13 +79,23 @@ fn upgrade(app: App, params: Params, mut request: Request) -> Result<Response, B
             None,
         )));
     }
+    let limits = &app.shared.limits;
+    let from = address(&app, &request.extensions, headers);
+    let limited = |who: &str, wait| refuse(Problem::limited(&format!("this {who} connects too often"), wait));
+    limits.connect_from(from).map_err(|wait| limited("address", wait))?;
     let browser = asked.bearer.is_some() || headers.contains_key(header::ORIGIN);
     let token = bearer(headers).map(str::to_owned).or(asked.bearer).or(params.token);
-    let claims = token.ok_or(TokenError::Missing).and_then(|token| app.shared.verifier.verify(&token));
+    let claims = match token {
+        Some(token) => app.shared.verifier.verify_fresh(&token).await,
+        None => Err(TokenError::Missing),
+    };
     if let Err(error) = &claims
         && !browser
     {
         return Err(refuse((*error).into()));
+    }
+    if let Ok(claims) = &claims {
+        limits.connect_of(claims.user).map_err(|wait| limited("user", wait))?;
     }
     let mut response = StatusCode::SWITCHING_PROTOCOLS.into_response();
     let accept = HeaderValue::from_str(&derive_accept_key(key.as_bytes()))
@@ -156,7 +167,9 @@ fn connection(shared: Arc<Shared>, socket: WebSocketStream<ClientStream>, mode: 
 /// A browser can't see a 401: it is told by a frame and a close code.
 async fn refuse(mut socket: WebSocketStream<ClientStream>, error: TokenError) {
     let text = error_text(Code::Unauthenticated, &error.to_string(), None, None, None, None);
-    let close = if error == TokenError::Expired { Close::TokenExpired } else { Close::Revoked };
+    // With a key that isn't known yet another token may be good soon.
+    let retryable = matches!(error, TokenError::Expired | TokenError::UnknownKey);
+    let close = if retryable { Close::TokenExpired } else { Close::Revoked };
     let frame = CloseFrame { code: close.code().into(), reason: close.reason().into() };
     let told = async {
         socket.send(Message::Text(text)).await?;

@@ -60,6 +60,19 @@ pub(crate) fn without_rows(event: &Event) -> Event {
     event
 }
 
+/// As one sees it who has left with the event at `left`: what was changed after that they have not seen, and don't see now.
+pub(crate) fn as_left(stored: &Bytes, left: Seq) -> Bytes {
+    let Ok(event) = Event::decode(&stored[..]) else { return stored.clone() };
+    if event.changed_seq <= left.0 {
+        return stored.clone();
+    }
+    let body = match &event.body {
+        Some(Body::Content(_)) => Body::Content(Content { deleted: true, ..Content::default() }),
+        _ => return stored.clone(),
+    };
+    Event { body: Some(body), ..event }.encode_to_vec().into()
+}
+
 /// What becomes of a message and of its edit before by a change of it, `at` a seq: their rows.
 pub(crate) fn rows_after(message: &Event, edit_before: Option<&Event>, body: &Body, at: Seq) -> Vec<Event> {
     let after = match (body, &message.body) {
@@ -174,6 +187,17 @@ mod tests {
         let [after, before] = &again[..] else { panic!("{again:?}") };
         assert_eq!((text(after), after.changed_seq, sent_hash(after)), ("three", 3, hash(&said("one"))));
         assert_eq!((text(before), before.seq, sent_hash(before)), ("", 2, hash(&edit(1, "two"))));
+    }
+
+    #[test]
+    fn who_has_left_does_not_read_what_was_written_after_that() {
+        let stored = |event: &Event| Bytes::from(event.encode_to_vec());
+        let message = event(1, said("one"));
+        let edited = &rows_after(&message, None, &edit(1, "two"), Seq(5))[0];
+        assert_eq!(as_left(&stored(&message), Seq(4)), stored(&message));
+        assert_eq!(as_left(&stored(edited), Seq(5)), stored(edited));
+        let seen = Event::decode(&as_left(&stored(edited), Seq(4))[..]).expect("an event");
+        assert!(text(&seen).is_empty() && !is_message(&seen), "{seen:?}");
     }
 
     #[test]

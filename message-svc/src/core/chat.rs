@@ -11,6 +11,7 @@ use super::maps::HashMap;
 use super::marks::{Marks, ReceiptClock};
 use super::ownership::rules::{self, Rule};
 use super::recovery::Recovered;
+use super::roster;
 use super::sends::Sends;
 use super::tail::Tail;
 use super::{Accepted, ChatView, Count, From, MemberReceipt, Origin, Outcome, Payload, ReceiptPage, Receipts, View};
@@ -20,12 +21,15 @@ use crate::store::{Certain, ChatRecord, MemberRow, Meta, Roster, Row, bucket_of}
 /// Members per block of watermarks.
 pub(crate) const BLOCK: usize = 128;
 
+/// Of an event that an owner has stored, and may have told nobody of when it went: so many seqs below the head, generously.
+const LATELY: u64 = 1_000;
+
+/// One who is in the chat, or has been.
 #[derive(Debug, Clone)]
 pub(crate) struct Member {
-    pub user: UserId,
-    pub role: Role,
-    pub joined_at_ms: i64,
-    pub joined_seq: Seq,
+    pub row: MemberRow,
+    /// The one before, which holds until the event that they have joined with, or been deleted with, is durable.
+    before: Option<Box<MemberRow>>,
     pub marks: Marks,
     pub receipts: ReceiptClock,
     /// The read mark that the last receipt told.
@@ -38,12 +42,10 @@ pub(crate) struct Member {
 
 impl Member {
     /// Nothing was told of it, nor to it.
-    pub(crate) fn new(user: UserId, role: Role, joined_at_ms: i64, joined_seq: Seq, marks: Marks) -> Self {
+    pub(crate) fn new(row: MemberRow, marks: Marks) -> Self {
         Self {
-            user,
-            role,
-            joined_at_ms,
-            joined_seq,
+            row,
+            before: None,
             marks,
             receipts: ReceiptClock::default(),
             told: Seq::ZERO,
@@ -52,14 +54,10 @@ impl Member {
         }
     }
 
-    pub(crate) fn row(&self, slot: usize) -> MemberRow {
-        MemberRow {
-            user: self.user,
-            slot: u32::try_from(slot).unwrap_or(u32::MAX),
-            role: self.role,
-            joined_at_ms: self.joined_at_ms,
-            joined_seq: self.joined_seq,
-        }
+    /// In the place of a member: a service that reads on nobody's behalf, and sees everything.
+    fn service() -> Self {
+        let (user, role, joined_seq) = (UserId(0), Role::Unspecified, Seq(1));
+        Self::new(MemberRow { user, slot: 0, role, joined_at_ms: 0, joined_seq, left_seq: Seq::ZERO }, Marks::default())
     }
 }
 
@@ -127,10 +125,10 @@ pub(crate) enum Answer {
 #[derive(Debug)]
 pub(crate) struct Chat {
     pub meta: Meta,
-    /// In the order of joining: a member's slot, and with it their block of watermarks, never changes.
+    /// By their places, and those who have left, too: see [`roster`]. With the place goes the block of watermarks.
     pub members: Vec<Member>,
     slots: HashMap<UserId, usize>,
-    /// The members' ids, as every publication carries them.
+    /// The ids of those who are in it, as every publication carries them.
     pub ids: Arc<[u64]>,
     /// The last seq given out.
     pub last: Seq,
@@ -150,7 +148,7 @@ pub(crate) struct Chat {
     pub sends: Sends,
     /// Of its last recovery; its epoch is 0 where there is no other owner.
     pub certain: Certain,
-    /// The last event that changed the members.
+    /// The last event that changed the chat's row: its members, or its title.
     pub roster_seq: Seq,
     /// Events that were read for the command that waits in front.
     pub rows_read: Vec<(Seq, Bytes)>,
@@ -172,10 +170,7 @@ impl Chat {
     /// connected anew since this process started, and has read the head.
     pub(crate) fn from_record(record: ChatRecord) -> Self {
         let mut chat = Self::empty(record.meta, Sends::new(record.head == Seq::ZERO));
-        for (member, marks) in record.members {
-            chat.push_member(Member::new(member.user, member.role, member.joined_at_ms, member.joined_seq, marks));
-        }
-        chat.refresh_ids();
+        chat.take_rows(record.members);
         chat.roster_seq = record.roster_seq;
         chat.certain = record.certain;
         chat.last = record.head;
@@ -239,28 +234,73 @@ impl Chat {
         self.meta.chat
     }
 
-    /// Adds a member; [`Chat::refresh_ids`] makes them a recipient.
-    pub(crate) fn push_member(&mut self, member: Member) {
-        self.slots.insert(member.user, self.members.len());
-        self.members.push(member);
+    /// Takes members' rows, new ones and those that have changed, each in its place. Who has their place from another begins without
+    /// watermarks.
+    pub(crate) fn take_rows(&mut self, rows: impl IntoIterator<Item = (MemberRow, Marks)>) {
+        for (row, marks) in rows {
+            let slot = (row.slot as usize).min(self.members.len());
+            self.slots.insert(row.user, slot);
+            match self.members.get_mut(slot) {
+                Some(member) if member.row.user == row.user => {
+                    let before = std::mem::replace(&mut member.row, row);
+                    member.before = (before.joined_seq < member.row.joined_seq).then(|| Box::new(before));
+                }
+                Some(member) => {
+                    self.slots.remove(&member.row.user);
+                    *member = Member::new(row, marks);
+                }
+                None => self.members.push(Member::new(row, marks)),
+            }
+        }
+        let there = self.members.iter().filter(|member| member.row.is_in());
+        self.ids = there.map(|member| member.row.user.0).collect();
     }
 
-    pub(crate) fn refresh_ids(&mut self) {
-        self.ids = self.members.iter().map(|member| member.user.0).collect();
+    /// Changes the chat as an event says, and gives out the members' rows that it has changed, and whose places went to others.
+    pub(crate) fn apply(&mut self, event: &Event) -> (Vec<MemberRow>, Vec<UserId>) {
+        let mut rows: Vec<MemberRow> = self.members.iter().map(|member| member.row.clone()).collect();
+        let changed = roster::apply(&mut rows, event);
+        let changed: Vec<MemberRow> = changed.into_iter().map(|slot| rows[slot].clone()).collect();
+        let in_its_place =
+            |row: &MemberRow| self.members.get(row.slot as usize).map(|member| (member.row.user, row.user));
+        let gone = changed.iter().filter_map(in_its_place).filter(|(before, after)| before != after);
+        let gone = gone.map(|(before, _)| before).collect();
+        self.take_rows(changed.iter().cloned().map(|row| (row, Marks::default())));
+        self.meta.apply(event);
+        (changed, gone)
     }
 
     pub(crate) fn slot(&self, user: UserId) -> Option<usize> {
         self.slots.get(&user).copied()
     }
 
-    /// Whose join is not durable yet is no member yet.
-    pub(crate) fn member(&self, user: UserId) -> Option<&Member> {
-        self.members.get(self.slot(user)?).filter(|member| member.joined_seq <= self.head)
+    /// One who is in the chat by the last event, whether that is durable or not.
+    pub(crate) fn joined(&self, user: UserId) -> Option<&Member> {
+        self.members.get(self.slot(user)?).filter(|member| member.row.is_in())
+    }
+
+    /// One who is, or was, in the chat, as far as it is durable.
+    pub(crate) fn viewer(&self, user: UserId) -> Option<&MemberRow> {
+        let member = self.members.get(self.slot(user)?)?;
+        let rows = [Some(&member.row), member.before.as_deref()];
+        rows.into_iter().flatten().find(|row| row.joined_seq <= self.head)
+    }
+
+    /// One who is in the chat as far as it is durable.
+    pub(crate) fn member(&self, user: UserId) -> Option<&MemberRow> {
+        self.viewer(user).filter(|row| row.is_in() || row.left_seq > self.head)
     }
 
     pub(crate) fn member_mut(&mut self, user: UserId) -> Option<&mut Member> {
         let slot = self.slot(user)?;
         self.members.get_mut(slot)
+    }
+
+    /// Everyone who is in the chat, and who has left it so lately that they may not have been told.
+    pub(crate) fn with_who_left_lately(&self) -> Arc<[u64]> {
+        let lately = |row: &MemberRow| row.left_seq.0 + LATELY > self.head.0;
+        let told = self.members.iter().filter(|member| member.row.is_in() || lately(&member.row));
+        told.map(|member| member.row.user.0).collect()
     }
 
     /// Gives out the next place in the log.
@@ -285,7 +325,7 @@ impl Chat {
 
     /// The chat's own row as of now, with its members where other owners may write.
     pub(crate) fn row(&self, alone: bool) -> Row {
-        let members = || self.members.iter().enumerate().map(|(slot, member)| member.row(slot)).collect();
+        let members = || self.members.iter().map(|member| member.row.clone()).collect();
         let roster = || Roster { seq: self.roster_seq, members: members(), certain: self.certain };
         let roster = (!alone).then(roster);
         Row::Chat { meta: self.meta.clone(), roster }
@@ -344,19 +384,26 @@ impl Chat {
     }
 
     pub(crate) fn view(&self, View { user, device, newest }: &View) -> Option<ChatView> {
-        let member = self.member(*user)?;
+        let service = Member::service();
+        let is_service = *user == service.row.user;
+        let (member, row) = match is_service {
+            true => (&service, &service.row),
+            false => (self.members.get(self.slot(*user)?)?, self.viewer(*user)?),
+        };
+        let is_in = row.is_in() || row.left_seq > self.head;
+        let head = row.sees_upto(self.head);
         let peer = match self.meta.kind {
-            ChatKind::Direct => self.members.iter().find(|other| other.user != *user),
+            ChatKind::Direct => self.members.iter().find(|other| other.row.user != *user),
             _ => None,
         };
         let confirmed = member.marks.confirmed(device);
-        let newest = newest.and_then(|from| {
+        let newest = newest.filter(|_| is_in).and_then(|from| {
             let known = match from {
                 From::Seq(seq) => Some(seq),
                 From::Confirmed => confirmed,
             };
-            let place = place_of(known.unwrap_or(member.marks.read), member.joined_seq, self.head);
-            self.tail.after(self.head, place)
+            let place = place_of(known.unwrap_or(member.marks.read), row.joined_seq, head);
+            self.tail.after(head, place)
         });
         Some(ChatView {
             chat: self.id(),
@@ -364,12 +411,13 @@ impl Chat {
             title: self.meta.title.clone(),
             created_by: self.meta.created_by,
             created_at_ms: self.meta.created_at_ms,
-            head: self.head,
+            head,
             count: self.head_count,
-            members: self.members.len(),
-            role: member.role,
-            joined_seq: member.joined_seq,
-            peer: peer.map(|peer| peer.user),
+            members: self.ids.len(),
+            role: row.role,
+            joined_seq: row.joined_seq,
+            left_seq: if is_in { Seq::ZERO } else { head },
+            peer: peer.map(|peer| peer.row.user),
             peer_delivered: peer.map_or(Seq::ZERO, |peer| peer.marks.delivered()),
             peer_read: peer.map_or(Seq::ZERO, |peer| peer.marks.read),
             confirmed,
@@ -388,10 +436,11 @@ impl Chat {
             return Err(ChatError::UnknownMessage);
         }
         let page = self.members.iter().skip(asked.after).take(asked.limit);
-        // Who joined later never sees it.
-        let seeing = page.filter(|member| member.user != asked.user && member.joined_seq <= asked.seq);
+        // Who joined later never sees it; of who has left nobody is told.
+        let sees = |row: &MemberRow| row.is_in() && row.joined_seq <= asked.seq;
+        let seeing = page.filter(|member| member.row.user != asked.user && sees(&member.row));
         let receipts = seeing.map(|member| MemberReceipt {
-            user: member.user,
+            user: member.row.user,
             delivered: member.marks.delivered() >= asked.seq,
             read: member.marks.read >= asked.seq,
         });

@@ -4,9 +4,10 @@
 //! for that chat waits behind it, in order; other chats go on.
 //!
 //! ```text
-//! sending.rs   a message's way into the log     creating.rs   chats and members      marking.rs   watermarks
-//! changing.rs  edits, deletions, reactions      fenced.rs     among other owners: recovery, shards that come and go
-//! durable.rs   what is written, and then        making.rs     among other owners: chats that are made
+//! sending.rs     a message's way into the log       marking.rs   watermarks
+//! changing.rs    edits, deletions, reactions        durable.rs   what is written, and then
+//! creating.rs    chats that are made                fenced.rs    among other owners: recovery, shards that come and go
+//! membership.rs  members, roles, titles             making.rs    among other owners: chats that are made
 //! ```
 
 mod changing;
@@ -15,6 +16,7 @@ mod durable;
 mod fenced;
 mod making;
 mod marking;
+mod membership;
 #[cfg(test)]
 mod model_test;
 #[cfg(test)]
@@ -327,7 +329,7 @@ impl Owner {
                 };
                 fx.replies.push((origin, answer));
             }
-            Command::AddMembers(add) => self.add_members(now, id, origin, add, fx),
+            Command::Change(change) => self.change_group(now, id, origin, change, fx),
             Command::Create(create) => self.ensure(now, id, origin, *create, fx),
         }
     }
@@ -424,9 +426,7 @@ fn refusal(command: &Command, send: SendError, mark: MarkError, chat: ChatError)
     match command {
         Command::Send(_) => Outcome::SendRefused(send),
         Command::Mark(_) | Command::Typing(_) => Outcome::MarkRefused(mark),
-        Command::View(_) | Command::Receipts(_) | Command::AddMembers(_) | Command::Create(_) => {
-            Outcome::ChatRefused(chat)
-        }
+        Command::View(_) | Command::Receipts(_) | Command::Change(_) | Command::Create(_) => Outcome::ChatRefused(chat),
     }
 }
 

@@ -1,11 +1,11 @@
 //! What a new owner does with a chat's log before it goes on: the rows that another owner left are cut to what is certain,
 //! and written again as its own. See `docs/design/0004-ownership.md`.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use confab_ids::{ChatId, Seq, UserId};
-use confab_proto::message::v1::{Event, MembershipKind, Role, event};
+use confab_proto::message::v1::{Event, MembershipKind};
 use prost::Message as _;
 
 use super::body::changed_rows;
@@ -13,6 +13,7 @@ use super::maps::HashMap;
 use super::marks::Marks;
 use super::owner::key_and_sent;
 use super::ownership::rules::{self, Rule};
+use super::roster::{self, membership};
 use super::sends::Sent;
 use super::tail::EVENTS_MAX;
 use crate::store::{BUCKET, Certain, ChatRecord, MemberRow, Roster, Row, SendKey, bucket_of};
@@ -142,10 +143,12 @@ impl Recovery {
             let row = |(seq, bytes)| Row::Event { chat, seq, epoch, bytes };
             self.rewrites.push_back(changed.into_iter().map(row).collect());
         }
-        let joined = self.catch_up();
+        let changed = self.catch_up();
         if self.record.roster_seq > known {
             let kind = self.record.meta.kind;
-            self.rewrites.push_back(joined.into_iter().map(|member| Row::Member { chat, kind, member }).collect());
+            if !changed.is_empty() {
+                self.rewrites.push_back(changed.into_iter().map(|member| Row::Member { chat, kind, member }).collect());
+            }
             self.rewrites.push_back(vec![self.chat_row()]);
         }
         true
@@ -183,29 +186,35 @@ impl Recovery {
         changed
     }
 
-    /// Brings the roster up to the log: the owner before may have stored an event that changes it, and no more. Gives out
-    /// whose lists may lack the chat.
+    /// Brings the chat's row up to the log: the owner before may have stored an event that changes it, and no more. Gives out
+    /// whose lists may say something else.
     fn catch_up(&mut self) -> Vec<MemberRow> {
-        let mut joined = Vec::new();
+        if !rules::holds(Rule::RedoMembers) {
+            return Vec::new();
+        }
+        let mut members: Vec<MemberRow> = self.record.members.iter().map(|(member, _)| member.clone()).collect();
+        let mut changed = BTreeSet::new();
         for event in self.rows.iter().map(decoded) {
-            let (seq, at_ms) = (Seq(event.seq), event.created_at_ms);
-            let Some(event::Body::Membership(membership)) = event.body else { continue };
-            if seq <= self.record.roster_seq {
+            let Some(membership) = membership(&event).filter(|_| event.seq > self.record.roster_seq.0) else {
                 continue;
-            }
-            self.record.roster_seq = seq;
-            let members = &mut self.record.members;
+            };
+            self.record.roster_seq = Seq(event.seq);
             if membership.kind() == MembershipKind::Created {
-                joined.extend(members.iter().map(|(member, _)| member.clone()));
+                changed.extend(0..members.len());
             }
-            for user in membership.user_ids.into_iter().map(UserId) {
-                let slot = u32::try_from(members.len()).unwrap_or(u32::MAX);
-                let member = MemberRow { user, slot, role: Role::Member, joined_at_ms: at_ms, joined_seq: seq };
-                joined.push(member.clone());
-                members.push((member, Marks::default()));
+            changed.extend(roster::apply(&mut members, &event));
+            self.record.meta.apply(&event);
+        }
+        let changed: Vec<MemberRow> = changed.into_iter().map(|slot| members[slot].clone()).collect();
+        let known = &mut self.record.members;
+        for member in &changed {
+            match known.get_mut(member.slot as usize) {
+                Some((before, _)) if before.user == member.user => *before = member.clone(),
+                Some(before) => *before = (member.clone(), Marks::default()),
+                None => known.push((member.clone(), Marks::default())),
             }
         }
-        joined
+        changed
     }
 
     /// The chat's row, then the upper bucket: were it the lower, a second recovery could take the first one's rows for the log's end.

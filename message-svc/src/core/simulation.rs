@@ -26,7 +26,7 @@ const SCHEDULES: u64 = 300;
 /// Schedules within which the lack of a rule has to show.
 const CONTROL_SCHEDULES: u64 = 20_000;
 
-const RULES: [Rule; 26] = [
+const RULES: [Rule; 27] = [
     Rule::SettleUnknownMap,
     Rule::NoticeAnotherTenure,
     Rule::DeadBeforeMove,
@@ -53,6 +53,7 @@ const RULES: [Rule; 26] = [
     Rule::ChangeAlone,
     Rule::ChangeAfterEvent,
     Rule::RedoChanges,
+    Rule::RedoMembers,
 ];
 
 /// Between two lines that tell how far it has come.

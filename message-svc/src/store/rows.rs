@@ -65,6 +65,8 @@ pub(super) struct MemberValue {
     joined_at_ms: i64,
     #[prost(uint64, tag = "4")]
     joined_seq: u64,
+    #[prost(uint64, tag = "5")]
+    left_seq: u64,
 }
 
 impl MemberValue {
@@ -74,7 +76,12 @@ impl MemberValue {
             role: member.role.into(),
             joined_at_ms: member.joined_at_ms,
             joined_seq: member.joined_seq.0,
+            left_seq: member.left_seq.0,
         }
+    }
+
+    pub(super) fn is_in(&self) -> bool {
+        self.left_seq == 0
     }
 
     pub(super) fn member(&self, user: UserId) -> MemberRow {
@@ -84,11 +91,12 @@ impl MemberValue {
             role: self.role(),
             joined_at_ms: self.joined_at_ms,
             joined_seq: Seq(self.joined_seq),
+            left_seq: Seq(self.left_seq),
         }
     }
 }
 
-/// A chat's members in one value, in the order of joining.
+/// A chat's members in one value, by their places.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct RosterValue {
     #[prost(message, repeated, tag = "1")]

@@ -47,6 +47,7 @@ pub(crate) async fn run(store: &impl Store, writers: Writers) {
     fill(store, writers).await;
     check(store, writers).await;
     drop_sends(store, writers).await;
+    leave(store, writers).await;
 }
 
 pub(crate) async fn fill(store: &impl Store, writers: Writers) {
@@ -95,6 +96,33 @@ pub(crate) async fn check(store: &impl Store, writers: Writers) {
     assert_eq!(store.creation(direct()).await.expect("read"), Some(MADE));
     let acquainted = store.acquainted(UserId(1), vec![UserId(2), UserId(3)]).await.expect("read");
     assert_eq!(acquainted, [UserId(2)]);
+}
+
+/// Who has left shares the chat no longer, and who comes back does.
+async fn leave(store: &impl Store, writers: Writers) {
+    let acquainted = async |user, other| store.acquainted(UserId(user), vec![UserId(other)]).await.expect("read");
+    for (left, is_in) in [(Seq(8), false), (Seq::ZERO, true)] {
+        let second = MemberRow { left_seq: left, ..member(2, 1) };
+        let mut rows = vec![Row::Member { chat: CHAT, kind: ChatKind::Direct, member: second.clone() }];
+        if writers == Writers::Many {
+            let members = [member(1, 0), second.clone()].into();
+            rows.push(Row::Chat { meta: meta(), roster: Some(Roster { members, ..roster() }) });
+        }
+        store.commit(rows, STAMP + if is_in { 3 } else { 2 }).await.expect("committed");
+        assert_eq!(store.members(CHAT).await.expect("read"), [member(1, 0), second]);
+        for (user, other) in [(1, 2), (2, 1)] {
+            assert_eq!(!acquainted(user, other).await.is_empty(), is_in, "{user} and {other}");
+        }
+        let listed = store.chats_of(UserId(2), ChatId(0), 10).await.expect("read");
+        assert_eq!(listed, [ChatOfUser { chat: CHAT, kind: ChatKind::Direct }]);
+    }
+    if writers == Writers::One {
+        // The place of who has left goes to another.
+        let later = MemberRow { joined_seq: Seq(9), ..member(5, 1) };
+        let row = Row::Member { chat: CHAT, kind: ChatKind::Direct, member: later.clone() };
+        store.commit(vec![Row::DropMember { chat: CHAT, user: UserId(2) }, row], STAMP).await.expect("committed");
+        assert_eq!(store.members(CHAT).await.expect("read"), [member(1, 0), later]);
+    }
 }
 
 async fn check_events(store: &impl Store) {
@@ -217,7 +245,7 @@ fn meta() -> Meta {
 }
 
 fn member(user: u64, slot: u32) -> MemberRow {
-    MemberRow { user: UserId(user), slot, role: Role::Member, joined_at_ms: 5, joined_seq: Seq(1) }
+    MemberRow { user: UserId(user), slot, role: Role::Member, joined_at_ms: 5, joined_seq: Seq(1), left_seq: Seq::ZERO }
 }
 
 fn marks() -> Marks {

@@ -110,10 +110,11 @@ pub struct Reaction {
 pub struct Membership {
     #[prost(enumeration = "MembershipKind", tag = "1")]
     pub kind: i32,
-    /// Who was added; for CREATED, nobody (members are asked for by ListMembers).
+    /// Whom it is about: who was added or removed, or has another role. For CREATED and DELETED nobody: all members (they are asked
+    /// for by ListMembers).
     #[prost(uint64, repeated, tag = "2")]
     pub user_ids: ::prost::alloc::vec::Vec<u64>,
-    /// For CREATED.
+    /// For CREATED and RENAMED.
     #[prost(string, tag = "3")]
     pub title: ::prost::alloc::string::String,
     #[prost(enumeration = "ChatKind", tag = "4")]
@@ -121,13 +122,23 @@ pub struct Membership {
     /// How many members the chat has with this event.
     #[prost(uint32, tag = "5")]
     pub member_count: u32,
+    /// For ROLE.
+    #[prost(enumeration = "Role", tag = "6")]
+    pub role: i32,
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum MembershipKind {
     Unspecified = 0,
     Created = 1,
+    /// Who is added sees the log from this event on, and nothing before it; who was a member before, too.
     Added = 2,
+    /// By an admin, or by oneself. It is the last event that they see.
+    Removed = 3,
+    Role = 4,
+    Renamed = 5,
+    /// The chat has no members any more, and this is the only event that they still see.
+    Deleted = 6,
 }
 impl MembershipKind {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -139,6 +150,10 @@ impl MembershipKind {
             Self::Unspecified => "MEMBERSHIP_KIND_UNSPECIFIED",
             Self::Created => "MEMBERSHIP_KIND_CREATED",
             Self::Added => "MEMBERSHIP_KIND_ADDED",
+            Self::Removed => "MEMBERSHIP_KIND_REMOVED",
+            Self::Role => "MEMBERSHIP_KIND_ROLE",
+            Self::Renamed => "MEMBERSHIP_KIND_RENAMED",
+            Self::Deleted => "MEMBERSHIP_KIND_DELETED",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -147,6 +162,10 @@ impl MembershipKind {
             "MEMBERSHIP_KIND_UNSPECIFIED" => Some(Self::Unspecified),
             "MEMBERSHIP_KIND_CREATED" => Some(Self::Created),
             "MEMBERSHIP_KIND_ADDED" => Some(Self::Added),
+            "MEMBERSHIP_KIND_REMOVED" => Some(Self::Removed),
+            "MEMBERSHIP_KIND_ROLE" => Some(Self::Role),
+            "MEMBERSHIP_KIND_RENAMED" => Some(Self::Renamed),
+            "MEMBERSHIP_KIND_DELETED" => Some(Self::Deleted),
             _ => None,
         }
     }
@@ -365,7 +384,7 @@ pub struct SendMessageResponse {
 pub struct ListMessagesRequest {
     #[prost(uint64, tag = "1")]
     pub chat_id: u64,
-    /// The member on whose behalf it is read: what came before their join is not shown.
+    /// The member on whose behalf it is read: what came before their join is not shown, nor what came after they left.
     #[prost(uint64, tag = "2")]
     pub user_id: u64,
     /// Exclusive lower bound. With `before` unset: the oldest `limit` events after it.
@@ -398,6 +417,9 @@ pub struct ListMessagesResponse {
     /// The first seq that this member may see.
     #[prost(uint64, tag = "4")]
     pub first: u64,
+    /// The member has left: `head` is the last seq that they may see.
+    #[prost(bool, tag = "5")]
+    pub left: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SyncRequest {
@@ -423,12 +445,15 @@ pub struct SyncRequest {
 pub struct SyncResponse {
     #[prost(message, repeated, tag = "1")]
     pub chats: ::prost::alloc::vec::Vec<ChatSync>,
-    /// Ask again with `after_chat_id` = the last chat above.
+    /// Ask again with `after_chat_id` = `last_chat_id`.
     #[prost(bool, tag = "2")]
     pub more: bool,
     /// The device has confirmed something in one of these chats: it isn't new.
     #[prost(bool, tag = "3")]
     pub known_device: bool,
+    /// The last chat that was looked at, whether it is above or not.
+    #[prost(uint64, tag = "4")]
+    pub last_chat_id: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ChatSync {
@@ -456,6 +481,9 @@ pub struct ChatSync {
     pub peer_delivered: u64,
     #[prost(uint64, tag = "9")]
     pub peer_read: u64,
+    /// The user has left: `head` is the last seq that they may see. Such a chat comes while the device is behind that.
+    #[prost(bool, tag = "10")]
+    pub left: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CreateChatRequest {
@@ -544,8 +572,12 @@ pub struct ListChatsRequest {
 pub struct ListChatsResponse {
     #[prost(message, repeated, tag = "1")]
     pub chats: ::prost::alloc::vec::Vec<Chat>,
+    /// Ask again with `after_chat_id` = `last_chat_id`.
     #[prost(bool, tag = "2")]
     pub more: bool,
+    /// The last chat that was looked at, whether it is above or not.
+    #[prost(uint64, tag = "3")]
+    pub last_chat_id: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AddMembersRequest {
@@ -567,13 +599,77 @@ pub struct AddMembersResponse {
     #[prost(uint32, tag = "2")]
     pub member_count: u32,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RemoveMembersRequest {
+    #[prost(uint64, tag = "1")]
+    pub chat_id: u64,
+    /// Who removes: an admin of the group, or who leaves.
+    #[prost(uint64, tag = "2")]
+    pub user_id: u64,
+    /// 1 to 1,000.
+    #[prost(uint64, repeated, tag = "3")]
+    pub member_ids: ::prost::alloc::vec::Vec<u64>,
+    #[prost(string, tag = "4")]
+    pub device: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RemoveMembersResponse {
+    /// Who was a member before.
+    #[prost(uint64, repeated, tag = "1")]
+    pub removed: ::prost::alloc::vec::Vec<u64>,
+    #[prost(uint32, tag = "2")]
+    pub member_count: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SetRoleRequest {
+    #[prost(uint64, tag = "1")]
+    pub chat_id: u64,
+    /// Who sets it: an admin of the group.
+    #[prost(uint64, tag = "2")]
+    pub user_id: u64,
+    #[prost(uint64, tag = "3")]
+    pub member_id: u64,
+    #[prost(enumeration = "Role", tag = "4")]
+    pub role: i32,
+    #[prost(string, tag = "5")]
+    pub device: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SetRoleResponse {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RenameChatRequest {
+    #[prost(uint64, tag = "1")]
+    pub chat_id: u64,
+    /// Who renames it: an admin of the group.
+    #[prost(uint64, tag = "2")]
+    pub user_id: u64,
+    /// At most 128 characters.
+    #[prost(string, tag = "3")]
+    pub title: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub device: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RenameChatResponse {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeleteChatRequest {
+    #[prost(uint64, tag = "1")]
+    pub chat_id: u64,
+    /// Who deletes it: an admin of the group.
+    #[prost(uint64, tag = "2")]
+    pub user_id: u64,
+    #[prost(string, tag = "3")]
+    pub device: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeleteChatResponse {}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListMembersRequest {
     #[prost(uint64, tag = "1")]
     pub chat_id: u64,
     #[prost(uint64, tag = "2")]
     pub user_id: u64,
-    /// Exclusive, in the order of joining: the `next` of the page before; 0: from the start.
+    /// Exclusive, in the order of their places: the `next` of the page before; 0: from the start.
     #[prost(uint32, tag = "3")]
     pub after: u32,
     /// 1 to 1,000; 0: 50.
@@ -608,7 +704,7 @@ pub struct ListReceiptsRequest {
     pub user_id: u64,
     #[prost(uint64, tag = "3")]
     pub seq: u64,
-    /// Exclusive, in the order of joining: the `next` of the page before; 0: from the start.
+    /// Exclusive, in the order of their places: the `next` of the page before; 0: from the start.
     #[prost(uint32, tag = "4")]
     pub after: u32,
     /// 1 to 1,000; 0: 50.
@@ -734,6 +830,30 @@ pub struct ChatView {
     pub newest_after: ::core::option::Option<u64>,
     #[prost(bytes = "bytes", repeated, tag = "20")]
     pub newest: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+    /// The member has left with this event, which is the `head` here. 0: they are there.
+    #[prost(uint64, tag = "21")]
+    pub left_seq: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WatchChatRequest {
+    #[prost(uint64, tag = "1")]
+    pub chat_id: u64,
+    /// On whose behalf; 0: as a service.
+    #[prost(uint64, tag = "2")]
+    pub user_id: u64,
+    /// Exclusive; 0: from the start, or from the member's join. Unset: from the head on.
+    #[prost(uint64, optional, tag = "3")]
+    pub after: ::core::option::Option<u64>,
+}
+/// At most 64 KiB, and one event that goes over it. The first one may have no events: it is watched.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WatchChatResponse {
+    /// Encoded `Event`s, ascending and without a hole, as they are when they are read.
+    #[prost(bytes = "bytes", repeated, tag = "1")]
+    pub events: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+    /// The last seq of the durable, contiguous log.
+    #[prost(uint64, tag = "2")]
+    pub head: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WatchShardsRequest {}
@@ -1059,6 +1179,112 @@ pub mod message_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
+        /// By an admin, or of oneself: leaving. FAILED_PRECONDITION (`CONFLICT`) if others would be left without an admin.
+        pub async fn remove_members(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RemoveMembersRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RemoveMembersResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/confab.message.v1.MessageService/RemoveMembers",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("confab.message.v1.MessageService", "RemoveMembers"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Makes a member an admin, or an admin a member, by an admin; the last admin stays one while others are there.
+        pub async fn set_role(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SetRoleRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::SetRoleResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/confab.message.v1.MessageService/SetRole",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("confab.message.v1.MessageService", "SetRole"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Gives a group another title, by an admin.
+        pub async fn rename_chat(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RenameChatRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RenameChatResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/confab.message.v1.MessageService/RenameChat",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("confab.message.v1.MessageService", "RenameChat"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Ends a group, by an admin: it has no members any more, and nobody can read it.
+        pub async fn delete_chat(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DeleteChatRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DeleteChatResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/confab.message.v1.MessageService/DeleteChat",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("confab.message.v1.MessageService", "DeleteChat"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
         pub async fn list_members(
             &mut self,
             request: impl tonic::IntoRequest<super::ListMembersRequest>,
@@ -1166,6 +1392,35 @@ pub mod message_service_client {
             req.extensions_mut()
                 .insert(
                     GrpcMethod::new("confab.message.v1.MessageService", "WatchShards"),
+                );
+            self.inner.server_streaming(req, path, codec).await
+        }
+        /// A chat's events from a seq on, and further ones as they come: for bots, moderation, search. As one of its members, or as a
+        /// service, which sees all of it. It ends with UNAVAILABLE when the chat gets another owner or its owner stops: ask again, after the
+        /// last seq that has come. Where the member leaves, it ends with that.
+        pub async fn watch_chat(
+            &mut self,
+            request: impl tonic::IntoRequest<super::WatchChatRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::WatchChatResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/confab.message.v1.MessageService/WatchChat",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("confab.message.v1.MessageService", "WatchChat"),
                 );
             self.inner.server_streaming(req, path, codec).await
         }
@@ -1300,6 +1555,35 @@ pub mod message_service_server {
             tonic::Response<super::AddMembersResponse>,
             tonic::Status,
         >;
+        /// By an admin, or of oneself: leaving. FAILED_PRECONDITION (`CONFLICT`) if others would be left without an admin.
+        async fn remove_members(
+            &self,
+            request: tonic::Request<super::RemoveMembersRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RemoveMembersResponse>,
+            tonic::Status,
+        >;
+        /// Makes a member an admin, or an admin a member, by an admin; the last admin stays one while others are there.
+        async fn set_role(
+            &self,
+            request: tonic::Request<super::SetRoleRequest>,
+        ) -> std::result::Result<tonic::Response<super::SetRoleResponse>, tonic::Status>;
+        /// Gives a group another title, by an admin.
+        async fn rename_chat(
+            &self,
+            request: tonic::Request<super::RenameChatRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RenameChatResponse>,
+            tonic::Status,
+        >;
+        /// Ends a group, by an admin: it has no members any more, and nobody can read it.
+        async fn delete_chat(
+            &self,
+            request: tonic::Request<super::DeleteChatRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DeleteChatResponse>,
+            tonic::Status,
+        >;
         async fn list_members(
             &self,
             request: tonic::Request<super::ListMembersRequest>,
@@ -1337,6 +1621,19 @@ pub mod message_service_server {
             tonic::Response<Self::WatchShardsStream>,
             tonic::Status,
         >;
+        /// Server streaming response type for the WatchChat method.
+        type WatchChatStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::WatchChatResponse, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// A chat's events from a seq on, and further ones as they come: for bots, moderation, search. As one of its members, or as a
+        /// service, which sees all of it. It ends with UNAVAILABLE when the chat gets another owner or its owner stops: ask again, after the
+        /// last seq that has come. Where the member leaves, it ends with that.
+        async fn watch_chat(
+            &self,
+            request: tonic::Request<super::WatchChatRequest>,
+        ) -> std::result::Result<tonic::Response<Self::WatchChatStream>, tonic::Status>;
         /// Chats as one of their members sees them, from the instance that owns them. For other instances, which read the rest
         /// from storage.
         async fn view_chats(
@@ -1798,6 +2095,186 @@ pub mod message_service_server {
                     };
                     Box::pin(fut)
                 }
+                "/confab.message.v1.MessageService/RemoveMembers" => {
+                    #[allow(non_camel_case_types)]
+                    struct RemoveMembersSvc<T: MessageService>(pub Arc<T>);
+                    impl<
+                        T: MessageService,
+                    > tonic::server::UnaryService<super::RemoveMembersRequest>
+                    for RemoveMembersSvc<T> {
+                        type Response = super::RemoveMembersResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RemoveMembersRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as MessageService>::remove_members(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RemoveMembersSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/confab.message.v1.MessageService/SetRole" => {
+                    #[allow(non_camel_case_types)]
+                    struct SetRoleSvc<T: MessageService>(pub Arc<T>);
+                    impl<
+                        T: MessageService,
+                    > tonic::server::UnaryService<super::SetRoleRequest>
+                    for SetRoleSvc<T> {
+                        type Response = super::SetRoleResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SetRoleRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as MessageService>::set_role(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SetRoleSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/confab.message.v1.MessageService/RenameChat" => {
+                    #[allow(non_camel_case_types)]
+                    struct RenameChatSvc<T: MessageService>(pub Arc<T>);
+                    impl<
+                        T: MessageService,
+                    > tonic::server::UnaryService<super::RenameChatRequest>
+                    for RenameChatSvc<T> {
+                        type Response = super::RenameChatResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RenameChatRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as MessageService>::rename_chat(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RenameChatSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/confab.message.v1.MessageService/DeleteChat" => {
+                    #[allow(non_camel_case_types)]
+                    struct DeleteChatSvc<T: MessageService>(pub Arc<T>);
+                    impl<
+                        T: MessageService,
+                    > tonic::server::UnaryService<super::DeleteChatRequest>
+                    for DeleteChatSvc<T> {
+                        type Response = super::DeleteChatResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DeleteChatRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as MessageService>::delete_chat(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DeleteChatSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
                 "/confab.message.v1.MessageService/ListMembers" => {
                     #[allow(non_camel_case_types)]
                     struct ListMembersSvc<T: MessageService>(pub Arc<T>);
@@ -1965,6 +2442,52 @@ pub mod message_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = WatchShardsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/confab.message.v1.MessageService/WatchChat" => {
+                    #[allow(non_camel_case_types)]
+                    struct WatchChatSvc<T: MessageService>(pub Arc<T>);
+                    impl<
+                        T: MessageService,
+                    > tonic::server::ServerStreamingService<super::WatchChatRequest>
+                    for WatchChatSvc<T> {
+                        type Response = super::WatchChatResponse;
+                        type ResponseStream = T::WatchChatStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::WatchChatRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as MessageService>::watch_chat(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = WatchChatSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -248,12 +248,17 @@ pub fn program() -> anyhow::Result<PathBuf> {
     })
 }
 
-/// The program with an environment free of `CONFAB_*`, which are its settings.
+/// What tests do that a person doesn't: many messages, connections and requests of one user.
+const WITHOUT_LIMITS: [&str; 4] = ["MESSAGES", "BYTES", "CONNECTS", "HTTP"];
+
+/// The program with an environment free of `CONFAB_*`, which are its settings, but for the limits of one user: there are none.
 ///
 /// # Errors
 /// If there is no program.
 pub fn command() -> anyhow::Result<Command> {
-    Ok(command_of(&program()?))
+    let mut command = command_of(&program()?);
+    command.envs(WITHOUT_LIMITS.map(|what| (format!("CONFAB_EDGE__LIMITS__{what}_PER_SECOND"), "0")));
+    Ok(command)
 }
 
 /// The same of another program.

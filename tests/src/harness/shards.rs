@@ -45,10 +45,18 @@ impl Mesh {
     /// # Errors
     /// If it can't be reached.
     pub async fn messages(&self, address: &str) -> anyhow::Result<MessageServiceClient<Channel>> {
+        self.messages_as("edge", address).await
+    }
+
+    /// The same by another certificate: its file's name without `.crt`.
+    ///
+    /// # Errors
+    /// If it can't be reached, or there is no such certificate.
+    pub async fn messages_as(&self, name: &str, address: &str) -> anyhow::Result<MessageServiceClient<Channel>> {
         let file = |name: &str| std::fs::read(self.certs_folder().join(name));
         let tls = ClientTlsConfig::new()
             .ca_certificate(Certificate::from_pem(file("ca.crt")?))
-            .identity(Identity::from_pem(file("edge.crt")?, file("edge.key")?));
+            .identity(Identity::from_pem(file(&format!("{name}.crt"))?, file(&format!("{name}.key"))?));
         let endpoint = Endpoint::from_shared(format!("https://{address}"))?.tls_config(tls)?;
         Ok(MessageServiceClient::new(endpoint.connect().await?))
     }

@@ -113,6 +113,7 @@ async fn what_is_not_http_is_refused() {
 async fn bad_bodies_and_paths_are_answered_in_json() {
     let server = Server::start().await.unwrap();
     let not_mine = server.create_group(5, &[6]).await.unwrap();
+    let mine = server.create_group(1, &[6]).await.unwrap();
     let group = |members: serde_json::Value| json!({"kind": "group", "title": "t", "members": members});
     let post = "/v1/chats".to_owned();
     let cases = [
@@ -135,8 +136,18 @@ async fn bad_bodies_and_paths_are_answered_in_json() {
         ("POST", "/v1/chats/1/messages".to_owned(), Some(json!({"content": ""})), 400),
         ("GET", "/v1/nothing".to_owned(), None, 404),
         ("PUT", "/v1/chats".to_owned(), Some(json!({})), 405),
-        ("PATCH", "/v1/chats/1".to_owned(), Some(json!({})), 501),
-        ("DELETE", "/v1/chats/1".to_owned(), None, 501),
+        ("PATCH", "/v1/chats/1".to_owned(), Some(json!({})), 400),
+        ("PATCH", "/v1/chats/1".to_owned(), Some(json!({"title": 7})), 400),
+        ("PATCH", format!("/v1/chats/{mine}"), Some(json!({"title": "x".repeat(129)})), 400),
+        ("DELETE", "/v1/chats/one".to_owned(), None, 400),
+        ("PATCH", format!("/v1/chats/{not_mine}"), Some(json!({"title": "x"})), 403),
+        ("DELETE", format!("/v1/chats/{not_mine}"), None, 403),
+        ("PATCH", format!("/v1/chats/{mine}/members/1"), Some(json!({"role": "owner"})), 400),
+        ("PATCH", format!("/v1/chats/{mine}/members/0"), Some(json!({"role": "admin"})), 400),
+        ("PATCH", format!("/v1/chats/{mine}/members/99"), Some(json!({"role": "admin"})), 404),
+        ("DELETE", format!("/v1/chats/{mine}/members/me"), None, 400),
+        ("DELETE", format!("/v1/chats/{not_mine}/members/1"), None, 403),
+        ("PUT", "/v1/chats/1/members/2".to_owned(), None, 405),
         ("POST", "/poll/send".to_owned(), Some(json!([])), 501),
     ];
     let mut wrong = Vec::new();

@@ -5,5 +5,7 @@
 mod flood;
 mod frames;
 mod http;
+mod issuer;
+mod limits;
 mod tokens;
 mod websocket;

@@ -1,10 +1,12 @@
-//! Full mode: acks, idempotency, catching up, edits and deletions, receipts, presence, groups, connections, and the program's own ends.
+//! Full mode: acks, idempotency, catching up, edits and deletions, receipts, presence, groups and
+//! their members, connections, and the program's own ends.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking, and prints its figures")]
 
 mod catching_up;
 mod changing;
 mod groups;
+mod membership;
 mod presence;
 mod process;
 mod sending;

@@ -90,7 +90,7 @@ impl Cluster {
                 owners: Pool::fixed([("local", local(Identity::new("edge"), messages.peer.clone()))]),
                 fanout: to_fanout(from),
                 presence,
-                token_secret: SECRET.to_vec(),
+                verifier: confab_edge::Verifier::new().hs256(SECRET),
                 page: None,
                 ready,
             };

@@ -45,6 +45,9 @@ async fn the_page_s_examples_work() {
         "\"seq\": \"2\"",
         "\"events\"",
         "\"head\": \"2\"",
+        "\"seq\": \"3\"",
+        "\"events\"",
+        "\"head\": \"3\"",
         "\"chatId\": \"1\"",
     ] {
         let at = rest.find(expected).unwrap_or_else(|| panic!("{expected} is missing in: {text}"));

@@ -8,3 +8,4 @@ mod grpcurl;
 mod redis;
 mod refusals;
 mod relaying;
+mod watching;

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::task::spawn_blocking;
 
 use crate::chatting::{SOON, talk};
-use crate::relaying;
+use crate::{relaying, watching};
 
 const PRESENCES: [&str; 2] = ["presence-svc-0", "presence-svc-1"];
 const EDGES: [&str; 2] = ["edge-0", "edge-1"];
@@ -178,7 +178,7 @@ async fn who_comes_back_is_served_from_redis_and_without_it_from_cassandra_and_c
     let cassandra = cassandra.unwrap().unwrap();
     let store = Store::plain(cassandra.points());
     let shape = Shape { message: 2, cassandra: Some(store), redis: Some(server.url()), ..Shape::default() };
-    let mesh = Mesh::start(shape).await.unwrap();
+    let mut mesh = Mesh::start(shape).await.unwrap();
     let cassandra = Arc::new(cassandra);
     let mut one = mesh.connect(0, 1).await.unwrap();
     one.sync(&[]).await.unwrap();
@@ -231,4 +231,7 @@ async fn who_comes_back_is_served_from_redis_and_without_it_from_cassandra_and_c
     one = Client::connect(mesh.edge(0), &mesh.token(1), confab_tests::harness::Mode::Json).await.unwrap();
     one.sync(&[]).await.unwrap();
     talk(chat, &mut one, &mut two, "with Redis again").await;
+
+    let group = mesh.group(0, 1, &[2]).await.unwrap();
+    watching::a_service_follows_a_chat(&mut mesh, group, &mut one).await;
 }

@@ -220,7 +220,7 @@ impl World {
                 let there = self.logs.get(&chat).is_some_and(|log| !log.is_empty());
                 let position = positions.get(&chat).copied().unwrap_or_default();
                 let chats = there.then(|| self.start(chat, position)).into_iter().collect();
-                Answer::Synced { chats, more: there, known_device: true }
+                Answer::Synced { chats, next: there.then_some(ChatId(chat)), known_device: true }
             }
             Question::SyncOne { chat } => Answer::SyncedOne { chat, sync: Some(self.start(chat.0, self.got[&chat.0])) },
             Question::List { chat, after } => {
@@ -393,7 +393,7 @@ impl Seed {
         let events: Vec<bytes::Bytes> = events.iter().map(|event| event.clone().into()).collect();
         let head = position + events.len() as u64;
         let chats = vec![ChatSync { chat_id: 1, position, head, events, ..ChatSync::default() }];
-        let answer = Answer::Synced { chats, more: false, known_device: true };
+        let answer = Answer::Synced { chats, next: None, known_device: true };
         self.session.item(self.now, Item::Answer(Box::new(answer)));
     }
 }

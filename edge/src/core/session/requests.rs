@@ -1,6 +1,7 @@
 //! What a client's frames ask.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use confab_ids::{ChatId, UserId};
 use confab_proto::message::v1::command::Action;
@@ -68,6 +69,21 @@ impl Session {
             Ok(ClientFrame::Presence) => {}
             Err(bad) => self.bad_frame(now, &bad, reference.as_deref(), client_id.as_deref()),
         }
+    }
+
+    /// A message that is one too many for its sender; it is not sent.
+    pub(crate) fn limited(&mut self, read: &Read, wait: Duration) {
+        let (client_id, reference) = (read.client_id.as_deref(), read.reference.as_deref());
+        // Rounded up: after that long there is room.
+        let wait_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX).saturating_add(1);
+        self.error(
+            Code::RateLimited,
+            "more messages than one user may send",
+            None,
+            client_id,
+            reference,
+            Some(wait_ms),
+        );
     }
 
     /// Answers a frame that can't be followed, and minds its sender's manners.

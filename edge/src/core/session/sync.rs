@@ -56,8 +56,7 @@ impl Session {
         }
     }
 
-    pub(super) fn synced_page(&mut self, now: Now, chats: Vec<ChatSync>, more: bool) {
-        let last = chats.last().map_or(0, |chat| chat.chat_id);
+    pub(super) fn synced_page(&mut self, now: Now, chats: Vec<ChatSync>, next: Option<ChatId>) {
         let direct = |chat: &&ChatSync| chat.kind() == ChatKind::Direct && chat.peer > 0;
         if self.mode == Mode::Seed {
             let room = PEERS_MAX.saturating_sub(self.watched.len());
@@ -70,8 +69,8 @@ impl Session {
         for chat in &chats {
             self.synced_chat(now, chat);
         }
-        if more {
-            return self.ask_sync(ChatId(last));
+        if let Some(after) = next {
+            return self.ask_sync(after);
         }
         // Chats that came into being while the pages were read.
         let seen = self.sync.as_mut().map(|sync| {
@@ -94,6 +93,9 @@ impl Session {
         // An event may have come since the head was read.
         let seen = self.sync.as_mut().and_then(|sync| sync.seen.remove(&id)).unwrap_or_default();
         self.tracks.start(now.mono_ms, id, from, Seq(chat.head).max(seen));
+        if chat.left && seen > Seq(chat.head) {
+            self.tracks.came_back(id, seen);
+        }
         self.send_logged(now, id, &chat.events);
         if chat.peer_delivered > 0 {
             self.say(&ServerFrame::Receipt {
@@ -106,7 +108,12 @@ impl Session {
         if let Some(sync) = &mut self.sync {
             sync.chats.insert(chat.chat_id, chat.head);
         }
-        if let Some(after) = self.tracks.fetched(now.mono_ms, id, false, Seq(chat.head)) {
+        // Of a chat that they have left, whatever is known of its log, there is no more for them.
+        let (more, head) = match chat.left {
+            true => (self.tracks.sent(id) < Some(Seq(chat.head)), Seq::ZERO),
+            false => (false, Seq(chat.head)),
+        };
+        if let Some(after) = self.tracks.fetched(now.mono_ms, id, more, head) {
             self.ask_log(Question::List { chat: id, after });
         }
     }

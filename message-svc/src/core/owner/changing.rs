@@ -18,7 +18,7 @@ use crate::core::chat::Chat;
 use crate::core::ownership::rules::{self, Rule};
 use crate::core::{Command, Effects, Now, Origin, Outcome, RowRead, Send};
 use crate::error::SendError;
-use crate::store::Row;
+use crate::store::{MemberRow, Row};
 
 /// A message that is changed, or reacted to.
 pub(super) struct Target {
@@ -49,8 +49,8 @@ impl Owner {
     /// Takes what names a message, when that is known and nothing else is under way that could change it.
     pub(super) fn change(&mut self, now: Now, id: ChatId, origin: Origin, send: Send, target: Seq, fx: &mut Effects) {
         let Some(chat) = self.hot(id) else { return };
-        let Some(member) = chat.member(send.user).filter(|member| target >= member.joined_seq && target <= chat.head)
-        else {
+        let sees = |row: &MemberRow| target >= row.joined_seq && target <= chat.head;
+        let Some(member) = chat.member(send.user).filter(|row| sees(row)) else {
             return fx.replies.push((origin, Outcome::SendRefused(SendError::UnknownTarget)));
         };
         let is_admin = member.role == Role::Admin;

@@ -1,82 +1,21 @@
-//! Chats that are made, and members that join them.
+//! Chats that are made.
 
 use std::collections::VecDeque;
-use std::ops::Range;
 
 use confab_ids::{ChatId, Seq, UserId};
 use confab_proto::message::v1::{self as pb, ChatKind, MembershipKind, Role, event};
 
 use super::marking::count_u32;
+use super::membership::list_rows;
 use super::{Owner, Slot};
-use crate::core::chat::{Answer, Author, Chat, Member, Place};
+use crate::core::chat::{Answer, Author, Chat, Place};
 use crate::core::marks::Marks;
 use crate::core::sends::Sends;
-use crate::core::{AddMembers, Command, Create, Effects, Now, Origin, Outcome};
+use crate::core::{Create, Effects, Now, Origin, Outcome};
 use crate::error::ChatError;
-use crate::store::{Creation, MEMBERS_MAX, Meta, Opening, Row};
+use crate::store::{Creation, MemberRow, Meta, Opening, Row};
 
 impl Owner {
-    pub(super) fn add_members(&mut self, now: Now, id: ChatId, origin: Origin, mut add: AddMembers, fx: &mut Effects) {
-        let alone = self.fence.is_sole();
-        let refuse = |error| (origin, Outcome::ChatRefused(error));
-        let Some(chat) = self.hot(id) else { return };
-        let Some(slot) = chat.slot(add.by) else {
-            return fx.replies.push(refuse(ChatError::NotMember));
-        };
-        if chat.meta.kind != ChatKind::Group {
-            return fx.replies.push(refuse(ChatError::DirectIsFixed));
-        }
-        if chat.members[slot].role != Role::Admin {
-            return fx.replies.push(refuse(ChatError::NotAdmin));
-        }
-        let users = std::mem::take(&mut add.users);
-        let mut fresh: Vec<UserId> = users.into_iter().filter(|user| chat.slot(*user).is_none()).collect();
-        fresh.sort_unstable();
-        fresh.dedup();
-        if chat.members.len() + fresh.len() > MEMBERS_MAX {
-            return fx.replies.push(refuse(ChatError::TooManyMembers));
-        }
-        let answer = Outcome::Added { users: fresh.clone(), members: chat.members.len() + fresh.len() };
-        if fresh.is_empty() {
-            return fx.replies.push((origin, answer));
-        }
-        if !alone && !chat.pending.is_empty() {
-            chat.barrier = chat.last;
-            add.users = fresh;
-            return self.wait_in_front(id, origin, Command::AddMembers(add));
-        }
-        let place = chat.take_place(now.wall_ms, false);
-        let joined = join(chat, &fresh, None, place);
-        if alone {
-            fx.rows.extend(member_rows(chat, joined.clone()));
-        }
-        let membership = pb::Membership {
-            kind: MembershipKind::Added.into(),
-            user_ids: fresh.iter().map(|user| user.0).collect(),
-            title: String::new(),
-            chat_kind: ChatKind::Group.into(),
-            member_count: count_u32(chat.members.len()),
-        };
-        let author = Author { user: add.by, device: add.device, client_id: String::new(), message_id: add.message_id };
-        let event = place.event(id, author, event::Body::Membership(membership));
-        self.append(now, id, &event, (origin, Answer::Now(answer)), fx);
-        if !alone {
-            self.change_members(id, joined);
-        }
-    }
-
-    /// Where there are other owners, nothing else is under way while members change: their lists and the chat's row are
-    /// written when the event is stored, one after the other, and it counts as durable after that.
-    pub(super) fn change_members(&mut self, id: ChatId, joined: Range<usize>) {
-        let Some(chat) = self.hot(id) else { return };
-        chat.roster_seq = chat.last;
-        chat.barrier = chat.last;
-        let then = VecDeque::from([member_rows(chat, joined), vec![chat.row(false)]]);
-        if let Some(event) = chat.pending.back_mut() {
-            event.then = then;
-        }
-    }
-
     /// Makes a chat, unless its key made one before.
     pub(crate) fn create(&mut self, now: Now, origin: Origin, create: Create, fx: &mut Effects) {
         if self.failed {
@@ -106,7 +45,7 @@ impl Owner {
         let id = ChatId(self.next_chat);
         self.next_chat += 1;
         let mut chat = create.chat(id, now.wall_ms, Vec::new());
-        fx.rows.extend(member_rows(&chat, 0..chat.members.len()));
+        fx.rows.extend(list_rows(&chat, chat.rows()));
         let place = chat.take_place(now.wall_ms, false);
         chat.used_ms = now.mono_ms;
         let made = Creation { chat: id, body_hash };
@@ -131,8 +70,16 @@ impl Create {
             openings,
         };
         let mut chat = Chat::empty(meta, Sends::new(true));
-        let admin = (self.kind == ChatKind::Group).then_some(self.by);
-        join(&mut chat, &self.members, admin, Place { seq: Seq(1), created_at_ms: at_ms, count: 0 });
+        let is_admin = |user: &UserId| self.kind == ChatKind::Group && *user == self.by;
+        let row = |(user, slot): (&UserId, u32)| MemberRow {
+            user: *user,
+            slot,
+            role: if is_admin(user) { Role::Admin } else { Role::Member },
+            joined_at_ms: at_ms,
+            joined_seq: Seq(1),
+            left_seq: Seq::ZERO,
+        };
+        chat.take_rows(self.members.iter().zip(0..).map(|member| (row(member), Marks::default())));
         chat
     }
 
@@ -144,25 +91,10 @@ impl Create {
             title: self.title,
             chat_kind: self.kind.into(),
             member_count: count_u32(members),
+            role: Role::Unspecified.into(),
         };
         let Self { by: user, device, message_id, .. } = self;
         let author = Author { user, device, client_id: String::new(), message_id };
         place.event(chat, author, event::Body::Membership(membership))
     }
-}
-
-/// Makes them members as of the event at this place; in these slots.
-fn join(chat: &mut Chat, users: &[UserId], admin: Option<UserId>, place: Place) -> Range<usize> {
-    let first = chat.members.len();
-    for user in users {
-        let role = if admin == Some(*user) { Role::Admin } else { Role::Member };
-        chat.push_member(Member::new(*user, role, place.created_at_ms, place.seq, Marks::default()));
-    }
-    chat.refresh_ids();
-    first..chat.members.len()
-}
-
-fn member_rows(chat: &Chat, slots: Range<usize>) -> Vec<Row> {
-    let row = |slot: usize| Row::Member { chat: chat.id(), kind: chat.meta.kind, member: chat.members[slot].row(slot) };
-    slots.map(row).collect()
 }

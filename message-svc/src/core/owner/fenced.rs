@@ -270,7 +270,8 @@ impl Owner {
         let Some(done) = recovery.take() else { return };
         let chat = Chat::recovered(done.done());
         if chat.head > Seq::ZERO {
-            fx.publications.push(self.outbox.publish(id, chat.head, chat.settled, chat.ids.clone(), Payload::Marker));
+            let to = chat.with_who_left_lately();
+            fx.publications.push(self.outbox.publish(id, chat.head, chat.settled, to, Payload::Marker));
         }
         self.make_hot(now, id, chat, fx);
     }

@@ -21,7 +21,7 @@ use crate::core::chat_ids::ChatIds;
 use crate::core::maps::HashSet;
 use crate::core::{Command, Create, Effects, KeyRead, Now, Origin, Outcome};
 use crate::error::ChatError;
-use crate::store::{Certain, Creation, CreationKey, Opening, Row};
+use crate::store::{Certain, Creation, CreationKey, MemberRow, Opening, Row};
 
 /// A key whose chat is not settled yet, and who waits for it. The first one's chat is made.
 #[derive(Debug)]
@@ -182,12 +182,12 @@ impl Owner {
         if chat.last > Seq::ZERO {
             return fx.replies.push((origin, Outcome::Created { chat: id, existed: true }));
         }
-        let everyone = 0..chat.members.len();
+        let everyone: Vec<MemberRow> = chat.rows().collect();
         let (place, epoch) = (chat.take_place(now.wall_ms, false), chat.certain.epoch);
         let event = create.event(id, place, everyone.len());
         fx.rows.push(Row::Event { chat: id, seq: Seq::ZERO, epoch, bytes: Bytes::new() });
         let answer = Answer::Now(Outcome::Created { chat: id, existed: false });
         self.append(now, id, &event, (origin, answer), fx);
-        self.change_members(id, everyone);
+        self.write_roster(id, everyone);
     }
 }

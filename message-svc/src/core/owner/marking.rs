@@ -27,10 +27,13 @@ impl Owner {
         let Some(slot) = chat.slot(mark.user) else {
             return fx.replies.push((origin, Outcome::MarkRefused(MarkError::NotMember)));
         };
-        if mark.delivered.max(mark.read) > chat.head {
-            return fx.replies.push((origin, Outcome::MarkRefused(MarkError::BeyondHead(chat.head))));
+        // Who has left marks what there still was for them, or they would get it again and again.
+        let is_in = chat.members[slot].row.is_in();
+        let head = chat.members[slot].row.sees_upto(chat.head);
+        if mark.delivered.max(mark.read) > head {
+            return fx.replies.push((origin, Outcome::MarkRefused(MarkError::BeyondHead(head))));
         }
-        let named = chat.members.len() <= NAMED_MAX;
+        let named = chat.ids.len() <= NAMED_MAX;
         let member = &mut chat.members[slot];
         let before = (member.marks.delivered(), member.marks.read);
         if !member.marks.raise(&mark.device, mark.delivered, mark.read) {
@@ -39,10 +42,11 @@ impl Owner {
         let after = (member.marks.delivered(), member.marks.read);
         let for_own_devices = before.1 < after.1 && member.marks.devices.len() > 1;
         let any_other = |is_concerned: &dyn Fn(Seq) -> bool| {
-            chat.members.iter().any(|other| other.user != mark.user && is_concerned(other.marks.own))
+            let mut others = chat.members.iter().filter(|other| other.row.user != mark.user && other.row.is_in());
+            others.any(|other| is_concerned(other.marks.own))
         };
         // A clock that starts for nobody would hold up the first receipt that concerns somebody.
-        let rises = before != after;
+        let rises = is_in && before != after;
         let named_concerns = rises && named && (chat.meta.kind == ChatKind::Direct || any_other(&|own| own > before.1));
         let counts =
             rises && !named && (chat.counts.is_scheduled() || any_other(&|own| own > Seq::ZERO && own <= after.0));
@@ -63,7 +67,7 @@ impl Owner {
     /// Tells the others, if it is not too soon after the last time.
     pub(super) fn typing(&mut self, now: Now, id: ChatId, origin: Origin, user: UserId, fx: &mut Effects) {
         let Some(chat) = self.hot(id) else { return };
-        let Some(member) = chat.member_mut(user) else {
+        let Some(member) = chat.member_mut(user).filter(|member| member.row.is_in()) else {
             return fx.replies.push((origin, Outcome::MarkRefused(MarkError::NotMember)));
         };
         if now.mono_ms < member.typing_again_ms {
@@ -116,7 +120,8 @@ impl Owner {
             for block in std::mem::take(&mut chat.dirty_blocks) {
                 let from = block as usize * BLOCK;
                 let to = chat.members.len().min(from + BLOCK);
-                let marks = chat.members[from..to].iter().map(|member| (member.user, member.marks.clone())).collect();
+                let marks =
+                    chat.members[from..to].iter().map(|member| (member.row.user, member.marks.clone())).collect();
                 fx.rows.push(Row::Marks { chat: id, block, marks });
             }
         }
@@ -128,13 +133,14 @@ impl Chat {
     /// theirs; and to the member's own devices. `None`: it concerns nobody.
     fn receipt_to_tell(&mut self, user: UserId) -> Option<(Arc<[u64]>, Payload)> {
         let is_direct = self.meta.kind == ChatKind::Direct;
-        let is_named = self.members.len() <= NAMED_MAX;
-        let member = self.member_mut(user)?;
+        let is_named = self.ids.len() <= NAMED_MAX;
+        let member = self.member_mut(user).filter(|member| member.row.is_in())?;
         let (delivered, read) = (member.marks.delivered(), member.marks.read);
         let before = std::mem::replace(&mut member.told, read);
         // Whose last message was told as read before has nothing that is newly covered.
-        let concerns = |other: &Member| other.user != user && is_named && other.marks.own > before;
-        let others = self.members.iter().filter(|other| concerns(other)).map(|other| other.user.0);
+        let concerns =
+            |other: &Member| other.row.user != user && other.row.is_in() && is_named && other.marks.own > before;
+        let others = self.members.iter().filter(|other| concerns(other)).map(|other| other.row.user.0);
         let to: Arc<[u64]> = if is_direct { self.ids.clone() } else { others.chain([user.0]).collect() };
         let payload = Payload::Receipt { user, delivered, read };
         (to.len() > 1 || read > before).then_some((to, payload))
@@ -144,16 +150,18 @@ impl Chat {
     /// joined after it, too.
     fn counts_to_tell(&mut self) -> Option<Counts> {
         let sorted = |of: fn(&Marks) -> Seq| {
-            let mut seqs: Vec<Seq> = self.members.iter().map(|member| of(&member.marks)).collect();
+            let there = self.members.iter().filter(|member| member.row.is_in());
+            let mut seqs: Vec<Seq> = there.map(|member| of(&member.marks)).collect();
             seqs.sort_unstable();
             seqs
         };
         let (delivered, read) = (sorted(Marks::delivered), sorted(|marks| marks.read));
         let at_least = |seqs: &[Seq], seq: Seq| seqs.len() - seqs.partition_point(|other| *other < seq);
-        let members = self.members.len();
+        let members = self.ids.len();
         let mut of = Vec::new();
-        for member in self.members.iter_mut().filter(|member| member.marks.own > Seq::ZERO) {
-            let (user, seq) = (member.user, member.marks.own);
+        let sent = |member: &&mut Member| member.row.is_in() && member.marks.own > Seq::ZERO;
+        for member in self.members.iter_mut().filter(sent) {
+            let (user, seq) = (member.row.user, member.marks.own);
             // Not the sender, whatever they say of their own.
             let others = |seqs: &[Seq], own: Seq| count_u32(at_least(seqs, seq) - usize::from(own >= seq));
             let delivered_by = others(&delivered, member.marks.delivered());

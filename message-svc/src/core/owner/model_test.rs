@@ -1,13 +1,13 @@
 //! The owner against a world that delays and reorders everything it may: loads, lookups, the disk's answers, fanout; that
 //! fails reads, breaks the stream to fanout, and crashes. Whatever the schedule, each key is in the log once, seqs have no
 //! hole, an ack names what is on the disk, and publications come in order. A message's row says what its edits and its deletion
-//! say.
+//! say, and who gets an event, and may do what, is as the events before it say.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 
 use confab_ids::{ChatId, MessageId, Seq, UserId};
 use confab_proto::fanout::v1::{Publication, publication};
-use confab_proto::message::v1::{ChatKind, Content, Deletion, Edit, Event, Reaction, event};
+use confab_proto::message::v1::{ChatKind, Content, Deletion, Edit, Event, MembershipKind, Reaction, Role, event};
 use proptest::prelude::*;
 use proptest::test_runner::{TestCaseError, TestRunner};
 use prost::Message as _;
@@ -18,10 +18,10 @@ use crate::core::body::{Body, hash, is_message, sent_hash, target};
 use crate::core::marks::Marks;
 use crate::core::sends::Sent;
 use crate::core::{
-    AddMembers, ChatView, Command, Create, Effects, Found, From, Load, Lookup, Mark, Now, Origin, Outcome, RowRead,
-    Send, View,
+    Change, ChatView, Command, Create, Effects, Found, From, Load, Lookup, Mark, Now, Origin, Outcome, RowRead, Send,
+    View, What,
 };
-use crate::error::SendError;
+use crate::error::{ChatError, SendError};
 use crate::store::{Certain, ChatRecord, Creation, CreationKey, MemberRow, Meta, Row, SendKey};
 
 /// Chats are forgotten beyond two, so that many sends find theirs cold.
@@ -62,10 +62,12 @@ enum Step {
         chat: u64,
         after: u64,
     },
-    Add {
+    /// Of a group: who is in it, who is its admin, what it is called.
+    Govern {
         by: u64,
         chat: u64,
         user: u64,
+        kind: u8,
     },
     LookUpCreation {
         a: u64,
@@ -101,7 +103,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         }),
         1 => (user.clone(), chat.clone(), 0_u64..6).prop_map(|(user, chat, up_to)| Step::Mark { user, chat, up_to }),
         2 => (user.clone(), chat.clone(), 0_u64..20).prop_map(|(user, chat, after)| Step::View { user, chat, after }),
-        1 => (user.clone(), chat, user.clone()).prop_map(|(by, chat, user)| Step::Add { by, chat, user }),
+        4 => (user.clone(), chat, user.clone(), 0_u8..10)
+            .prop_map(|(by, chat, user, kind)| Step::Govern { by, chat, user, kind }),
         2 => (user.clone(), user).prop_map(|(a, b)| Step::LookUpCreation { a, b }),
         2 => pick.clone().prop_map(Step::Create),
         4 => pick.clone().prop_map(Step::Load),
@@ -127,7 +130,10 @@ struct Disk {
     events: HashMap<ChatId, BTreeMap<u64, Event>>,
     sends: HashMap<(ChatId, SendKey), Sent>,
     chats: BTreeMap<ChatId, Meta>,
-    members: HashMap<ChatId, Vec<MemberRow>>,
+    /// By place, whose it was last.
+    members: HashMap<ChatId, BTreeMap<u32, MemberRow>>,
+    /// Whom each chat began with.
+    founders: HashMap<ChatId, Vec<UserId>>,
     marks: HashMap<(ChatId, UserId), Marks>,
     creations: HashMap<CreationKey, Creation>,
 }
@@ -157,12 +163,20 @@ impl Disk {
                     assert_eq!(before, None, "a key was accepted twice in chat {chat}");
                 }
                 Row::Chat { meta, .. } => drop(self.chats.insert(meta.chat, meta)),
-                Row::Member { chat, member, .. } => self.members.entry(chat).or_default().push(member),
+                Row::Member { chat, member, .. } => {
+                    if member.joined_seq == Seq(1) && member.is_in() && !self.events.contains_key(&chat) {
+                        self.founders.entry(chat).or_default().push(member.user);
+                    }
+                    self.members.entry(chat).or_default().insert(member.slot, member);
+                }
                 Row::Creation { key, made } => {
                     assert_eq!(self.creations.insert(key, made), None, "a chat was created twice");
                 }
                 Row::Marks { chat, marks, .. } => {
                     self.marks.extend(marks.into_iter().map(|(user, marks)| ((chat, user), marks)));
+                }
+                Row::DropMember { chat, user } => {
+                    self.members.entry(chat).or_default().retain(|_, member| member.user != user);
                 }
                 Row::DropSends { .. } => panic!("no key is old enough"),
             }
@@ -172,12 +186,11 @@ impl Disk {
     fn load(&self, chat: ChatId) -> Option<ChatRecord> {
         let meta = self.chats.get(&chat)?.clone();
         let marks = |user| self.marks.get(&(chat, user)).cloned().unwrap_or_default();
-        let mut members = self.members[&chat].clone();
-        members.sort_by_key(|member| member.slot);
+        let members = self.members[&chat].values();
         let last = self.events[&chat].values().next_back().expect("a chat begins with its creation");
         Some(ChatRecord {
             meta,
-            members: members.into_iter().map(|member| (member.clone(), marks(member.user))).collect(),
+            members: members.map(|member| (member.clone(), marks(member.user))).collect(),
             roster_seq: Seq::ZERO,
             certain: Certain::default(),
             head: Seq(last.seq),
@@ -186,8 +199,23 @@ impl Disk {
         })
     }
 
-    fn is_member(&self, chat: ChatId, user: UserId) -> bool {
-        self.members.get(&chat).is_some_and(|members| members.iter().any(|member| member.user == user))
+    fn member(&self, chat: ChatId, user: UserId) -> Option<&MemberRow> {
+        self.members.get(&chat)?.values().find(|member| member.user == user)
+    }
+
+    /// Who is in a chat before an event of its log, by the events before that.
+    fn there_before(&self, chat: ChatId, seq: u64) -> BTreeSet<u64> {
+        let mut there: BTreeSet<u64> = self.founders[&chat].iter().map(|user| user.0).collect();
+        for event in self.events[&chat].range(..seq).map(|(_, event)| event) {
+            let Some(event::Body::Membership(membership)) = &event.body else { continue };
+            match membership.kind() {
+                MembershipKind::Added => there.extend(&membership.user_ids),
+                MembershipKind::Removed => there.retain(|user| !membership.user_ids.contains(user)),
+                MembershipKind::Deleted => there.clear(),
+                _ => {}
+            }
+        }
+        there
     }
 }
 
@@ -199,6 +227,12 @@ enum Asked {
         chat: u64,
         client_id: String,
         body: Body,
+        message_id: MessageId,
+    },
+    Change {
+        by: u64,
+        chat: u64,
+        removes: Option<u64>,
         message_id: MessageId,
     },
     /// Only counted.
@@ -309,10 +343,20 @@ impl World {
                     Command::View(View { user: UserId(user), device: "d".into(), newest }),
                 );
             }
-            Step::Add { by, chat, user } => {
+            Step::Govern { by, chat, user, kind } => {
+                let what = match kind {
+                    0..=3 => What::Add(vec![UserId(user)]),
+                    4..=6 => What::Remove(vec![UserId(user)]),
+                    7 => What::Role(UserId(user), Role::Admin),
+                    8 if user == 1 => What::Delete,
+                    8 => What::Role(UserId(user), Role::Member),
+                    _ => What::Rename(format!("{user}'s")),
+                };
                 let message_id = self.message_id();
-                let add = AddMembers { by: UserId(by), device: "d".into(), users: vec![UserId(user)], message_id };
-                self.command(chat, Asked::Other, Command::AddMembers(add));
+                let removes = matches!(what, What::Remove(_)).then_some(user);
+                let asked = Asked::Change { by, chat, removes, message_id };
+                let change = Change { by: UserId(by), device: "d".into(), message_id, what };
+                self.command(chat, asked, Command::Change(change));
             }
             Step::LookUpCreation { a, b } => self.look_up_creation(UserId(a.min(b)), UserId(a.max(b))),
             Step::Create(pick) => {
@@ -471,9 +515,10 @@ impl World {
         let event = Event::decode(&bytes[..]).expect("an event");
         assert!(is_or_was(&event, &log[&seq]), "published before it is stored: {event:?}");
         let recipients: HashSet<u64> = publication.user_ids.iter().copied().collect();
-        let members = &self.disk.members[&ChatId(chat)];
-        let members = members.iter().filter(|member| member.joined_seq.0 <= seq).map(|member| member.user.0);
-        assert_eq!(recipients, members.collect::<HashSet<_>>());
+        // Who is removed by it and who is added.
+        let (before, after) =
+            (self.disk.there_before(ChatId(chat), seq), self.disk.there_before(ChatId(chat), seq + 1));
+        assert_eq!(recipients, before.union(&after).copied().collect::<HashSet<_>>());
     }
 
     fn answered(&mut self, origin: Origin, outcome: Outcome) {
@@ -484,6 +529,9 @@ impl World {
         let asked = self.open.remove(&call).expect("each call is answered once");
         if let Outcome::Viewed(view) = &outcome {
             self.viewed(view);
+        }
+        if let Asked::Change { by, chat, removes, message_id } = asked {
+            return self.changed(by, chat, removes, message_id, &outcome);
         }
         let Asked::Send { user, chat, client_id, body, message_id } = asked else { return };
         let key = SendKey::new(UserId(user), "d", &client_id, message_id);
@@ -499,7 +547,9 @@ impl World {
                 let first = (accepted.seq.0, hash(&body));
                 assert_eq!(*self.acked.entry((chat, user, client_id)).or_insert(first), first);
             }
-            Outcome::SendRefused(SendError::NotMember) => assert!(!self.disk.is_member(ChatId(chat), UserId(user))),
+            Outcome::SendRefused(SendError::NotMember) => {
+                assert!(self.was(chat, user, |row| row.is_none_or(|row| !row.is_in())), "a member");
+            }
             Outcome::SendRefused(SendError::Conflict) => {
                 let on_its_way = self.commits.iter().flat_map(|(_, rows)| rows).any(|row| match row {
                     Row::Send { chat: of, key: sent, .. } => of.0 == chat && *sent == key,
@@ -514,19 +564,62 @@ impl World {
         }
     }
 
+    /// Whether it is so of a member's row, as it is stored or as one of those on their way: an answer may be of any of these times.
+    fn was(&self, chat: u64, user: u64, is_so: impl Fn(Option<&MemberRow>) -> bool) -> bool {
+        let stored = self.disk.member(ChatId(chat), UserId(user));
+        let rows = self.commits.iter().flat_map(|(_, rows)| rows);
+        let mut later = rows.filter_map(|row| match row {
+            Row::Member { chat: of, member, .. } if of.0 == chat && member.user.0 == user => Some(Some(member)),
+            Row::DropMember { chat: of, user: gone } if of.0 == chat && gone.0 == user => Some(None),
+            _ => None,
+        });
+        is_so(stored) || later.any(is_so)
+    }
+
+    /// A group was changed, and its log says so; or it was not, for a reason that the rows show.
+    fn changed(&self, by: u64, chat: u64, removes: Option<u64>, message_id: MessageId, outcome: &Outcome) {
+        let is_admin = |row: Option<&MemberRow>| row.is_some_and(|row| row.is_in() && row.role == Role::Admin);
+        match outcome {
+            Outcome::Changed { users, .. } => {
+                let mut log = self.disk.events.get(&ChatId(chat)).into_iter().flat_map(BTreeMap::values);
+                let event = log.find(|event| event.message_id == message_id.0[..]);
+                let told = event.and_then(|event| match &event.body {
+                    Some(event::Body::Membership(membership)) => Some(&membership.user_ids),
+                    _ => None,
+                });
+                let users: Vec<u64> = users.iter().map(|user| user.0).collect();
+                // Without an event there was nothing to do.
+                assert_eq!(told.cloned().unwrap_or_default(), users, "changed, and not in the log");
+            }
+            Outcome::ChatRefused(ChatError::NotMember) => {
+                assert!(self.was(chat, by, |row| row.is_none_or(|row| !row.is_in())), "a member");
+            }
+            Outcome::ChatRefused(ChatError::NotAdmin) => {
+                assert!(removes != Some(by) && self.was(chat, by, |row| !is_admin(row)), "an admin");
+            }
+            Outcome::ChatRefused(ChatError::LastAdmin) => {
+                let others = (1..=USERS).filter(|user| *user != by);
+                let always = others.filter(|user| !self.was(chat, *user, |row| !is_admin(row)));
+                assert_eq!(always.count(), 0, "another admin is there");
+            }
+            Outcome::ChatRefused(ChatError::DirectIsFixed | ChatError::UnknownMember | ChatError::Unavailable) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+
     /// A change was refused: its target is another one's, or no message that its sender sees.
     fn refused(&self, chat: u64, user: u64, body: &Body, because_not_own: bool) {
         let target = target(body).expect("it names a message").0;
         let Some(event) = self.disk.events.get(&ChatId(chat)).and_then(|log| log.get(&target)) else {
             return assert!(!because_not_own, "another one's message, which isn't there");
         };
-        let member = self.disk.members[&ChatId(chat)].iter().find(|member| member.user.0 == user);
-        let sees = member.is_some_and(|member| member.joined_seq.0 <= target);
+        let sees = |row: Option<&MemberRow>| row.is_some_and(|row| row.joined_seq.0 <= target);
+        let (may_see, may_not) = (self.was(chat, user, sees), self.was(chat, user, |row| !sees(row)));
         // One that isn't below the head yet is not seen.
         let is_told = self.last_published.get(&chat).is_some_and(|last| *last >= target);
         match because_not_own {
-            true => assert!(sees && event.sender_id != user, "it is their own: {event:?}"),
-            false => assert!(!sees || !is_message(event) || !is_told, "they see it: {event:?}"),
+            true => assert!(may_see && event.sender_id != user, "it is their own: {event:?}"),
+            false => assert!(may_not || !is_message(event) || !is_told, "they see it: {event:?}"),
         }
     }
 
@@ -571,6 +664,16 @@ impl World {
             if let Err(why) = changes(log, u64::MAX) {
                 panic!("chat {chat}: {why}");
             }
+            let rows = self.disk.members[chat].values().filter(|row| row.is_in());
+            let there: BTreeSet<u64> = rows.map(|row| row.user.0).collect();
+            assert_eq!(there, self.disk.there_before(*chat, u64::MAX), "the members of chat {chat}");
+            let named = log.values().rev().find_map(|event| match &event.body {
+                Some(event::Body::Membership(membership)) if membership.kind() == MembershipKind::Renamed => {
+                    Some(membership.title.as_str())
+                }
+                _ => None,
+            });
+            assert_eq!(self.disk.chats[chat].title, named.unwrap_or_default(), "the title of chat {chat}");
             let mut keys = HashSet::new();
             for event in log.values().filter(|event| !event.client_id.is_empty()) {
                 assert!(keys.insert((event.sender_id, &event.client_id)), "twice in chat {chat}: {event:?}");

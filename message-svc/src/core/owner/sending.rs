@@ -24,8 +24,9 @@ const LOOKUPS_AT_ONCE: usize = if cfg!(test) { 2 } else { 64 };
 impl Owner {
     pub(super) fn send(&mut self, now: Now, id: ChatId, origin: Origin, send: Send, fx: &mut Effects) {
         let Some(chat) = self.hot(id) else { return };
+        let not_member = (origin, Outcome::SendRefused(SendError::NotMember));
         if chat.slot(send.user).is_none() {
-            return fx.replies.push((origin, Outcome::SendRefused(SendError::NotMember)));
+            return fx.replies.push(not_member);
         }
         if let Body::Content(content) = &send.body
             && content.reply_to > chat.last.0
@@ -34,6 +35,8 @@ impl Owner {
         }
         let key = send_key(&send);
         match chat.sends.get(&key) {
+            // Who has left learns what became of what they sent before.
+            Known::New if chat.joined(send.user).is_none() => fx.replies.push(not_member),
             Known::New => match body::target(&send.body) {
                 Some(target) => self.change(now, id, origin, send, target, fx),
                 None => self.accept(now, id, origin, send, None, fx),

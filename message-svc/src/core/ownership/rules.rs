@@ -31,6 +31,7 @@ pub(crate) enum Rule {
     ChangeAlone,
     ChangeAfterEvent,
     RedoChanges,
+    RedoMembers,
     /// Of `docs/design/0005-redis.md`.
     RecentWithoutHole,
 }

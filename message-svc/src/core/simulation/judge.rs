@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use confab_ids::{ChatId, Seq, UserId};
-use confab_proto::message::v1::{Event, event};
+use confab_proto::message::v1::{Event, MembershipKind, event};
 use prost::Message as _;
 
 use crate::core::body::checks::{changes, is_or_was};
 use crate::core::recovery::LogRow;
+use crate::store::MemberRow;
 
 /// A sender's message in a chat.
 pub(super) type Sending = (usize, ChatId, u64);
@@ -20,7 +21,10 @@ pub(super) struct Judge {
     published: BTreeMap<(ChatId, Seq), Vec<u8>>,
     /// By the number of its key.
     made: BTreeMap<u64, ChatId>,
-    joined: BTreeSet<(ChatId, UserId)>,
+    /// Whether they are in the chat, by what was answered last.
+    granted: BTreeMap<(ChatId, UserId), bool>,
+    /// Of whom more than one thing was asked: a call that was given up may yet be done after the next one.
+    unsure: BTreeSet<(ChatId, UserId)>,
     pub fault: Option<String>,
 }
 
@@ -57,37 +61,56 @@ impl Judge {
         self.made.clone().into_values()
     }
 
-    pub(super) fn joined(&mut self, chat: ChatId, user: UserId) {
-        self.joined.insert((chat, user));
+    pub(super) fn granted(&mut self, chat: ChatId, user: UserId, is_in: bool) {
+        if self.granted.insert((chat, user), is_in).is_some() {
+            self.unsure.insert((chat, user));
+        }
     }
 
-    /// The members of a chat, at the end: those of its row are those of its log, and each has the chat in their list.
+    /// Of those who were added later: who is in a chat, or has been.
+    pub(super) fn members_granted(&self) -> impl Iterator<Item = (ChatId, UserId, bool)> {
+        self.granted.iter().map(|((chat, user), is_in)| (*chat, *user, *is_in))
+    }
+
+    /// The members and the title of a chat, at the end: those of its row are those of its log, and each has the chat in their list.
     pub(super) fn members(
         &mut self,
         chat: ChatId,
         rows: &[LogRow],
-        (as_of, members): (Seq, &[UserId]),
+        (as_of, members, title): (Seq, &[MemberRow], &str),
         unlisted: Option<UserId>,
     ) {
-        let mut in_log: Vec<UserId> = members.iter().copied().filter(|user| user.0 < 100).collect();
+        let there: BTreeSet<UserId> =
+            members.iter().filter(|member| member.is_in()).map(|member| member.user).collect();
+        let mut in_log: BTreeSet<UserId> = there.iter().copied().filter(|user| user.0 < 100).collect();
+        let mut named = String::new();
         let head = as_of.max(self.head(chat));
         let certain = rows.iter().take_while(|row| row.seq <= head);
         for event in certain.filter_map(|row| Event::decode(&row.bytes[..]).ok()) {
-            if let Some(event::Body::Membership(membership)) = event.body {
-                in_log.extend(membership.user_ids.into_iter().map(UserId));
+            let Some(event::Body::Membership(membership)) = event.body else { continue };
+            let users = membership.user_ids.iter().copied().map(UserId);
+            match membership.kind() {
+                MembershipKind::Added => in_log.extend(users),
+                MembershipKind::Removed => in_log.retain(|user| !membership.user_ids.contains(&user.0)),
+                MembershipKind::Renamed => named = membership.title,
+                _ => {}
             }
         }
         if in_log.is_empty() || rows.len() < 2 && self.made.values().any(|made| *made == chat) {
             return self.blame(format!("chat {chat} was made, and is not there"));
         }
-        if in_log != members {
-            return self.blame(format!("chat {chat} has the members {members:?}, and in its log {in_log:?}"));
+        if in_log != there {
+            return self.blame(format!("chat {chat} has the members {there:?}, and in its log {in_log:?}"));
+        }
+        if named != title {
+            return self.blame(format!("chat {chat} is called {title:?}, and in its log {named:?}"));
         }
         if let Some(user) = unlisted {
-            return self.blame(format!("chat {chat} is not in the list of its member {user}"));
+            return self.blame(format!("the list of {user} says something else of chat {chat} than the chat"));
         }
-        let lost = self.joined.iter().find(|(of, user)| *of == chat && !members.contains(user));
-        if let Some((_, user)) = lost {
+        let sure = self.granted.keys().filter(|(of, user)| *of == chat && !self.unsure.contains(&(chat, *user)));
+        let lost = sure.map(|(_, user)| *user).find(|user| !there.contains(user));
+        if let Some(user) = lost {
             self.blame(format!("{user} has joined chat {chat}, and is no member"));
         }
     }

@@ -34,10 +34,17 @@ pub(super) enum Partition {
 
 #[derive(Clone, Debug)]
 enum Cell {
-    Event { epoch: i64, bytes: Bytes },
-    Send { sent: Sent, at_ms: u64 },
+    Event {
+        epoch: i64,
+        bytes: Bytes,
+    },
+    Send {
+        sent: Sent,
+        at_ms: u64,
+    },
     Chat(Meta, Roster),
-    Listed,
+    /// Whether they are in the chat.
+    Listed(bool),
     Creation(Creation),
 }
 
@@ -109,7 +116,7 @@ pub(super) fn mutations(rows: &[Row], stamp: i64, at_ms: u64) -> Vec<Mutation> {
                 (Partition::Chat(meta.chat), Some((Key::Chat, Cell::Chat(meta.clone(), roster))))
             }
             Row::Member { chat, member, .. } => {
-                (Partition::List(member.user), Some((Key::Listed(*chat), Cell::Listed)))
+                (Partition::List(member.user), Some((Key::Listed(*chat), Cell::Listed(member.is_in()))))
             }
             Row::Creation { key, made } => (creation(key), Some((Key::Creation, Cell::Creation(*made)))),
             Row::Marks { chat, .. } => (Partition::Marks(*chat), None),
@@ -167,9 +174,13 @@ pub(super) fn read_creation(replicas: &mut [Replica; 3], which: &[usize], key: &
     })
 }
 
-/// Whether a chat is in the list of a user's chats.
-pub(super) fn lists(replicas: &mut [Replica; 3], which: &[usize], user: UserId, chat: ChatId) -> bool {
-    !read(replicas, which, Partition::List(user), |key| *key == Key::Listed(chat)).is_empty()
+/// Whether a user is in a chat, by the list of their chats; `None`: it is not in the list.
+pub(super) fn lists(replicas: &mut [Replica; 3], which: &[usize], user: UserId, chat: ChatId) -> Option<bool> {
+    let found = read(replicas, which, Partition::List(user), |key| *key == Key::Listed(chat));
+    found.into_values().find_map(|cell| match cell {
+        Cell::Listed(is_in) => Some(is_in),
+        _ => None,
+    })
 }
 
 /// The newest rows of a bucket. No others are repaired.

@@ -179,11 +179,14 @@ impl World {
             .collect();
         self.judge.log(chat, &log);
         let row = replicas::read_chat(&mut self.replicas, &ALL, chat);
+        let title = row.as_ref().map(|(meta, _)| meta.title.clone()).unwrap_or_default();
         let (as_of, members) = row.map_or((Seq::ZERO, Arc::from([])), |(_, roster)| (roster.seq, roster.members));
-        let members: Vec<UserId> = members.iter().map(|member| member.user).collect();
-        let mut listed = |user: &UserId| replicas::lists(&mut self.replicas, &ALL, *user, chat) || user.0 <= 3;
-        let unlisted = members.iter().copied().find(|user| !listed(user));
-        self.judge.members(chat, &log, (as_of, &members), unlisted);
+        let mut listed = |member: &MemberRow| {
+            let listed = replicas::lists(&mut self.replicas, &ALL, member.user, chat);
+            listed == Some(member.is_in()) || member.user.0 <= 3
+        };
+        let unlisted = members.iter().find(|member| !listed(member)).map(|member| member.user);
+        self.judge.members(chat, &log, (as_of, &members, &title), unlisted);
     }
 
     /// What is still open though all has been well for long.
@@ -544,6 +547,7 @@ fn first_member(slot: u32) -> MemberRow {
         role: if slot == 0 { Role::Admin } else { Role::Member },
         joined_at_ms: 0,
         joined_seq: Seq::ZERO,
+        left_seq: Seq::ZERO,
     }
 }
 

@@ -8,6 +8,7 @@ use confab_proto::message::v1::ChatKind;
 use futures_util::stream::TryStreamExt;
 use prost::Message;
 
+use super::writes::LEFT;
 use super::{Cassandra, big, failed};
 use crate::core::marks::Marks;
 use crate::core::recovery::LogRow;
@@ -59,7 +60,7 @@ impl Cassandra {
         let rows: Vec<(i64, i32)> = self.rows(&self.statements.chats_of, values).await?;
         let chat = |(chat, kind): (i64, i32)| ChatOfUser {
             chat: ChatId(chat.cast_unsigned()),
-            kind: ChatKind::try_from(kind).unwrap_or_default(),
+            kind: ChatKind::try_from(kind & !LEFT).unwrap_or_default(),
         };
         Ok(rows.into_iter().map(chat).collect())
     }
@@ -76,10 +77,14 @@ impl Cassandra {
     async fn first_chats(self, user: UserId) -> Result<HashSet<i64>, StoreError> {
         let mut chats = HashSet::new();
         let mut rows = self.all_chats(user).await?;
-        while chats.len() < COMPARED_MAX
-            && let Some((chat,)) = rows.try_next().await.map_err(failed)?
+        let mut compared = 0;
+        while compared < COMPARED_MAX
+            && let Some((chat, kind)) = rows.try_next().await.map_err(failed)?
         {
-            chats.insert(chat);
+            if kind & LEFT == 0 {
+                chats.insert(chat);
+            }
+            compared += 1;
         }
         Ok(chats)
     }
@@ -88,9 +93,9 @@ impl Cassandra {
         let mut rows = self.all_chats(user).await?;
         let mut compared = 0;
         while compared < COMPARED_MAX
-            && let Some((chat,)) = rows.try_next().await.map_err(failed)?
+            && let Some((chat, kind)) = rows.try_next().await.map_err(failed)?
         {
-            if chats.contains(&chat) {
+            if kind & LEFT == 0 && chats.contains(&chat) {
                 return Ok(true);
             }
             compared += 1;
@@ -99,7 +104,7 @@ impl Cassandra {
     }
 
     /// By ascending id, page after page.
-    async fn all_chats(&self, user: UserId) -> Result<scylla::client::pager::TypedRowStream<(i64,)>, StoreError> {
+    async fn all_chats(&self, user: UserId) -> Result<scylla::client::pager::TypedRowStream<(i64, i32)>, StoreError> {
         let pages = self.session.execute_iter(self.statements.all_chats_of.clone(), (big(user.0),)).await;
         pages.map_err(failed)?.rows_stream().map_err(failed)
     }

@@ -222,7 +222,7 @@ statements! {
     events_down = "SELECT bytes FROM messages WHERE chat_id = ? AND bucket = ? AND seq >= ? AND seq <= ? ORDER BY seq DESC LIMIT ?", page PAGE_EVENTS;
     sends = "SELECT key, seq, message_id, created_at, body_hash FROM sends WHERE chat_id = ? AND bucket = ? AND sender_id = ?", page PAGE_ROWS;
     chats_of = "SELECT chat_id, kind FROM chats_by_user WHERE user_id = ? AND chat_id > ? LIMIT ?";
-    all_chats_of = "SELECT chat_id FROM chats_by_user WHERE user_id = ?", page PAGE_ROWS;
+    all_chats_of = "SELECT chat_id, kind FROM chats_by_user WHERE user_id = ?", page PAGE_ROWS;
     creation = "SELECT chat_id, body_hash FROM creations WHERE key = ?";
 
     leases = "SELECT incarnation, addr, counter, hi, standing FROM instance_leases WHERE bucket IN ?";

@@ -23,6 +23,9 @@ use super::{Cassandra, big, failed};
 use crate::store::rows::{ChatValue, MarksValue, RosterValue};
 use crate::store::{Row, SendKey, StoreError, bucket_of};
 
+/// Of a kind in a user's list of chats: they have left it.
+pub(super) const LEFT: i32 = 8;
+
 /// One column's value; there is none for null.
 #[derive(Clone, Debug, PartialEq)]
 enum Cell {
@@ -121,7 +124,8 @@ fn write_of(row: Row) -> Result<Option<Write>, StoreError> {
             (Partition::Chat(meta.chat), Key::Only, Table::Chats, cells)
         }
         Row::Member { chat, kind, member } => {
-            let cells = vec![id(member.user.0), id(chat.0), Cell::Int(kind.into())];
+            let kind = i32::from(kind) | if member.is_in() { 0 } else { LEFT };
+            let cells = vec![id(member.user.0), id(chat.0), Cell::Int(kind)];
             (Partition::User(member.user), Key::ChatOfUser(chat), Table::ChatsByUser, cells)
         }
         Row::Creation { key, made } => {
@@ -133,8 +137,8 @@ fn write_of(row: Row) -> Result<Option<Write>, StoreError> {
             let cells = vec![id(chat.0), int(block), blob(&MarksValue::of(&marks))];
             (Partition::Marks(chat), Key::Block(block), Table::Watermarks, cells)
         }
-        // They have a time to live.
-        Row::DropSends { .. } => return Ok(None),
+        // They have a time to live; members are kept with the chat.
+        Row::DropSends { .. } | Row::DropMember { .. } => return Ok(None),
     };
     Ok(Some(Write { partition, key, table, cells }))
 }

@@ -96,6 +96,9 @@ impl Tables {
                     let value = ChatOfUserValue { kind: (*kind).into() };
                     batch.insert(&self.chats_by_user, key, value.encode_to_vec());
                 }
+                Row::DropMember { chat, user } => {
+                    batch.remove(&self.members, pair(chat.0, &user.0.to_be_bytes()));
+                }
                 Row::Creation { key, made } => {
                     let value = pair(made.chat.0, &made.body_hash.to_be_bytes());
                     batch.insert(&self.creations, key.encoded(), value);
@@ -200,12 +203,17 @@ impl Tables {
     }
 
     pub(super) fn acquainted(&self, user: UserId, others: Vec<UserId>) -> Result<Vec<UserId>, StoreError> {
-        let chats = self.chats_of(user, ChatId(0), usize::MAX)?;
+        let mut chats = Vec::new();
+        for ChatOfUser { chat, .. } in self.chats_of(user, ChatId(0), usize::MAX)? {
+            if self.is_in(chat, user)? {
+                chats.push(chat);
+            }
+        }
         let mut found = Vec::new();
         for other in others {
             let mut shares = false;
             for chat in &chats {
-                shares = shares || self.members.contains_key(pair(chat.chat.0, &other.0.to_be_bytes()))?;
+                shares = shares || self.is_in(*chat, other)?;
             }
             if shares {
                 found.push(other);
@@ -214,8 +222,13 @@ impl Tables {
         Ok(found)
     }
 
+    fn is_in(&self, chat: ChatId, user: UserId) -> Result<bool, StoreError> {
+        let Some(value) = self.members.get(pair(chat.0, &user.0.to_be_bytes()))? else { return Ok(false) };
+        Ok(MemberValue::decode(&value[..])?.is_in())
+    }
+
     pub(super) fn members(&self, chat: ChatId) -> Result<Vec<MemberRow>, StoreError> {
-        let mut members = Vec::new();
+        let mut members: Vec<MemberRow> = Vec::new();
         for entry in self.members.prefix(pair(chat.0, &[])) {
             let (key, value) = entry.into_inner()?;
             members.push(MemberValue::decode(&value[..])?.member(UserId(second(&key)?)));

@@ -123,7 +123,14 @@ fn roster(by: Writer) -> Roster {
 }
 
 fn member(by: Writer) -> MemberRow {
-    MemberRow { user: UserId(by.number), slot: 0, role: Role::Member, joined_at_ms: 5, joined_seq: Seq(1) }
+    MemberRow {
+        user: UserId(by.number),
+        slot: 0,
+        role: Role::Member,
+        joined_at_ms: 5,
+        joined_seq: Seq(1),
+        left_seq: Seq::ZERO,
+    }
 }
 
 fn kind(by: Writer) -> ChatKind {

@@ -267,6 +267,15 @@ macro_rules! not_asked {
                 Ok(Response::new(Box::pin(WatchStream::new(self.map.clone()).map(Ok))))
             }
 
+            type WatchChatStream = ReceiverStream<Result<pb::WatchChatResponse, Status>>;
+
+            async fn watch_chat(
+                &self,
+                _request: Request<pb::WatchChatRequest>,
+            ) -> Result<Response<Self::WatchChatStream>, Status> {
+                Err(Status::unimplemented("not asked by the edge"))
+            }
+
             $(async fn $method(&self, _: Request<pb::$request>) -> Result<Response<pb::$response>, Status> {
                 Err(Status::unimplemented("not asked by the edge's streams"))
             })*
@@ -282,6 +291,10 @@ not_asked! {
     get_chat: GetChatRequest -> GetChatResponse,
     list_chats: ListChatsRequest -> ListChatsResponse,
     add_members: AddMembersRequest -> AddMembersResponse,
+    remove_members: RemoveMembersRequest -> RemoveMembersResponse,
+    set_role: SetRoleRequest -> SetRoleResponse,
+    rename_chat: RenameChatRequest -> RenameChatResponse,
+    delete_chat: DeleteChatRequest -> DeleteChatResponse,
     list_members: ListMembersRequest -> ListMembersResponse,
     list_receipts: ListReceiptsRequest -> ListReceiptsResponse,
     filter_acquainted: FilterAcquaintedRequest -> FilterAcquaintedResponse,

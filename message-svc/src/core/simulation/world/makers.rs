@@ -1,11 +1,11 @@
-//! Who makes chats and adds members, by unary calls: each asks the owner that they believe in, and asks again until there is
+//! Who makes chats, adds and removes members, and gives titles, by unary calls: each asks the owner that they believe in, and asks again until there is
 //! an answer.
 
 use confab_ids::{ChatId, MessageId, Shard, UserId};
 use confab_proto::message::v1::ChatKind;
 
 use super::{CHATS, Happening, Input, World};
-use crate::core::{AddMembers, Command, Create, Origin, Outcome};
+use crate::core::{Change, Command, Create, Origin, Outcome, What};
 use crate::error::ChatError;
 use crate::store::CreationKey;
 
@@ -19,7 +19,9 @@ const PATIENCE_MS: u64 = 6_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wish {
     Chat(u64),
-    Member(ChatId, UserId),
+    /// That they are in it, or not.
+    Member(ChatId, UserId, bool),
+    Title(ChatId, u64),
 }
 
 #[derive(Debug)]
@@ -53,13 +55,7 @@ pub(super) fn key(number: u64) -> CreationKey {
 impl World {
     pub(super) fn wish(&mut self) {
         if !self.resting {
-            let wish = if self.chance.one_in(2) {
-                Wish::Chat(self.chance.below(KEYS))
-            } else {
-                self.makers.users += 1;
-                let chat = CHATS[usize::try_from(self.chance.below(3)).unwrap_or(0)];
-                Wish::Member(chat, UserId(100 + self.makers.users))
-            };
+            let wish = self.next_wish();
             self.makers.asking.push(Asking { wish, call: 0, again_ms: self.now_ms });
         }
         for at in 0..self.makers.asking.len() {
@@ -71,6 +67,27 @@ impl World {
         self.at(next, Happening::Wish);
     }
 
+    fn next_wish(&mut self) -> Wish {
+        if self.chance.one_in(2) {
+            return Wish::Chat(self.chance.below(KEYS));
+        }
+        let chat = CHATS[usize::try_from(self.chance.below(3)).unwrap_or(0)];
+        if self.chance.one_in(6) {
+            return Wish::Title(chat, self.now_ms);
+        }
+        // Who leaves, or comes back; of nobody two things are wished for at once.
+        let known: Vec<_> = self.judge.members_granted().collect();
+        if !known.is_empty() && self.chance.one_in(2) {
+            let (chat, user, is_in) = known[usize::try_from(self.chance.below(known.len() as u64)).unwrap_or(0)];
+            let wished = |asking: &Asking| matches!(asking.wish, Wish::Member(of, who, _) if (of, who) == (chat, user));
+            if !self.makers.asking.iter().any(wished) {
+                return Wish::Member(chat, user, !is_in);
+            }
+        }
+        self.makers.users += 1;
+        Wish::Member(chat, UserId(100 + self.makers.users), true)
+    }
+
     fn ask_for(&mut self, at: usize) {
         self.next_call += 1;
         let call = self.next_call;
@@ -79,7 +96,7 @@ impl World {
         let wish = asking.wish;
         let shard = match wish {
             Wish::Chat(number) => key(number).shard(),
-            Wish::Member(chat, _) => Shard::of_chat(chat),
+            Wish::Member(chat, ..) | Wish::Title(chat, _) => Shard::of_chat(chat),
         };
         let map = &self.senders[0].map;
         let addr = map.owner(shard).and_then(|owner| map.addrs.get(&owner));
@@ -100,9 +117,14 @@ impl World {
                 let by = members[0];
                 Input::Create(origin, Create { key, kind, title: String::new(), by, device, members, message_id })
             }
-            Wish::Member(chat, user) => {
-                let add = AddMembers { by: UserId(1), device, users: vec![user], message_id };
-                Input::Command { origin, chat, command: Command::AddMembers(add) }
+            Wish::Member(chat, ..) | Wish::Title(chat, _) => {
+                let what = match wish {
+                    Wish::Member(_, user, true) => What::Add(vec![user]),
+                    Wish::Member(_, user, false) => What::Remove(vec![user]),
+                    _ => What::Rename(format!("{wish:?}")),
+                };
+                let change = Change { by: UserId(1), device, message_id, what };
+                Input::Command { origin, chat, command: Command::Change(change) }
             }
         };
         self.soon(Happening::Input { node, life, input });
@@ -113,7 +135,8 @@ impl World {
         let wish = self.makers.asking[at].wish;
         match (wish, outcome) {
             (Wish::Chat(number), Outcome::Created { chat, .. }) => self.judge.made(number, *chat),
-            (Wish::Member(chat, user), Outcome::Added { .. }) => self.judge.joined(chat, user),
+            (Wish::Member(chat, user, is_in), Outcome::Changed { .. }) => self.judge.granted(chat, user, is_in),
+            (Wish::Title(..), Outcome::Changed { .. }) => {}
             (_, Outcome::ChatRefused(ChatError::NotOwner | ChatError::Unavailable)) => {
                 self.makers.asking[at].again_ms = self.now_ms + 200;
                 return;

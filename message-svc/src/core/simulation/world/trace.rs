@@ -65,6 +65,7 @@ fn shown(row: &Row) -> String {
         Row::Member { member, .. } => format!("list of {}", member.user),
         Row::Marks { block, .. } => format!("marks {block}"),
         Row::Creation { .. } => "creation".to_owned(),
+        Row::DropMember { user, .. } => format!("{user} has no place"),
         Row::DropSends { .. } => "drop".to_owned(),
     }
 }
