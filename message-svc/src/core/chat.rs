@@ -331,6 +331,11 @@ impl Chat {
         Row::Chat { meta: self.meta.clone(), roster }
     }
 
+    /// Whether rows are to be written after those that are stored of the event at `seq`.
+    pub(crate) fn has_more_to_write(&self, seq: Seq) -> bool {
+        self.pending.iter().any(|pending| pending.seq == seq && !pending.then.is_empty())
+    }
+
     /// The event at `seq` is stored: the rows to write next, or else it is durable.
     pub(crate) fn stored(&mut self, seq: Seq) -> Option<Vec<Row>> {
         let pending = self.pending.iter_mut().find(|pending| pending.seq == seq)?;

@@ -139,6 +139,8 @@ pub(crate) struct Owner {
     next_commit: u64,
     /// Durable, and not the head yet because the lease doesn't hold: it may be another's meanwhile.
     unconfirmed: BTreeSet<ChatId>,
+    /// Stored, and what is to be written after them isn't, for the same reason.
+    unwritten: BTreeSet<(ChatId, Seq)>,
     refusals: Refusals,
     tails: Tails,
     /// Commands in `waiting` queues, and events in `pending` ones.
@@ -178,6 +180,7 @@ impl Owner {
             commits: HashMap::default(),
             next_commit: 0,
             unconfirmed: BTreeSet::new(),
+            unwritten: BTreeSet::new(),
             refusals: Refusals::default(),
             tails: Tails::default(),
             waiting: 0,

@@ -111,10 +111,16 @@ impl Owner {
         }
     }
 
-    fn events_stored(&mut self, now: Now, events: Vec<(ChatId, Seq)>, fx: &mut Effects) {
+    pub(super) fn events_stored(&mut self, now: Now, events: Vec<(ChatId, Seq)>, fx: &mut Effects) {
+        let holds = self.fence.holds(now);
         let mut chats = BTreeSet::new();
         for (id, seq) in events {
             let Some(chat) = self.hot(id) else { continue };
+            if !holds && chat.has_more_to_write(seq) {
+                // Another may have recovered the chat meanwhile, to an end below this event: then these rows are of no event.
+                self.unwritten.insert((id, seq));
+                continue;
+            }
             if let Some(rows) = chat.stored(seq) {
                 fx.rows.extend(rows);
                 self.gathered.push((id, seq));

@@ -114,6 +114,8 @@ impl Owner {
         }
         fx.map = changes.map.or(fx.map.take());
         fx.gainers.extend(changes.gainers);
+        let unwritten = std::mem::take(&mut self.unwritten);
+        self.events_stored(now, unwritten.into_iter().collect(), fx);
         for chat in std::mem::take(&mut self.unconfirmed) {
             self.advance(now, chat, fx);
         }
@@ -178,6 +180,7 @@ impl Owner {
             self.commits.extract_if(|_, commit| commit.chat().is_some_and(|chat| chats.contains(&chat))).collect();
         fx.abandoned.extend(dropped.into_keys());
         self.gathered.retain(|(chat, _)| !chats.contains(chat));
+        self.unwritten.retain(|(chat, _)| !chats.contains(chat));
         fx.rows.retain(|row| !chats.contains(&row.chat()));
     }
 
