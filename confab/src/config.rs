@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use confab_edge::{LimitsConfig, Rate};
+use confab_mesh::is_loopback;
 use ipnet::IpNet;
 
 pub(crate) use mesh::{MeshConfig, MeshTls};
@@ -478,11 +479,10 @@ fn read_jwks(r: &mut Reader) -> Option<JwksFields> {
 
 fn parse_jwks_url(text: &str) -> Option<hyper::Uri> {
     let uri: hyper::Uri = text.parse().ok()?;
-    let host = uri.host()?.trim_start_matches('[').trim_end_matches(']');
-    let loopback = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    let endpoint = format!("{}:{}", uri.host()?, uri.port_u16().unwrap_or(80));
     let safe = match uri.scheme_str() {
         Some("https") => true,
-        Some("http") => loopback,
+        Some("http") => is_loopback(&endpoint),
         _ => false,
     };
     safe.then_some(uri)

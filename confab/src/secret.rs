@@ -60,6 +60,16 @@ pub(crate) fn load(folder: &DataFolder, file: Option<&Path>) -> anyhow::Result<L
     read(&file.map_or_else(|| folder.path().join(data_folder::SECRET), Path::to_owned))
 }
 
+/// What clients' tokens are signed with; `None`: by an issuer alone.
+pub(crate) fn of_clients(cfg: &TokenConfig, folder: Option<&DataFolder>) -> anyhow::Result<Option<Loaded>> {
+    match (&cfg.secret_file, &cfg.jwks, folder) {
+        (Some(file), ..) => read(file).map(Some),
+        (None, Some(_), _) => Ok(None),
+        (None, None, Some(folder)) => load_or_create(folder, None).map(Some),
+        (None, None, None) => bail!("token.secret_file is needed by an edge without a data folder"),
+    }
+}
+
 /// Who clients are, by the secret where there is one, and by an issuer's keys.
 pub(crate) async fn verifier(secret: Option<&Secret>, cfg: &TokenConfig) -> anyhow::Result<confab_edge::Verifier> {
     let verifier = confab_edge::Verifier::new();
@@ -77,7 +87,7 @@ pub(crate) async fn verifier(secret: Option<&Secret>, cfg: &TokenConfig) -> anyh
 }
 
 /// Reads `path`.
-pub(crate) fn read(path: &Path) -> anyhow::Result<Loaded> {
+fn read(path: &Path) -> anyhow::Result<Loaded> {
     let bytes = fs::read(path).with_context(|| format!("can't read the token secret {}", path.display()))?;
     let bytes = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
     let bytes = bytes.strip_suffix(b"\r").unwrap_or(bytes);

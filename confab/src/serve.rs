@@ -33,10 +33,7 @@ pub(crate) async fn serve(cfg: Config) -> anyhow::Result<()> {
 async fn alone(cfg: &Config) -> anyhow::Result<()> {
     let folder = DataFolder::open_or_create(&cfg.data)?;
     let lock = folder.lock()?;
-    let secret = match (&cfg.token.secret_file, &cfg.token.jwks) {
-        (None, Some(_)) => None,
-        (file, _) => Some(warned(secret::load_or_create(&folder, file.as_deref())?)),
-    };
+    let secret = secret::of_clients(&cfg.token, Some(&folder))?.map(warned);
     let tls = cfg.tls.as_ref().map(tls::server).transpose()?.map(TlsAcceptor::from);
     let listener = bind(cfg.listen).await?;
     let addr = listener.local_addr()?;
@@ -63,12 +60,7 @@ async fn in_mesh(cfg: &Config) -> anyhow::Result<()> {
     let lock = folder.as_ref().map(DataFolder::lock).transpose()?;
     let mut url = None;
     let front = if cfg.has_edge() {
-        let secret = match (&cfg.token.secret_file, &cfg.token.jwks, &folder) {
-            (Some(file), ..) => Some(warned(secret::read(file)?)),
-            (None, Some(_), _) => None,
-            (None, None, Some(folder)) => Some(warned(secret::load_or_create(folder, None)?)),
-            (None, None, None) => anyhow::bail!("token.secret_file is needed by an edge without a data folder"),
-        };
+        let secret = secret::of_clients(&cfg.token, folder.as_ref())?.map(warned);
         let verifier = secret::verifier(secret.as_ref(), &cfg.token).await?;
         let tls = cfg.tls.as_ref().map(tls::server).transpose()?.map(TlsAcceptor::from);
         let listener = bind(cfg.listen).await?;

@@ -105,9 +105,7 @@ impl Shared {
                 let request = SyncRequest { positions, from_read, after_chat_id: after.0, ..request };
                 match self.sync(request).await {
                     Ok(SyncResponse { chats, more, known_device, last_chat_id }) => {
-                        // An older version's doesn't say it.
-                        let listed = chats.last().map_or(0, |chat| chat.chat_id);
-                        let next = more.then_some(ChatId(last_chat_id.max(listed)));
+                        let next = next_chat(more, last_chat_id, chats.last().map(|chat| chat.chat_id)).map(ChatId);
                         Answer::Synced { chats, next, known_device }
                     }
                     Err(_) => Answer::SyncFailed,
@@ -207,6 +205,12 @@ impl Shared {
             }
         }
     }
+}
+
+/// After which chat a list goes on, if it does: the last that was looked at, or, by an older version that doesn't say it, the last
+/// that was listed.
+pub(crate) fn next_chat(more: bool, looked_at: u64, listed: Option<u64>) -> Option<u64> {
+    more.then(|| looked_at.max(listed.unwrap_or(0)))
 }
 
 /// What a service's refusal is to a client.

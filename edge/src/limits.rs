@@ -55,21 +55,28 @@ impl Default for LimitsConfig {
     }
 }
 
-struct Bucket<K: Hash + Eq + Clone>(Option<DefaultKeyedRateLimiter<K>>);
+struct Bucket<K: Hash + Eq + Clone> {
+    /// What one holds.
+    size: NonZeroU32,
+    limiter: DefaultKeyedRateLimiter<K>,
+}
 
-impl<K: Hash + Eq + Clone> Bucket<K> {
+/// Without them there is no limit.
+struct Buckets<K: Hash + Eq + Clone>(Option<Bucket<K>>);
+
+impl<K: Hash + Eq + Clone> Buckets<K> {
     fn new(rate: Rate) -> Self {
-        let quota = |per_second| {
-            let burst = NonZeroU32::new(rate.burst).map_or(per_second, |burst| burst.max(per_second));
-            Quota::per_second(per_second).allow_burst(burst)
+        let bucket = |per_second: NonZeroU32| {
+            let size = NonZeroU32::new(rate.burst).map_or(per_second, |burst| burst.max(per_second));
+            Bucket { size, limiter: RateLimiter::keyed(Quota::per_second(per_second).allow_burst(size)) }
         };
-        Self(NonZeroU32::new(rate.per_second).map(|per_second| RateLimiter::keyed(quota(per_second))))
+        Self(NonZeroU32::new(rate.per_second).map(bucket))
     }
 
-    /// Takes so much; or says how long to wait. More than the bucket ever holds counts as all of it.
-    fn take(&self, key: &K, count: u32, most: u32) -> Result<(), Duration> {
-        let Some(limiter) = &self.0 else { return Ok(()) };
-        let count = NonZeroU32::new(count.min(most)).unwrap_or(NonZeroU32::MIN);
+    /// Takes so much; or says how long to wait. More than a bucket ever holds counts as all of it.
+    fn take(&self, key: &K, count: u32) -> Result<(), Duration> {
+        let Some(Bucket { size, limiter }) = &self.0 else { return Ok(()) };
+        let count = NonZeroU32::new(count).unwrap_or(NonZeroU32::MIN).min(*size);
         match limiter.check_key_n(key, count) {
             Ok(Err(not_until)) => Err(not_until.wait_time_from(DefaultClock::default().now())),
             Ok(Ok(())) | Err(_) => Ok(()),
@@ -78,7 +85,7 @@ impl<K: Hash + Eq + Clone> Bucket<K> {
 
     /// Forgets whose buckets are full again.
     fn tidy(&self) {
-        if let Some(limiter) = &self.0 {
+        if let Some(Bucket { limiter, .. }) = &self.0 {
             limiter.retain_recent();
             limiter.shrink_to_fit();
         }
@@ -87,33 +94,30 @@ impl<K: Hash + Eq + Clone> Bucket<K> {
 
 /// The buckets of this edge.
 pub(crate) struct Limits {
-    cfg: LimitsConfig,
-    messages: Bucket<UserId>,
-    bytes: Bucket<UserId>,
-    connects: Bucket<UserId>,
-    connects_of_address: Bucket<IpAddr>,
-    http: Bucket<UserId>,
-    http_of_address: Bucket<IpAddr>,
+    messages: Buckets<UserId>,
+    bytes: Buckets<UserId>,
+    connects: Buckets<UserId>,
+    connects_of_address: Buckets<IpAddr>,
+    http: Buckets<UserId>,
+    http_of_address: Buckets<IpAddr>,
 }
 
 impl Limits {
     pub(crate) fn new(cfg: LimitsConfig) -> Self {
         Self {
-            messages: Bucket::new(cfg.messages),
-            bytes: Bucket::new(cfg.bytes),
-            connects: Bucket::new(cfg.connects),
-            connects_of_address: Bucket::new(cfg.connects_of_address),
-            http: Bucket::new(cfg.http),
-            http_of_address: Bucket::new(cfg.http_of_address),
-            cfg,
+            messages: Buckets::new(cfg.messages),
+            bytes: Buckets::new(cfg.bytes),
+            connects: Buckets::new(cfg.connects),
+            connects_of_address: Buckets::new(cfg.connects_of_address),
+            http: Buckets::new(cfg.http),
+            http_of_address: Buckets::new(cfg.http_of_address),
         }
     }
 
     /// A message of so many bytes.
     pub(crate) fn message(&self, user: UserId, bytes: usize) -> Result<(), Duration> {
-        self.messages.take(&user, 1, 1)?;
-        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        self.bytes.take(&user, bytes, self.cfg.bytes.burst.max(self.cfg.bytes.per_second))
+        self.messages.take(&user, 1)?;
+        self.bytes.take(&user, u32::try_from(bytes).unwrap_or(u32::MAX))
     }
 
     /// By [`client_address`].
@@ -122,7 +126,7 @@ impl Limits {
     }
 
     pub(crate) fn connect_of(&self, user: UserId) -> Result<(), Duration> {
-        self.connects.take(&user, 1, 1)
+        self.connects.take(&user, 1)
     }
 
     pub(crate) fn request_from(&self, address: Option<IpAddr>) -> Result<(), Duration> {
@@ -130,7 +134,7 @@ impl Limits {
     }
 
     pub(crate) fn request_of(&self, user: UserId) -> Result<(), Duration> {
-        self.http.take(&user, 1, 1)
+        self.http.take(&user, 1)
     }
 
     /// To be called now and then: what is kept grows with those who have asked since.
@@ -143,9 +147,9 @@ impl Limits {
     }
 }
 
-impl Bucket<IpAddr> {
+impl Buckets<IpAddr> {
     fn of_address(&self, address: Option<IpAddr>) -> Result<(), Duration> {
-        address.map_or(Ok(()), |address| self.take(&site(address), 1, 1))
+        address.map_or(Ok(()), |address| self.take(&site(address), 1))
     }
 }
 

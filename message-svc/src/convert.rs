@@ -193,7 +193,7 @@ pub(crate) fn change(request: GroupRequest, message_id: MessageId) -> Result<(Ch
 }
 
 /// A call that changes a group.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) enum GroupRequest {
     Add(pb::AddMembersRequest),
     Remove(pb::RemoveMembersRequest),

@@ -150,7 +150,7 @@ pub(crate) enum From {
 }
 
 /// Changes a group: what everyone is told by an event of its log.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Change {
     pub by: UserId,
     pub device: String,
@@ -158,7 +158,7 @@ pub(crate) struct Change {
     pub what: What,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) enum What {
     Add(Vec<UserId>),
     /// Oneself, too: leaving.
@@ -254,6 +254,13 @@ pub(crate) struct ChatView {
     pub epoch: i64,
     /// All events that the device misses, where they were asked for and are in the owner's memory.
     pub newest: Option<Newest>,
+}
+
+impl ChatView {
+    /// They are in the chat no more: this is what it was to them.
+    pub(crate) fn has_left(&self) -> bool {
+        self.left_seq > Seq::ZERO
+    }
 }
 
 /// What the shell has to do after an input.

@@ -67,7 +67,7 @@ impl<S: Store> Reader<S> {
     /// The same, unless they have left.
     pub(crate) async fn member_view(&self, chat: ChatId, user: UserId) -> Result<ChatView, ChatError> {
         let view = self.view(chat, user, "").await?;
-        if view.left_seq > Seq::ZERO { Err(ChatError::NotMember) } else { Ok(view) }
+        if view.has_left() { Err(ChatError::NotMember) } else { Ok(view) }
     }
 
     pub(crate) async fn list_messages(&self, request: PageRequest) -> Result<pb::ListMessagesResponse, Status> {
@@ -90,7 +90,7 @@ impl<S: Store> Reader<S> {
             more: page.more,
             head: view.head.0,
             first: first.0,
-            left: view.left_seq > Seq::ZERO,
+            left: view.has_left(),
         })
     }
 
@@ -248,7 +248,7 @@ fn start_of(view: &ChatView, positions: &HashMap<u64, u64>, from_read: bool) -> 
         peer: view.peer.map_or(0, |peer| peer.0),
         peer_delivered: view.peer_delivered.0,
         peer_read: view.peer_read.0,
-        left: view.left_seq > Seq::ZERO,
+        left: view.has_left(),
     }
 }
 

@@ -318,7 +318,7 @@ impl<S: Store> MessageService for Service<S> {
         let mut views = Vec::with_capacity(ids.len());
         for view in self.reader.owners.views(&ids, &Viewer::of(user, "")).await {
             match view {
-                Ok(view) if view.left_seq > Seq::ZERO => {}
+                Ok(view) if view.has_left() => {}
                 Ok(view) => views.push(view),
                 Err(ChatError::NotMember) => {}
                 Err(error) => return Err(error.into()),
@@ -506,7 +506,7 @@ impl<S: Store> Service<S> {
             },
         };
         let view = self.reader.owners.view_here(chat, &Viewer::of(user, &device)).await?;
-        if view.left_seq > Seq::ZERO {
+        if view.has_left() {
             return Err(ChatError::NotMember.into());
         }
         let chat = self.reader.chats(vec![view], false).await?.pop();
@@ -532,11 +532,9 @@ impl<S: Store> Service<S> {
     where
         O: Future<Output = Result<Response<T>, Status>>,
     {
-        let message_id = fresh_id();
-        let (chat, _) = convert::change(request.clone(), message_id)?;
+        let (chat, change) = convert::change(request, fresh_id())?;
         let here = || async {
-            let (chat, change) = convert::change(request.clone(), message_id)?;
-            match self.reader.owner.call(chat, Command::Change(change)).await {
+            match self.reader.owner.call(chat, Command::Change(change.clone())).await {
                 Outcome::Changed { users, members } => {
                     let users = users.iter().map(|user| user.0).collect();
                     Ok(Response::new(answer(users, u32::try_from(members).unwrap_or(u32::MAX))))

@@ -191,6 +191,11 @@ impl MemberRow {
         self.left_seq == Seq::ZERO
     }
 
+    /// As far as a log goes: who leaves with an event beyond it is still there.
+    pub(crate) fn is_in_at(&self, head: Seq) -> bool {
+        self.is_in() || self.left_seq > head
+    }
+
     /// The last event that they see of a log up to `head`.
     pub(crate) fn sees_upto(&self, head: Seq) -> Seq {
         if self.is_in() { head } else { head.min(self.left_seq) }

@@ -170,19 +170,19 @@ async fn follow<S: Store>(
         let view = reader.owners.view_here(asked.chat, &Viewer::of(asked.user, "")).await?;
         let mut place = after.unwrap_or(view.head).max(view.joined_seq.prev());
         while place < view.head {
-            let events = reader.after(&view, place, WATCH_EVENTS).await?;
-            let last = events.last().and_then(|event| Event::decode(&event[..]).ok()).map(|event| Seq(event.seq));
+            let stored = reader.after(&view, place, WATCH_EVENTS).await?;
+            let published: Option<Vec<(Seq, Bytes)>> = stored.into_iter().map(as_published).collect();
+            let (seqs, events): (Vec<Seq>, Vec<Bytes>) = published.ok_or(ChatError::Unavailable)?.into_iter().unzip();
             // What is below the head is there.
-            place = last.ok_or(ChatError::Unavailable)?;
+            place = seqs.last().copied().ok_or(ChatError::Unavailable)?;
             is_told = true;
-            let events = events.iter().map(as_published).collect();
             if !say(frames, WatchChatResponse { events, head: view.head.0 }, &drain).await? {
                 return Ok(());
             }
         }
         after = Some(place);
         let watched = WatchChatResponse { events: Vec::new(), head: view.head.0 };
-        if !is_told && !say(frames, watched, &drain).await? || view.left_seq > Seq::ZERO {
+        if !is_told && !say(frames, watched, &drain).await? || view.has_left() {
             return Ok(());
         }
         is_told = true;
@@ -208,12 +208,11 @@ async fn say(
     }
 }
 
-/// Without the rows that are only for storage.
-fn as_published(stored: &Bytes) -> Bytes {
-    match Event::decode(&stored[..]) {
-        Ok(event) if !changed_rows(&event).is_empty() => without_rows(&event).encode_to_vec().into(),
-        _ => stored.clone(),
-    }
+/// Where it is in the log, and without the rows that are only for storage. `None`: it is damaged.
+fn as_published(stored: Bytes) -> Option<(Seq, Bytes)> {
+    let event = Event::decode(&stored[..]).ok()?;
+    let bytes = if changed_rows(&event).is_empty() { stored } else { without_rows(&event).encode_to_vec().into() };
+    Some((Seq(event.seq), bytes))
 }
 
 #[cfg(test)]

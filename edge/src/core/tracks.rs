@@ -296,8 +296,18 @@ mod tests {
     const CHAT: ChatId = ChatId(7);
 
     fn event(seq: u64, settled: u64) -> Arc<EventFrame> {
-        let event = Event { chat_id: CHAT.0, seq, ..Event::default() };
+        event_of(seq, settled, None)
+    }
+
+    fn event_of(seq: u64, settled: u64, body: Option<event::Body>) -> Arc<EventFrame> {
+        let event = Event { chat_id: CHAT.0, seq, body, ..Event::default() };
         Arc::new(EventFrame::decode(&event.encode_to_vec(), Seq(settled)).expect("an event"))
+    }
+
+    fn added(user: UserId, seq: u64) -> Arc<EventFrame> {
+        let kind = MembershipKind::Added.into();
+        let membership = Membership { kind, user_ids: vec![user.0], ..Membership::default() };
+        event_of(seq, 3, Some(event::Body::Membership(membership)))
     }
 
     fn sent(step: Step) -> Vec<u64> {
@@ -348,13 +358,6 @@ mod tests {
 
     #[test]
     fn who_comes_back_goes_on_from_there() {
-        let added = |user: UserId, seq: u64| {
-            let kind = MembershipKind::Added.into();
-            let membership = Membership { kind, user_ids: vec![user.0], ..Membership::default() };
-            let body = Some(event::Body::Membership(membership));
-            let event = Event { chat_id: CHAT.0, seq, body, ..Event::default() };
-            Arc::new(EventFrame::decode(&event.encode_to_vec(), Seq(3)).expect("an event"))
-        };
         let mut tracks = Tracks::default();
         tracks.start(0, CHAT, Seq(3), Seq(3));
         assert!(matches!(tracks.event(0, ME, added(ME, 9)), Step::Nothing), "what was before it may yet come");
@@ -372,14 +375,9 @@ mod tests {
 
     #[test]
     fn who_comes_back_while_the_log_is_read_as_before_has_it_read_once_more() {
-        let kind = MembershipKind::Added.into();
-        let membership = Membership { kind, user_ids: vec![ME.0], ..Membership::default() };
-        let added =
-            Event { chat_id: CHAT.0, seq: 9, body: Some(event::Body::Membership(membership)), ..Event::default() };
-        let added = Arc::new(EventFrame::decode(&added.encode_to_vec(), Seq(3)).expect("an event"));
         let mut tracks = Tracks::default();
         assert_eq!(tracks.start(0, CHAT, Seq(3), Seq(4)), Some(Seq(3)));
-        assert!(matches!(tracks.event(0, ME, added), Step::Nothing));
+        assert!(matches!(tracks.event(0, ME, added(ME, 9)), Step::Nothing));
         assert!(tracks.advance(CHAT, Seq(4)));
         assert_eq!(tracks.fetched(0, CHAT, false, Seq::ZERO), Some(Seq(4)), "they had left");
         assert!(tracks.advance(CHAT, Seq(9)));

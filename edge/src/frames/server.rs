@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
 use confab_ids::{ChatId, Seq, UserId};
-use confab_proto::message::v1::{Accepted, ChatKind, Event, MembershipKind, Role, event};
+use confab_proto::message::v1::{Accepted, ChatKind, Event, Membership, MembershipKind, Role, event};
 use confab_proto::presence::v1::{Presence, PresenceStatus};
 use jiff::Timestamp;
 use jiff::fmt::temporal::DateTimePrinter;
@@ -258,28 +258,29 @@ impl EventFrame {
         }
     }
 
+    fn membership(&self) -> Option<&Membership> {
+        match &self.event.body {
+            Some(event::Body::Membership(membership)) => Some(membership),
+            _ => None,
+        }
+    }
+
     /// The chat begins with it for `user`: nothing before it is theirs to see.
     pub(crate) fn introduces(&self, user: UserId) -> bool {
-        match &self.event.body {
-            Some(event::Body::Membership(membership)) => match membership.kind() {
-                MembershipKind::Created => true,
-                MembershipKind::Added => membership.user_ids.contains(&user.0),
-                _ => false,
-            },
+        self.membership().is_some_and(|membership| match membership.kind() {
+            MembershipKind::Created => true,
+            MembershipKind::Added => membership.user_ids.contains(&user.0),
             _ => false,
-        }
+        })
     }
 
     /// The chat ends with it for `user`: they have left, or it is deleted.
     pub(crate) fn removes(&self, user: UserId) -> bool {
-        match &self.event.body {
-            Some(event::Body::Membership(membership)) => match membership.kind() {
-                MembershipKind::Deleted => true,
-                MembershipKind::Removed => membership.user_ids.contains(&user.0),
-                _ => false,
-            },
+        self.membership().is_some_and(|membership| match membership.kind() {
+            MembershipKind::Deleted => true,
+            MembershipKind::Removed => membership.user_ids.contains(&user.0),
             _ => false,
-        }
+        })
     }
 }
 
@@ -410,7 +411,7 @@ pub(crate) fn events(encoded: &[bytes::Bytes], user: UserId) -> Vec<Box<RawValue
 #[cfg(test)]
 mod tests {
     use super::*;
-    use confab_proto::message::v1::{self as pb, Content, Deletion, Edit, Membership, Reaction};
+    use confab_proto::message::v1::{self as pb, Content, Deletion, Edit, Reaction};
 
     fn event() -> Event {
         Event {

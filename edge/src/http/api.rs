@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{App, Problem, claims};
+use crate::edge::next_chat;
 use crate::frames::Code;
 use crate::frames::server::{EventFrame, events, kind_name, role_name, time, uuid};
 
@@ -155,8 +156,8 @@ pub(crate) async fn list_chats(
         limit: params.limit.unwrap_or(0),
     };
     let page = app.shared.messages.clone().list_chats(request).await?.into_inner();
-    let listed = page.chats.last().map_or(0, |chat| chat.chat_id);
-    let next = page.more.then(|| page.last_chat_id.max(listed).to_string());
+    let next = next_chat(page.more, page.last_chat_id, page.chats.last().map(|chat| chat.chat_id));
+    let next = next.map(|chat| chat.to_string());
     let items: Vec<Value> = page.chats.iter().map(|chat| chat_json(chat, claims.user)).collect();
     Ok(axum::Json(json!({"items": items, "next": next})).into_response())
 }

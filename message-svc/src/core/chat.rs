@@ -279,16 +279,16 @@ impl Chat {
         self.members.get(self.slot(user)?).filter(|member| member.row.is_in())
     }
 
-    /// One who is, or was, in the chat, as far as it is durable.
-    pub(crate) fn viewer(&self, user: UserId) -> Option<&MemberRow> {
+    /// One who is, or was, in the chat, and their row, as far as it is durable.
+    fn viewer(&self, user: UserId) -> Option<(&Member, &MemberRow)> {
         let member = self.members.get(self.slot(user)?)?;
         let rows = [Some(&member.row), member.before.as_deref()];
-        rows.into_iter().flatten().find(|row| row.joined_seq <= self.head)
+        rows.into_iter().flatten().find(|row| row.joined_seq <= self.head).map(|row| (member, row))
     }
 
     /// One who is in the chat as far as it is durable.
     pub(crate) fn member(&self, user: UserId) -> Option<&MemberRow> {
-        self.viewer(user).filter(|row| row.is_in() || row.left_seq > self.head)
+        self.viewer(user).map(|(_, row)| row).filter(|row| row.is_in_at(self.head))
     }
 
     pub(crate) fn member_mut(&mut self, user: UserId) -> Option<&mut Member> {
@@ -393,9 +393,9 @@ impl Chat {
         let is_service = *user == service.row.user;
         let (member, row) = match is_service {
             true => (&service, &service.row),
-            false => (self.members.get(self.slot(*user)?)?, self.viewer(*user)?),
+            false => self.viewer(*user)?,
         };
-        let is_in = row.is_in() || row.left_seq > self.head;
+        let is_in = row.is_in_at(self.head);
         let head = row.sees_upto(self.head);
         let peer = match self.meta.kind {
             ChatKind::Direct => self.members.iter().find(|other| other.row.user != *user),

@@ -25,23 +25,11 @@ pub(crate) fn apply(members: &mut Vec<MemberRow>, event: &Event) -> Vec<usize> {
     let (seq, users) = (Seq(event.seq), membership.user_ids.iter().copied().map(UserId));
     match membership.kind() {
         MembershipKind::Added => users.map(|user| join(members, user, seq, event.created_at_ms)).collect(),
-        MembershipKind::Removed => {
-            let leave = |user| {
-                let slot = slot_of(members, user)?;
-                members[slot].left_seq = seq;
-                members[slot].role = Role::Member;
-                Some(slot)
-            };
-            users.filter_map(leave).collect()
-        }
-        MembershipKind::Role => {
-            let change = |user| {
-                let slot = slot_of(members, user)?;
-                members[slot].role = membership.role();
-                Some(slot)
-            };
-            users.filter_map(change).collect()
-        }
+        MembershipKind::Removed => change(members, users, |member| {
+            member.left_seq = seq;
+            member.role = Role::Member;
+        }),
+        MembershipKind::Role => change(members, users, |member| member.role = membership.role()),
         MembershipKind::Deleted => {
             // Who had left before sees nothing any more: for them it ends before it begins.
             for member in members.iter_mut() {
@@ -59,6 +47,13 @@ pub(crate) fn apply(members: &mut Vec<MemberRow>, event: &Event) -> Vec<usize> {
 
 fn slot_of(members: &[MemberRow], user: UserId) -> Option<usize> {
     members.iter().position(|member| member.user == user)
+}
+
+/// Those of the users who have a place; gives out which.
+fn change(members: &mut [MemberRow], users: impl Iterator<Item = UserId>, how: impl Fn(&mut MemberRow)) -> Vec<usize> {
+    let changed: Vec<usize> = users.filter_map(|user| slot_of(members, user)).collect();
+    changed.iter().for_each(|slot| how(&mut members[*slot]));
+    changed
 }
 
 fn join(members: &mut Vec<MemberRow>, user: UserId, seq: Seq, at_ms: i64) -> usize {

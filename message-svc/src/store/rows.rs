@@ -80,10 +80,6 @@ impl MemberValue {
         }
     }
 
-    pub(super) fn is_in(&self) -> bool {
-        self.left_seq == 0
-    }
-
     pub(super) fn member(&self, user: UserId) -> MemberRow {
         MemberRow {
             user,

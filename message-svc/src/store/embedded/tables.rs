@@ -224,7 +224,7 @@ impl Tables {
 
     fn is_in(&self, chat: ChatId, user: UserId) -> Result<bool, StoreError> {
         let Some(value) = self.members.get(pair(chat.0, &user.0.to_be_bytes()))? else { return Ok(false) };
-        Ok(MemberValue::decode(&value[..])?.is_in())
+        Ok(MemberValue::decode(&value[..])?.member(user).is_in())
     }
 
     pub(super) fn members(&self, chat: ChatId) -> Result<Vec<MemberRow>, StoreError> {
