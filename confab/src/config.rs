@@ -133,6 +133,8 @@ pub(crate) struct EdgeConfig {
     pub(crate) watch_max: usize,
     /// A request's head must be complete after so long.
     pub(crate) header_timeout: Duration,
+    /// Whose pages may use the API, beside this server's own and loopback's.
+    pub(crate) origins: Vec<String>,
     /// What one user, and one address, may ask of each edge.
     pub(crate) limits: LimitsConfig,
 }
@@ -306,6 +308,11 @@ impl EdgeConfig {
             drain: r.seconds("edge.drain_seconds", default.drain, 0..=600),
             watch_max: r.number("edge.watch_max", default.watch_max, 0..=10_000),
             header_timeout: r.seconds("edge.header_timeout_seconds", default.header_timeout, 1..=300),
+            origins: r.list(
+                "edge.origins",
+                "a list of origins, such as [\"https://app.example.org\"], or [\"*\"]",
+                parse_origin,
+            ),
             limits: read_limits(r, default.limits),
         }
     }
@@ -386,6 +393,7 @@ impl Default for EdgeConfig {
             drain: edge.drain,
             watch_max: edge.watch_max,
             header_timeout: edge.header_timeout,
+            origins: edge.origins,
             limits: edge.limits,
         }
     }
@@ -405,6 +413,13 @@ fn read_file(path: &Path, source: Source, problems: &mut Vec<Problem>) -> Layer 
             Layer::new()
         }
     }
+}
+
+/// Scheme, host and port, as browsers say it: without a path.
+fn parse_origin(text: &str) -> Option<String> {
+    let authority = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    let is_one = |authority: &str| !authority.is_empty() && !authority.contains(['/', '?', '#', '@', ' ']);
+    (text == "*" || authority.is_some_and(is_one)).then(|| text.to_owned())
 }
 
 fn read_roles(r: &mut Reader) -> Vec<Role> {

@@ -156,6 +156,7 @@ pub(crate) fn edge_config(cfg: &Config) -> confab_edge::Config {
         watch_max: edge.watch_max,
         header_timeout: edge.header_timeout,
         behind_proxy: cfg.behind_proxy.clone(),
+        origins: edge.origins.clone(),
         limits: edge.limits,
     }
 }

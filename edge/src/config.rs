@@ -35,6 +35,8 @@ pub struct Config {
     pub header_timeout: Duration,
     /// Where it is not empty, connections come from these networks and from loopback only; others are answered 403.
     pub behind_proxy: Vec<IpNet>,
+    /// Whose pages may use the API from a browser, beside this server's own and loopback's: `https://app.example.org`, or `*`.
+    pub origins: Vec<String>,
     /// How much one user, and one address, may ask.
     pub limits: LimitsConfig,
 }
@@ -55,6 +57,7 @@ impl Default for Config {
             watch_max: 200,
             header_timeout: Duration::from_secs(10),
             behind_proxy: Vec::new(),
+            origins: Vec::new(),
             limits: LimitsConfig::default(),
         }
     }

@@ -14,8 +14,8 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 use crate::core::Out;
 use crate::core::session::{Now, Session};
 use crate::edge::Shared;
-use crate::frames::client::{self, BadFrame, ClientFrame};
-use crate::frames::{Close, Code};
+use crate::frames::client::{self, BadFrame, ClientFrame, Read};
+use crate::frames::{Close, Code, Frame, Wire, binary};
 use crate::mailbox::Mailbox;
 use crate::stream::ClientStream;
 
@@ -137,44 +137,53 @@ impl Connection {
     }
 
     fn message(&mut self, now: Now, message: Message) -> Result<(), End> {
-        let max = self.shared.cfg.frame_bytes_max;
-        match message {
-            Message::Text(text) if text.len() > max => {
-                let why = format!("a frame of {} bytes; at most {max} are allowed", text.len());
-                self.session.bad_frame(now, &BadFrame::new(Code::TooLarge, None, why), None, None);
-            }
-            Message::Text(text) => {
-                let read = client::read(&text);
-                if matches!(read.frame, Ok(ClientFrame::Send(_)))
-                    && let Err(wait) = self.shared.limits.message(self.mailbox.user, text.len())
-                {
-                    self.session.limited(&read, wait);
-                    return Ok(());
-                }
-                let verifier = &self.shared.verifier;
-                self.session.frame(now, read, |token| verifier.verify(token));
-            }
-            Message::Binary(_) => {
-                let bad = BadFrame::new(Code::InvalidFrame, None, "a binary frame; this connection speaks JSON text");
-                self.session.bad_frame(now, &bad, None, None);
-            }
-            Message::Pong(payload) => {
+        match (message, self.mailbox.wire) {
+            (Message::Text(text), Wire::Json) => self.frame(now, text.len(), || client::read(&text)),
+            (Message::Binary(bytes), Wire::Proto) => self.frame(now, bytes.len(), || binary::read(&bytes)),
+            (Message::Binary(_), Wire::Json) => self.wrong_way(now, "a binary frame; this connection speaks JSON text"),
+            (Message::Text(_), Wire::Proto) => self.wrong_way(now, "a text frame; this connection speaks protobuf"),
+            (Message::Pong(payload), _) => {
                 if let Ok(number) = payload[..].try_into().map(u64::from_be_bytes) {
                     self.session.pong(now, number);
                 }
             }
             // Answered by the library.
-            Message::Ping(_) | Message::Frame(_) => {}
-            Message::Close(_) => return Err(End::Gone),
+            (Message::Ping(_) | Message::Frame(_), _) => {}
+            (Message::Close(_), _) => return Err(End::Gone),
         }
         Ok(())
+    }
+
+    fn frame(&mut self, now: Now, bytes: usize, read: impl FnOnce() -> Read) {
+        let max = self.shared.cfg.frame_bytes_max;
+        if bytes > max {
+            let why = format!("a frame of {bytes} bytes; at most {max} are allowed");
+            return self.session.bad_frame(now, &BadFrame::new(Code::TooLarge, None, why), None, None);
+        }
+        let read = read();
+        if matches!(read.frame, Ok(ClientFrame::Send(_)))
+            && let Err(wait) = self.shared.limits.message(self.mailbox.user, bytes)
+        {
+            return self.session.limited(&read, wait);
+        }
+        let verifier = &self.shared.verifier;
+        self.session.frame(now, read, |token| verifier.verify(token));
+    }
+
+    fn wrong_way(&mut self, now: Now, why: &str) {
+        self.session.bad_frame(now, &BadFrame::new(Code::InvalidFrame, None, why), None, None);
     }
 
     /// Does what the core has said, and brings what was written on its way.
     async fn act(&mut self) -> Result<(), End> {
         for out in self.session.take_out() {
             match out {
-                Out::Text(text) => self.write(Message::Text(text)).await?,
+                Out::Frame(Frame::Text(text)) | Out::Aside(Frame::Text(text)) => {
+                    self.write(Message::Text(text)).await?
+                }
+                Out::Frame(Frame::Binary(bytes)) | Out::Aside(Frame::Binary(bytes)) => {
+                    self.write(Message::Binary(bytes)).await?
+                }
                 Out::Ping(number) => {
                     let payload = Bytes::copy_from_slice(&number.to_be_bytes());
                     self.write(Message::Ping(payload)).await?;

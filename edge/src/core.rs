@@ -12,14 +12,15 @@ use std::collections::BTreeMap;
 
 use confab_ids::{ChatId, Seq, UserId};
 use confab_proto::message::v1::command::Action;
-use tokio_tungstenite::tungstenite::Utf8Bytes;
 
-use crate::frames::Close;
+use crate::frames::{Close, Frame};
 
 /// What the connection's task has to do.
 #[derive(Debug)]
 pub(crate) enum Out {
-    Text(Utf8Bytes),
+    Frame(Frame),
+    /// A frame that is of no log: an answer, a receipt. It comes of nothing else again.
+    Aside(Frame),
     /// A WebSocket ping.
     Ping(u64),
     /// For message-svc's stream; its reply comes with this number.
@@ -53,9 +54,10 @@ pub(crate) enum Question {
         limit: u32,
         reference: Option<String>,
     },
-    /// Which of these may be watched; refused ones are told to the client, with `reference`.
+    /// Which of these may be watched; refused ones are told to the client, with `reference`, if it has asked just now.
     Watch {
         users: Vec<UserId>,
+        asked: bool,
         reference: Option<String>,
     },
     /// Watched without asking: the peers of direct chats, and who may be watched. None: the states are told again.

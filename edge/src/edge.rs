@@ -10,21 +10,24 @@ use confab_proto::message::v1::message_service_client::MessageServiceClient;
 use confab_proto::message::v1::{FilterAcquaintedRequest, ListMessagesRequest, SyncRequest, SyncResponse};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
-use tokio_tungstenite::tungstenite::Utf8Bytes;
 use tonic::{Code as Grpc, Status};
 use tonic_types::StatusExt as _;
+use uuid::Uuid;
 
 use crate::Config;
-use crate::auth::Verifier;
+use crate::auth::{Claims, Verifier};
 use crate::connection;
 use crate::core::Question;
-use crate::core::session::{Now, error_text};
-use crate::frames::Code;
-use crate::frames::server::{ServerFrame, events, text};
+use crate::core::session::{Mode, Now, error_frame};
+use crate::frames::event::Shown;
+use crate::frames::server::ServerFrame;
+use crate::frames::{Code, Frame, Wire};
 use crate::limits::Limits;
 use crate::links::conversation::Conversation;
 use crate::links::presence::Presences;
+use crate::links::presence::instances::Instances;
 use crate::mailbox::{Answer, Item, Mailbox};
+use crate::polls::Polls;
 use crate::registry::Registry;
 
 /// A fetch's page: what a slow connection holds in memory at most.
@@ -51,6 +54,8 @@ pub(crate) struct Shared {
     pub registry: Registry,
     pub conversation: Conversation,
     pub presences: Presences,
+    pub presence: Arc<Instances>,
+    pub polls: Polls,
     pub messages: MessageServiceClient<Peer>,
     pub sessions: AtomicU64,
     /// Syncs under way, [`syncs_max`] of them; each connection has one at a time, so no more wait than there are connections.
@@ -64,7 +69,14 @@ impl Shared {
         connection::now(self.started)
     }
 
-    pub(crate) fn next_session(&self) -> u64 {
+    /// Of a new session.
+    pub(crate) fn mailbox(&self, claims: &Claims, mode: Mode, name: Uuid) -> Arc<Mailbox> {
+        let bounds = (self.cfg.outbound_events_max, self.cfg.outbound_bytes_max);
+        let named = (name, self.now().wall_ms);
+        Arc::new(Mailbox::new(self.next_session(), claims.user, &claims.device, named, mode.wire(), bounds))
+    }
+
+    fn next_session(&self) -> u64 {
         self.sessions.fetch_add(1, Ordering::Relaxed) + 1
     }
 
@@ -120,9 +132,12 @@ impl Shared {
             }
             Question::List { chat, after } => self.list(mailbox.user, chat, after).await,
             Question::History { chat, before, limit, reference } => {
-                Answer::Frame(self.history(mailbox.user, chat, before, limit, reference.as_deref()).await)
+                Answer::Frame(self.history(mailbox, chat, before, limit, reference.as_deref()).await)
             }
-            Question::Watch { users, reference } => self.may_watch(mailbox, users, reference.as_deref()).await,
+            Question::Watch { users, asked, reference } => {
+                let (allowed, refusal) = self.may_watch(mailbox, &users, reference.as_deref()).await;
+                Answer::MayWatch { asked: users, allowed, refusal: refusal.filter(|_| asked) }
+            }
             // Done without an answer.
             Question::WatchPeers { .. } | Question::Unwatch { .. } => return None,
         })
@@ -169,40 +184,49 @@ impl Shared {
         }
     }
 
-    async fn history(&self, user: UserId, chat: ChatId, before: Seq, limit: u32, reference: Option<&str>) -> Utf8Bytes {
+    async fn history(
+        &self,
+        mailbox: &Mailbox,
+        chat: ChatId,
+        before: Seq,
+        limit: u32,
+        reference: Option<&str>,
+    ) -> Frame {
         let request = ListMessagesRequest {
             chat_id: chat.0,
-            user_id: user.0,
+            user_id: mailbox.user.0,
             before: before.0,
             limit,
             ..ListMessagesRequest::default()
         };
         match self.messages.clone().list_messages(request).await.map(tonic::Response::into_inner) {
-            Ok(page) => text(&ServerFrame::History {
-                chat_id: chat.0,
-                events: events(&page.events, user),
-                more: page.more,
-                reference,
-            }),
-            Err(status) => status_text(&status, reference),
+            Ok(page) => {
+                let events = Shown::new(&page.events, mailbox.user);
+                let history = ServerFrame::History { chat_id: chat.0, events, more: page.more, reference };
+                history.write(mailbox.wire)
+            }
+            Err(status) => refusal(&status, None, reference, mailbox.wire),
         }
     }
 
-    async fn may_watch(&self, mailbox: &Mailbox, asked: Vec<UserId>, reference: Option<&str>) -> Answer {
+    /// Who of them may be watched, and what to say of the others.
+    async fn may_watch(
+        &self,
+        mailbox: &Mailbox,
+        asked: &[UserId],
+        reference: Option<&str>,
+    ) -> (Vec<UserId>, Option<Frame>) {
         let user_ids = asked.iter().map(|user| user.0).collect();
         let request = FilterAcquaintedRequest { user_id: mailbox.user.0, user_ids };
         match self.messages.clone().filter_acquainted(request).await.map(tonic::Response::into_inner) {
             Ok(known) => {
                 let allowed: Vec<UserId> = known.user_ids.into_iter().map(UserId).collect();
                 let why = "people with whom no chat is shared are not watched";
-                let refusal = (allowed.len() < asked.len())
-                    .then(|| error_text(Code::Forbidden, why, Some("user_ids"), None, reference, None));
-                Answer::MayWatch { asked, allowed, refusal }
+                let refusal = error_frame(Code::Forbidden, why, Some("user_ids"), None, reference, None);
+                let refusal = (allowed.len() < asked.len()).then(|| refusal.write(mailbox.wire));
+                (allowed, refusal)
             }
-            Err(status) => {
-                let refusal = Some(status_text(&status, reference));
-                Answer::MayWatch { asked, allowed: Vec::new(), refusal }
-            }
+            Err(status) => (Vec::new(), Some(refusal(&status, None, reference, mailbox.wire))),
         }
     }
 }
@@ -234,7 +258,9 @@ pub(crate) fn told(status: &Status) -> Told {
     Told { code, message, field }
 }
 
-fn status_text(status: &Status, reference: Option<&str>) -> Utf8Bytes {
-    let told = told(status);
-    error_text(told.code, &told.message, told.field.as_deref(), None, reference, told.code.retryable().then_some(1_000))
+/// A service's refusal as a frame.
+pub(crate) fn refusal(status: &Status, client_id: Option<&str>, reference: Option<&str>, wire: Wire) -> Frame {
+    let Told { code, message, field } = told(status);
+    let retry_after_ms = code.retryable().then_some(1_000);
+    error_frame(code, &message, field.as_deref(), client_id, reference, retry_after_ms).write(wire)
 }

@@ -1,14 +1,42 @@
-//! The client protocol's frames: [`client`] reads what clients say, [`server`] writes what they are told.
-//! docs/protocol.md is the contract.
+//! The client protocol's frames: [`client`] reads what clients say, [`server`] and [`event`] write what they are told, in JSON;
+//! [`binary`] does both in protobuf. docs/protocol.md is the contract.
 
+pub(crate) mod binary;
 pub(crate) mod client;
+pub(crate) mod event;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 pub(crate) mod server;
 
-use serde::Serialize;
+use bytes::Bytes;
+use serde::{Serialize, Serializer};
+use tokio_tungstenite::tungstenite::Utf8Bytes;
+
+/// How a connection speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wire {
+    Json,
+    Proto,
+}
+
+/// One frame, written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Frame {
+    Text(Utf8Bytes),
+    Binary(Bytes),
+}
+
+impl Frame {
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::Text(text) => text.len(),
+            Self::Binary(bytes) => bytes.len(),
+        }
+    }
+}
 
 /// The reasons of an `error` frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Code {
     InvalidFrame,
     UnknownType,
@@ -23,6 +51,8 @@ pub(crate) enum Code {
     Unavailable,
     Deadline,
     Internal,
+    /// Of a long poll only.
+    SessionGone,
 }
 
 impl Code {
@@ -43,9 +73,34 @@ impl Code {
         }
     }
 
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::InvalidFrame => "INVALID_FRAME",
+            Self::UnknownType => "UNKNOWN_TYPE",
+            Self::Unimplemented => "UNIMPLEMENTED",
+            Self::TooLarge => "TOO_LARGE",
+            Self::NotMember => "NOT_MEMBER",
+            Self::NotFound => "NOT_FOUND",
+            Self::Forbidden => "FORBIDDEN",
+            Self::Conflict => "CONFLICT",
+            Self::Unauthenticated => "UNAUTHENTICATED",
+            Self::RateLimited => "RATE_LIMITED",
+            Self::Unavailable => "UNAVAILABLE",
+            Self::Deadline => "DEADLINE",
+            Self::Internal => "INTERNAL",
+            Self::SessionGone => "SESSION_GONE",
+        }
+    }
+
     /// Whether the same frame may do better later.
     pub(crate) fn retryable(self) -> bool {
         matches!(self, Self::Unavailable | Self::Deadline | Self::RateLimited)
+    }
+}
+
+impl Serialize for Code {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
     }
 }
 

@@ -1,6 +1,9 @@
 //! The edge's HTTP side: the WebSocket's handshake, the API, health, the first page.
 
 pub(crate) mod api;
+mod origins;
+pub(crate) mod poll;
+mod sessions;
 pub(crate) mod upgrade;
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -8,16 +11,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{Extensions, HeaderMap, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{Html, IntoResponse, Response};
-use axum::routing::{any, get, patch, post};
+use axum::routing::{any, delete, get, patch, post};
 use serde_json::json;
 use tonic::Status;
 
 use crate::auth::{Claims, TokenError};
-use crate::edge::{Shared, told};
+use crate::edge::{Shared, Told, told};
 use crate::frames::Code;
 use crate::limits::client_address;
 
@@ -49,30 +52,47 @@ pub(crate) fn address(app: &App, extensions: &Extensions, headers: &HeaderMap) -
 /// What proxies add to a request.
 const PROXIED: [&str; 5] = ["forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip"];
 
+/// The API's description, as what it describes.
+const OPENAPI: &str = include_str!("http/openapi.json");
+
 pub(crate) fn router(app: App) -> Router {
+    let cors = origins::cors(app.shared.cfg.origins.clone().into());
+    // Not for pages of elsewhere: what is here holds tokens, or has its own way to ask where a browser comes from.
     Router::new()
         .route("/", get(page))
         .route("/ws", any(upgrade::ws))
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
+        .with_state(app.clone())
+        .fallback_service(api(app).layer(cors))
+}
+
+fn api(app: App) -> Router {
+    Router::new()
+        .route("/v1/openapi.json", get(openapi))
         .route("/v1/chats", post(api::create_chat).get(api::list_chats))
         .route("/v1/chats/{id}", get(api::get_chat).patch(api::change_chat).delete(api::delete_chat))
         .route("/v1/chats/{id}/messages/{seq}/receipts", get(api::list_receipts))
         .route("/v1/chats/{id}/members", get(api::list_members).post(api::add_members))
         .route("/v1/chats/{id}/members/{user}", patch(api::set_role).delete(api::remove_member))
+        .route("/v1/chats/{id}/read", post(api::read))
+        .route("/v1/sessions", get(sessions::list).delete(sessions::revoke_all))
+        .route("/v1/sessions/{id}", delete(sessions::revoke))
+        .route("/v1/users/{id}/presence", get(api::presence))
         .route("/v1/chats/{id}/messages", get(api::list_messages).post(api::send_message))
-        .route("/poll", any(later))
-        .route("/poll/{*rest}", any(later))
+        .route("/poll", post(poll::open).get(poll::next).delete(poll::end))
+        .route("/poll/send", post(poll::send).layer(DefaultBodyLimit::max(poll::BODY_MAX)))
         .fallback(elsewhere)
         .method_not_allowed_fallback(other_method)
-        .layer(axum::extract::DefaultBodyLimit::max(BODY_MAX))
+        .layer(DefaultBodyLimit::max(BODY_MAX))
         .layer(middleware::from_fn_with_state(app.clone(), limit))
         .with_state(app)
 }
 
 /// Before anything is looked at: an address that asks too much.
 async fn limit(State(app): State<App>, request: Request, next: Next) -> Response {
-    if request.uri().path().starts_with("/v1/") {
+    let path = request.uri().path();
+    if path.starts_with("/v1/") || path.starts_with("/poll") {
         let from = address(&app, request.extensions(), request.headers());
         if let Err(wait) = app.shared.limits.request_from(from) {
             return Problem::limited("this address asks for more than it may", wait).into_response();
@@ -98,6 +118,10 @@ fn is_loopback(host: &str) -> bool {
     name == "localhost" || name == "[::1]" || name.parse::<std::net::Ipv4Addr>().is_ok_and(|ip| ip.is_loopback())
 }
 
+async fn openapi() -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "max-age=300")], OPENAPI)
+}
+
 async fn ready(State(app): State<App>) -> Response {
     if (app.ready)() {
         "ready\n".into_response()
@@ -107,7 +131,7 @@ async fn ready(State(app): State<App>) -> Response {
 }
 
 /// The protocol's routes that come with later issues, by their first segment below `/v1`.
-const LATER: [&str; 6] = ["users", "sessions", "media", "devices", "openapi.json", "chats"];
+const LATER: [&str; 4] = ["users", "media", "devices", "chats"];
 
 async fn elsewhere(uri: Uri) -> Problem {
     let below = uri.path().strip_prefix("/v1/").and_then(|path| path.split('/').next());
@@ -147,8 +171,13 @@ impl Problem {
 
 impl From<Status> for Problem {
     fn from(status: Status) -> Self {
-        let told = told(&status);
-        Self { code: told.code, message: told.message, field: told.field, retry_after: None }
+        told(&status).into()
+    }
+}
+
+impl From<Told> for Problem {
+    fn from(Told { code, message, field }: Told) -> Self {
+        Self { code, message, field, retry_after: None }
     }
 }
 
@@ -172,6 +201,7 @@ impl IntoResponse for Problem {
             Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
             Code::Deadline => StatusCode::GATEWAY_TIMEOUT,
             Code::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            Code::SessionGone => StatusCode::GONE,
         };
         let body = json!({"code": self.code, "message": self.message, "field": self.field});
         let mut response = (status, axum::Json(body)).into_response();

@@ -4,7 +4,7 @@
 //! server.rs      accept, TLS, HTTP/1.1     http/          handshake, API, page     auth.rs     tokens
 //! connection.rs  one WebSocket's task      core/          its rules, pure          frames/     the protocol's JSON
 //! mailbox.rs     what waits for it         registry.rs    who is connected         links/      the streams to services
-//! limits.rs      how much one may ask
+//! polls.rs       one long poll's task      limits.rs       how much one may ask
 //! ```
 
 mod auth;
@@ -17,6 +17,7 @@ mod http;
 mod limits;
 mod links;
 mod mailbox;
+mod polls;
 mod registry;
 mod server;
 mod stream;
@@ -40,12 +41,36 @@ pub use limits::{LimitsConfig, Rate};
 use crate::edge::Shared;
 use crate::http::App;
 use crate::limits::Limits;
+use crate::links::presence::instances::Instances;
 use crate::mailbox::Mailbox;
+use crate::polls::Polls;
 use crate::registry::Registry;
+
+/// For the fuzz target in `fuzz/`: reads `bytes` as a client's frame.
+///
+/// # Panics
+/// If what is read doesn't keep the protocol's bounds.
+#[cfg(feature = "fuzzing")]
+pub fn read_frame(bytes: &[u8]) {
+    frames::fuzzing::read_frame(bytes);
+}
 
 /// A stopping edge's clients leave one each so many milliseconds: where each goes, it has to catch up, which costs the store a
 /// few reads.
 const LEAVE_EVERY_MS: u64 = 25;
+
+/// Calls that may be made twice. A message has its id from here.
+const IDEMPOTENT: &[&str] = &[
+    "SendMessage",
+    "Mark",
+    "Sync",
+    "ListMessages",
+    "GetChat",
+    "ListChats",
+    "ListMembers",
+    "ListReceipts",
+    "FilterAcquainted",
+];
 
 const TIDY_EVERY: Duration = Duration::from_secs(30);
 
@@ -75,14 +100,18 @@ pub async fn serve(cfg: Config, front: Front, deps: Deps, drain: Drain) {
     let registry = Registry::default();
     let edge_id = uuid::Uuid::new_v4().to_string();
     let (link_drainer, links) = confab_mesh::drain::channel();
-    let messages = MessageServiceClient::new(client(ClientConfig::new("edge", "message-svc"), deps.messages));
+    let to_messages = ClientConfig::new("edge", "message-svc").idempotent(IDEMPOTENT);
+    let messages = MessageServiceClient::new(client(to_messages, deps.messages));
 
     let (attached, mut is_attached) = watch::channel(0);
     links::deliveries::start(deps.fanout, registry.clone(), edge_id.clone(), attached, &links);
+    let presence = Arc::new(Instances::new(deps.presence.clone()));
     let shared = Arc::new(Shared {
         verifier: deps.verifier.clone(),
         conversation: links::conversation::start(deps.owners, registry.clone(), &links),
+        polls: Polls::new(presence.clone(), edge_id.clone()),
         presences: links::presence::start(deps.presence, registry.clone(), edge_id, &links),
+        presence,
         messages,
         registry,
         sessions: AtomicU64::new(0),

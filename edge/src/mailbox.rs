@@ -8,10 +8,11 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use confab_ids::{ChatId, Seq, UserId};
 use confab_proto::message::v1::{ChatSync, Reply};
 use tokio::sync::Notify;
-use tokio_tungstenite::tungstenite::Utf8Bytes;
+use uuid::Uuid;
 
-use crate::frames::Close;
-use crate::frames::server::EventFrame;
+use crate::frames::event::EventFrame;
+use crate::frames::server::SharedFrame;
+use crate::frames::{Close, Frame, Wire};
 
 /// Chats whose heads are kept for a connection that is behind. In more it is too slow, and closed.
 const BEHIND_MAX: usize = 1_024;
@@ -38,7 +39,7 @@ pub(crate) enum Item {
     /// Events of this chat were not kept.
     Behind(ChatId, Behind),
     /// A receipt, a presence or typing.
-    Passing(Subject, Utf8Bytes),
+    Passing(Subject, Frame),
     /// What became of a send or a mark.
     Reply(Box<Reply>),
     Answer(Box<Answer>),
@@ -46,6 +47,10 @@ pub(crate) enum Item {
     Reconnect {
         after_ms: u64,
     },
+    /// Of a long poll: another edge has it.
+    Moved,
+    /// Of a long poll: answers that the edge which had it before has left.
+    Passed(Vec<Frame>),
 }
 
 /// Events that were not kept.
@@ -90,12 +95,12 @@ pub(crate) enum Answer {
         chat: ChatId,
     },
     /// A frame that answers the client, ready.
-    Frame(Utf8Bytes),
+    Frame(Frame),
     /// Who of them may be watched, and what to say of the others.
     MayWatch {
         asked: Vec<UserId>,
         allowed: Vec<UserId>,
-        refusal: Option<Utf8Bytes>,
+        refusal: Option<Frame>,
     },
 }
 
@@ -104,7 +109,7 @@ struct Inbox {
     items: VecDeque<Item>,
     events: usize,
     bytes: usize,
-    passing: HashMap<Subject, Utf8Bytes>,
+    passing: HashMap<Subject, Frame>,
     behind: HashMap<ChatId, Behind>,
 }
 
@@ -114,6 +119,11 @@ pub(crate) struct Mailbox {
     pub session: u64,
     pub user: UserId,
     pub device: Box<str>,
+    /// How its client speaks.
+    pub wire: Wire,
+    /// What its client calls the session.
+    pub name: Uuid,
+    pub opened_at_ms: i64,
     inbox: Mutex<Inbox>,
     wake: Notify,
     events_max: usize,
@@ -124,11 +134,22 @@ pub(crate) struct Mailbox {
 }
 
 impl Mailbox {
-    pub(crate) fn new(session: u64, user: UserId, device: &str, events_max: usize, bytes_max: usize) -> Self {
+    pub(crate) fn new(
+        session: u64,
+        user: UserId,
+        device: &str,
+        (name, opened_at_ms): (Uuid, i64),
+        wire: Wire,
+        bounds: (usize, usize),
+    ) -> Self {
+        let (events_max, bytes_max) = bounds;
         Self {
             session,
             user,
             device: device.into(),
+            wire,
+            name,
+            opened_at_ms,
             inbox: Mutex::default(),
             wake: Notify::new(),
             events_max,
@@ -213,8 +234,8 @@ impl Mailbox {
         self.close(Close::TooSlow);
     }
 
-    pub(crate) fn push_passing(&self, subject: Subject, text: Utf8Bytes) {
-        keep_newest(&mut self.inbox().passing, subject, text);
+    pub(crate) fn push_passing(&self, subject: Subject, frame: &SharedFrame) {
+        keep_newest(&mut self.inbox().passing, subject, frame.of(self.wire));
         self.wake.notify_one();
     }
 
@@ -229,23 +250,28 @@ impl Mailbox {
         let inbox = std::mem::take(&mut *self.inbox());
         let mut items = inbox.items;
         items.extend(inbox.behind.into_iter().map(|(chat, behind)| Item::Behind(chat, behind)));
-        items.extend(inbox.passing.into_iter().map(|(subject, text)| Item::Passing(subject, text)));
+        items.extend(inbox.passing.into_iter().map(|(subject, frame)| Item::Passing(subject, frame)));
         items
     }
 }
 
 /// Of each subject the newest, within the bound.
-pub(crate) fn keep_newest(passing: &mut HashMap<Subject, Utf8Bytes>, subject: Subject, text: Utf8Bytes) {
+pub(crate) fn keep_newest(passing: &mut HashMap<Subject, Frame>, subject: Subject, frame: Frame) {
     if passing.len() < PASSING_MAX || passing.contains_key(&subject) {
-        passing.insert(subject, text);
+        passing.insert(subject, frame);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::frames::server::ServerFrame;
     use confab_proto::message::v1::Event;
     use prost::Message as _;
+
+    fn mailbox(events_max: usize) -> Mailbox {
+        Mailbox::new(1, UserId(1), "d", (Uuid::nil(), 0), Wire::Json, (events_max, 1 << 20))
+    }
 
     fn event(chat: u64, seq: u64) -> Arc<EventFrame> {
         let event = Event { chat_id: chat, seq, ..Event::default() };
@@ -254,7 +280,7 @@ mod tests {
 
     #[test]
     fn who_is_sent_away_is_told_once_and_not_closed() {
-        let mailbox = Mailbox::new(1, UserId(1), "d", 2, 1 << 20);
+        let mailbox = mailbox(2);
         assert!(!mailbox.is_leaving());
         mailbox.send_away(10);
         mailbox.send_away(20);
@@ -265,7 +291,7 @@ mod tests {
 
     #[test]
     fn beyond_the_bound_only_heads_are_kept_until_it_is_read() {
-        let mailbox = Mailbox::new(1, UserId(1), "d", 2, 1 << 20);
+        let mailbox = mailbox(2);
         for seq in 1..=5 {
             mailbox.push_event(&event(7, seq));
         }
@@ -284,7 +310,7 @@ mod tests {
 
     #[test]
     fn a_marker_takes_back_what_was_said_to_have_settled() {
-        let mailbox = Mailbox::new(1, UserId(1), "d", 0, 1 << 20);
+        let mailbox = mailbox(0);
         mailbox.push_behind(ChatId(8), Seq(4));
         let event = Event { chat_id: 7, seq: 5, ..Event::default() };
         let event = EventFrame::decode(&event.encode_to_vec(), Seq(4)).expect("an event");
@@ -304,8 +330,9 @@ mod tests {
 
     #[test]
     fn of_what_passes_the_newest_of_each_subject_is_kept() {
-        let mailbox = Mailbox::new(1, UserId(1), "d", 2, 1 << 20);
-        let push = |user, text: &str| mailbox.push_passing(Subject::Presence(UserId(user)), text.to_owned().into());
+        let mailbox = mailbox(2);
+        let frame = |status| SharedFrame::new(ServerFrame::Presence { user_id: 1, status, last_seen: None });
+        let push = |user, status| mailbox.push_passing(Subject::Presence(UserId(user)), &frame(status));
         for user in 1..=PASSING_MAX as u64 {
             push(user, "old");
         }
@@ -314,16 +341,17 @@ mod tests {
         let items = mailbox.take();
         let of = |user| {
             items.iter().find_map(|item| match item {
-                Item::Passing(Subject::Presence(UserId(of)), text) if *of == user => Some(text.as_str()),
+                Item::Passing(Subject::Presence(UserId(of)), text) if *of == user => Some(text.clone()),
                 _ => None,
             })
         };
-        assert_eq!((of(1), of(2), of(u64::MAX)), (Some("new"), Some("old"), None));
+        let told = |status| Some(frame(status).of(Wire::Json));
+        assert_eq!((of(1), of(2), of(u64::MAX)), (told("new"), told("old"), None));
     }
 
     #[test]
     fn behind_in_too_many_chats_is_too_slow() {
-        let mailbox = Mailbox::new(1, UserId(1), "d", 0, 1 << 20);
+        let mailbox = mailbox(0);
         for chat in 1..=BEHIND_MAX as u64 + 1 {
             mailbox.push_event(&event(chat, 1));
         }

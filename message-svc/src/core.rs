@@ -105,6 +105,14 @@ pub(crate) struct Mark {
     pub read: Seq,
 }
 
+impl Mark {
+    /// One that names a message, which is found at `seq`.
+    pub(crate) fn at(self, seq: Seq) -> Self {
+        let read = if self.read > Seq::ZERO { seq } else { Seq::ZERO };
+        Self { delivered: seq, read, ..self }
+    }
+}
+
 /// What a member's device sees of a chat.
 #[derive(Debug)]
 pub(crate) struct View {
@@ -198,6 +206,8 @@ impl Create {
 pub(crate) enum Outcome {
     Accepted(Accepted),
     SendRefused(SendError),
+    /// Of a unary call only: in a stream a mark is answered where it is refused.
+    Marked,
     MarkRefused(MarkError),
     Viewed(Box<ChatView>),
     Receipts(ReceiptPage),

@@ -579,6 +579,7 @@ fn wire(session: u64, call: u64, outcome: Outcome) -> Option<Reply> {
         // Not asked for by any command of a stream.
         Outcome::Viewed(_)
         | Outcome::Receipts(_)
+        | Outcome::Marked
         | Outcome::Created { .. }
         | Outcome::Changed { .. }
         | Outcome::ChatRefused(_) => return None,

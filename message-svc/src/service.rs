@@ -8,7 +8,7 @@ use bytes::Bytes;
 use confab_ids::{ChatId, MessageId, Seq, Shard};
 use confab_mesh::Drain;
 use confab_proto::message::v1::{
-    self as pb, Command as WireCommand, ConverseRequest, ConverseResponse, Reply,
+    self as pb, Command as WireCommand, ConverseRequest, ConverseResponse, Reply, command,
     message_service_server::MessageService, reply, viewed_chat,
 };
 use futures_util::{Stream, StreamExt, stream};
@@ -132,9 +132,8 @@ impl<S: Store> Conversation<S> {
             drop((permit, waiting));
             match found {
                 Some(seq) => {
-                    let read = if mark.read > Seq::ZERO { seq } else { Seq::ZERO };
-                    let mark = Mark { delivered: seq, read, ..mark };
-                    let command = StreamCommand { session, call, generation: 0, chat, command: Command::Mark(mark) };
+                    let command = Command::Mark(mark.at(seq));
+                    let command = StreamCommand { session, call, generation: 0, chat, command };
                     reader.owner.commands(stream, vec![command]).await;
                 }
                 None => send_refusal(&replies, session, call, MarkError::UnknownMessage.into()).await,
@@ -251,6 +250,38 @@ impl<S: Store> MessageService for Service<S> {
             async move { owner.send_message(request).await }
         };
         tries.call(Shard::of_chat(chat), || self.send_here(request.clone()), there).await
+    }
+
+    async fn mark(&self, request: Request<pb::MarkRequest>) -> Result<Response<pb::MarkResponse>, Status> {
+        let tries = self.reader.owners.tries(&request);
+        let request = request.into_inner();
+        let mark = request.mark.clone().ok_or_else(|| Invalid::new("mark", "is required"))?;
+        let chat = convert::chat_id(mark.chat_id)?;
+        let here = || async {
+            self.pass_here(command::Action::Mark(mark.clone())).await?;
+            Ok(Response::new(pb::MarkResponse {}))
+        };
+        let there = |mut owner: Client| {
+            let request = passed_on(request.clone());
+            async move { owner.mark(request).await }
+        };
+        tries.call(Shard::of_chat(chat), here, there).await
+    }
+
+    async fn send_typing(
+        &self,
+        request: Request<pb::SendTypingRequest>,
+    ) -> Result<Response<pb::SendTypingResponse>, Status> {
+        let tries = self.reader.owners.tries(&request);
+        let request = request.into_inner();
+        let typing = request.typing.ok_or_else(|| Invalid::new("typing", "is required"))?;
+        let chat = convert::chat_id(typing.chat_id)?;
+        let here = || async {
+            self.pass_here(command::Action::Typing(typing)).await?;
+            Ok(Response::new(pb::SendTypingResponse {}))
+        };
+        let there = |mut owner: Client| async move { owner.send_typing(passed_on(request)).await };
+        tries.call(Shard::of_chat(chat), here, there).await
     }
 
     async fn list_messages(
@@ -481,6 +512,24 @@ impl<S: Store> Service<S> {
             }
             Outcome::SendRefused(error) => Err(error.into()),
             _ => Err(SendError::Unavailable.into()),
+        }
+    }
+
+    /// A mark, or typing.
+    async fn pass_here(&self, action: command::Action) -> Result<(), Status> {
+        let (chat, command) = match convert::command(action)? {
+            Asked::Chat(chat, command) => (chat, command),
+            Asked::MarkByMessage(chat, mark, message) => {
+                let view = self.reader.owners.view_here(chat, &Viewer::of(mark.user, &mark.device)).await?;
+                let _running = self.searches.running.acquire().await;
+                let seq = self.reader.find(&view, message).await.ok_or(MarkError::UnknownMessage)?;
+                (chat, Command::Mark(mark.at(seq)))
+            }
+        };
+        match self.reader.owner.call(chat, command).await {
+            Outcome::Marked => Ok(()),
+            Outcome::MarkRefused(error) => Err(error.into()),
+            _ => Err(MarkError::Unavailable.into()),
         }
     }
 

@@ -5,11 +5,13 @@
 
 #[cfg(test)]
 mod model_test;
+pub(crate) mod polls;
 mod recall;
 #[cfg(test)]
 mod tests;
 mod watchers;
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 
 use confab_ids::UserId;
@@ -36,7 +38,7 @@ pub(crate) const EDGE_LIFE_MS: u64 = 15_000;
 type Edge = u32;
 
 /// A stream of an edge, as what it says is told apart from what its earlier streams said.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Stream {
     edge: Edge,
     number: u64,
@@ -63,12 +65,34 @@ struct EdgeState {
     heard: Now,
     /// Its newest stream; 0: none yet.
     stream: u64,
-    /// By which stream each was told last; [`RECALLED`]: by none yet, another instance has noted it.
-    sessions: HashMap<(UserId, u64), u64>,
+    sessions: HashMap<(UserId, u64), Tracked>,
     /// All that belong here were told: nothing more is to be recalled of it.
     is_known: bool,
     /// When it was last noted that it is heard of, by [`Now::mono_ms`].
     noted_ms: Option<u64>,
+}
+
+#[derive(Debug)]
+struct Tracked {
+    /// By which stream it was told last; [`RECALLED`]: by none yet, another instance has noted it.
+    told_by: u64,
+    /// Unless it is known from notes alone, or of an edge that doesn't say it.
+    about: Option<Box<About>>,
+}
+
+impl Tracked {
+    fn by(told_by: u64) -> Self {
+        Self { told_by, about: None }
+    }
+}
+
+/// What a session's user may want to know of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct About {
+    /// What its client calls it.
+    pub name: [u8; 16],
+    pub device: Box<str>,
+    pub opened_at_ms: i64,
 }
 
 /// What stands for a stream with a session that no stream has told.
@@ -135,6 +159,12 @@ impl Roster {
         stream
     }
 
+    /// The newest stream of an edge.
+    pub(crate) fn stream_of(&self, name: &str) -> Option<Stream> {
+        let edge = *self.names.get(name)?;
+        self.edges.get(&edge).map(|state| Stream { edge, number: state.stream })
+    }
+
     /// The edge of this name, or a new one.
     fn edge(&mut self, name: &str, heard: Now) -> Edge {
         self.names.get(name).copied().unwrap_or_else(|| {
@@ -162,10 +192,36 @@ impl Roster {
 
     pub(crate) fn open(&mut self, stream: Stream, session: u64, user: UserId) -> Told {
         let Some(state) = self.current(stream) else { return Told::new() };
-        let is_new = state.sessions.insert((user, session), stream.number).is_none();
+        let is_new = match state.sessions.entry((user, session)) {
+            Entry::Occupied(mut known) => {
+                known.get_mut().told_by = stream.number;
+                false
+            }
+            Entry::Vacant(place) => {
+                place.insert(Tracked::by(stream.number));
+                true
+            }
+        };
         // Again with each new stream: the note may be lost.
         self.note(|roster| roster.named(stream.edge, session).map(|session| Note::Opened { user, session }));
         if is_new { self.add(stream.edge, session, user) } else { Told::new() }
+    }
+
+    /// What is told of a session that is open.
+    pub(crate) fn describe(&mut self, stream: Stream, session: u64, user: UserId, about: About) {
+        let tracked = self.current(stream).and_then(|state| state.sessions.get_mut(&(user, session)));
+        tracked.into_iter().for_each(|tracked| tracked.about = Some(Box::new(about.clone())));
+    }
+
+    /// A user's sessions of which something is known, and how their edges call them.
+    pub(crate) fn sessions_of(&self, user: UserId) -> Vec<(Stream, u64, &About)> {
+        let sessions = self.users.get(&user).map_or(&[][..], |state| &state.sessions);
+        let about = |(edge, session): &(Edge, u64)| {
+            let state = self.edges.get(edge)?;
+            let about = state.sessions.get(&(user, *session))?.about.as_deref()?;
+            Some((Stream { edge: *edge, number: state.stream }, *session, about))
+        };
+        sessions.iter().filter_map(about).collect()
     }
 
     /// A session that its edge has already.
@@ -200,8 +256,8 @@ impl Roster {
     pub(crate) fn snapshot_done(&mut self, now: Now, stream: Stream) {
         let Some(state) = self.current(stream) else { return };
         state.is_known = true;
-        let older = state.sessions.extract_if(|_, told_by| *told_by != stream.number);
-        let older: Vec<_> = older.collect();
+        let older = state.sessions.extract_if(|_, tracked| tracked.told_by != stream.number);
+        let older: Vec<_> = older.map(|(session, tracked)| (session, tracked.told_by)).collect();
         for ((user, session), told_by) in older {
             if told_by == RECALLED {
                 // It may have closed, or belong to other instances: those note what becomes of it.

@@ -10,8 +10,10 @@ use confab_ids::UserId;
 use confab_mesh::Drain;
 use confab_proto::presence::v1::presence_service_server::PresenceService;
 use confab_proto::presence::v1::{
-    GetPresenceRequest, GetPresenceResponse, LocateRequest, LocateResponse, TrackRequest, TrackResponse, WatchRequest,
-    WatchResponse,
+    EndPollRequest, EndPollResponse, GetPresenceRequest, GetPresenceResponse, KeepPollRequest, KeepPollResponse,
+    ListSessionsRequest, ListSessionsResponse, LocateRequest, LocateResponse, OpenSession, PassPollFramesRequest,
+    PassPollFramesResponse, RevokeSessionsRequest, RevokeSessionsResponse, TakePollRequest, TakePollResponse,
+    TakenPoll, TrackRequest, TrackResponse, WatchRequest, WatchResponse,
 };
 use futures_util::{Stream, StreamExt};
 use tokio::sync::mpsc;
@@ -20,13 +22,17 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::Config;
-use crate::core::{self, Now, Roster, Times, Told, Watcher};
+use crate::core::polls::{Keeping, NotTaken, PollId, Polls};
+use crate::core::{self, About, Now, Roster, Times, Told, Watcher};
 use crate::notes::Notes;
 
 const TICK: Duration = Duration::from_millis(250);
 
 /// Users per request at most.
 const USERS_MAX: usize = 1_000;
+
+/// Chats of a long poll at most.
+const POLL_CHATS_MAX: usize = 20_000;
 
 /// Frames that a watching edge may leave unread. Beyond it its stream is cut: it watches again and is told the states.
 const WATCH_FRAMES_MAX: usize = 1_024;
@@ -41,11 +47,14 @@ struct State {
     roster: Roster,
     watchers: HashMap<Watcher, mpsc::Sender<Result<WatchResponse, Status>>>,
     next_watcher: Watcher,
+    /// Of the tracking streams.
+    trackers: HashMap<core::Stream, mpsc::Sender<Result<TrackResponse, Status>>>,
 }
 
 #[derive(Clone)]
 pub(crate) struct Service {
     state: Arc<Mutex<State>>,
+    polls: Arc<Mutex<Polls>>,
     started: Instant,
     notes: Option<Notes>,
     drain: Drain,
@@ -61,8 +70,8 @@ impl Service {
         if notes.is_some() {
             roster.keep_notes();
         }
-        let state = State { roster, watchers: HashMap::new(), next_watcher: 0 };
-        Self { state: Arc::new(Mutex::new(state)), started: Instant::now(), notes, drain }
+        let state = State { roster, watchers: HashMap::new(), next_watcher: 0, trackers: HashMap::new() };
+        Self { state: Arc::new(Mutex::new(state)), polls: Arc::default(), started: Instant::now(), notes, drain }
     }
 
     /// Ends graces and edges, as time goes by.
@@ -75,7 +84,20 @@ impl Service {
             let told = state.roster.tick(now);
             state.tell(told);
             self.keep_notes(&mut state);
+            drop(state);
+            self.polls().tick(now.mono_ms);
         }
+    }
+
+    fn polls(&self) -> MutexGuard<'_, Polls> {
+        self.polls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells an edge something by the stream that it has, if it reads.
+    fn tell_edge(&self, name: Option<&str>, told: TrackResponse) {
+        let state = self.state();
+        let edge = name.and_then(|name| state.trackers.get(&state.roster.stream_of(name)?));
+        let _unheard = edge.map(|edge| edge.try_send(Ok(told)));
     }
 
     /// Hands over what the roster has noted.
@@ -120,10 +142,11 @@ impl Service {
         }
     }
 
-    fn attach(&self, name: &str) -> core::Stream {
+    fn attach(&self, name: &str, answers: &mpsc::Sender<Result<TrackResponse, Status>>) -> core::Stream {
         let now = self.now();
         let mut state = self.state();
         let stream = state.roster.attach(now, name);
+        state.trackers.insert(stream, answers.clone());
         self.keep_notes(&mut state);
         stream
     }
@@ -137,7 +160,12 @@ impl Service {
         }
         let mut told = Told::new();
         for opened in &request.opened {
-            told.extend(state.roster.open(stream, opened.session, UserId(opened.user_id)));
+            let (session, user) = (opened.session, UserId(opened.user_id));
+            told.extend(state.roster.open(stream, session, user));
+            if let Ok(name) = opened.name[..].try_into() {
+                let (device, opened_at_ms) = (opened.device.as_str().into(), opened.opened_at_ms);
+                state.roster.describe(stream, session, user, About { name, device, opened_at_ms });
+            }
         }
         for closed in &request.closed {
             state.roster.close(now, stream, closed.session, UserId(closed.user_id));
@@ -153,7 +181,8 @@ impl Service {
         }
         state.tell(told);
         self.keep_notes(&mut state);
-        Some(TrackResponse { opened: request.opened.iter().map(|opened| opened.session).collect() })
+        let opened = request.opened.iter().map(|opened| opened.session).collect();
+        Some(TrackResponse { opened, ..TrackResponse::default() })
     }
 
     async fn locate(&self, request: &LocateRequest) -> LocateResponse {
@@ -214,13 +243,16 @@ impl PresenceService for Service {
             while let Ok(Some(request)) = requests.message().await {
                 if stream.is_none() && request.edge_id.is_empty() {
                     drop(answer.send(Err(Status::invalid_argument("edge_id: is required in the first message"))).await);
-                    return;
+                    break;
                 }
-                let stream = *stream.get_or_insert_with(|| service.attach(&request.edge_id));
-                let Some(response) = service.track(stream, &request) else { return };
+                let stream = *stream.get_or_insert_with(|| service.attach(&request.edge_id, &answer));
+                let Some(response) = service.track(stream, &request) else { break };
                 if answer.send(Ok(response)).await.is_err() {
-                    return;
+                    break;
                 }
+            }
+            if let Some(stream) = stream {
+                service.state().trackers.remove(&stream);
             }
         });
         Ok(self.answers(ReceiverStream::new(queue)))
@@ -277,4 +309,105 @@ impl PresenceService for Service {
         });
         Ok(self.answers(ReceiverStream::new(queue)))
     }
+
+    async fn keep_poll(&self, request: Request<KeepPollRequest>) -> Result<Response<KeepPollResponse>, Status> {
+        let request = request.into_inner();
+        let id = poll_id(&request.session)?;
+        let before = request.before.as_ref().map_or(0, |before| before.chats.len());
+        if request.given.len().max(before) > POLL_CHATS_MAX {
+            return Err(Status::invalid_argument(format!("given, before: at most {POLL_CHATS_MAX} chats each")));
+        }
+        if request.watch.as_ref().is_some_and(|watch| watch.user_ids.len() > USERS_MAX) {
+            return Err(Status::invalid_argument(format!("watch: at most {USERS_MAX} users")));
+        }
+        let keeping = self.polls().keep(self.now().mono_ms, id, request);
+        let response = KeepPollResponse { moved: keeping == Keeping::Moved, unknown: keeping == Keeping::Unknown };
+        Ok(Response::new(response))
+    }
+
+    async fn take_poll(&self, request: Request<TakePollRequest>) -> Result<Response<TakePollResponse>, Status> {
+        let TakePollRequest { session, edge_id, user_id, look_only } = request.into_inner();
+        let (id, user) = (poll_id(&session)?, UserId(user_id));
+        let taken = if look_only {
+            self.polls().device(&id, user).map(|device| TakePollResponse { device, ..TakePollResponse::default() })
+        } else {
+            let taken = self.polls().take(self.now().mono_ms, id, edge_id, user);
+            taken.map(|(taken, before)| {
+                // One that doesn't hear it finds out when it keeps it.
+                let poll = TakenPoll { session, user_id };
+                self.tell_edge(before.as_deref(), TrackResponse { taken: vec![poll], ..TrackResponse::default() });
+                taken
+            })
+        };
+        taken.map(Response::new).map_err(|error| match error {
+            NotTaken::Unknown => Status::not_found("session: nothing is kept of it"),
+            NotTaken::AnotherUsers => Status::permission_denied("session: it is another user's"),
+        })
+    }
+
+    async fn pass_poll_frames(
+        &self,
+        request: Request<PassPollFramesRequest>,
+    ) -> Result<Response<PassPollFramesResponse>, Status> {
+        let frames = request.into_inner().frames.unwrap_or_default();
+        let edge = self.polls().edge(&poll_id(&frames.session)?, UserId(frames.user_id));
+        self.tell_edge(edge.as_deref(), TrackResponse { passed: vec![frames], ..TrackResponse::default() });
+        Ok(Response::new(PassPollFramesResponse {}))
+    }
+
+    async fn list_sessions(
+        &self,
+        request: Request<ListSessionsRequest>,
+    ) -> Result<Response<ListSessionsResponse>, Status> {
+        let user = UserId(request.into_inner().user_id);
+        let state = self.state();
+        let open = |(_, _, about): (core::Stream, u64, &About)| OpenSession {
+            name: about.name.to_vec().into(),
+            device: about.device.to_string(),
+            opened_at_ms: about.opened_at_ms,
+        };
+        let sessions = state.roster.sessions_of(user).into_iter().map(open).collect();
+        Ok(Response::new(ListSessionsResponse { sessions }))
+    }
+
+    async fn revoke_sessions(
+        &self,
+        request: Request<RevokeSessionsRequest>,
+    ) -> Result<Response<RevokeSessionsResponse>, Status> {
+        let RevokeSessionsRequest { user_id, device, names } = request.into_inner();
+        if names.len() > USERS_MAX {
+            return Err(Status::invalid_argument(format!("names: at most {USERS_MAX}")));
+        }
+        let state = self.state();
+        let meant = |about: &About| {
+            (device.is_empty() || *about.device == *device)
+                && (names.is_empty() || names.iter().any(|name| name[..] == about.name))
+        };
+        let mut by_edge: HashMap<core::Stream, Vec<u64>> = HashMap::new();
+        for (stream, session, about) in state.roster.sessions_of(UserId(user_id)) {
+            if meant(about) {
+                by_edge.entry(stream).or_default().push(session);
+            }
+        }
+        let (mut count, mut all_told) = (0, true);
+        for (stream, revoked) in by_edge {
+            count += revoked.len();
+            let told = TrackResponse { revoked, ..TrackResponse::default() };
+            all_told &= state.trackers.get(&stream).is_some_and(|edge| edge.try_send(Ok(told)).is_ok());
+        }
+        if !all_told {
+            return Err(Status::unavailable("an edge could not be told"));
+        }
+        Ok(Response::new(RevokeSessionsResponse { revoked: u32::try_from(count).unwrap_or(u32::MAX) }))
+    }
+
+    async fn end_poll(&self, request: Request<EndPollRequest>) -> Result<Response<EndPollResponse>, Status> {
+        let request = request.into_inner();
+        self.polls().end(&poll_id(&request.session)?, UserId(request.user_id));
+        Ok(Response::new(EndPollResponse {}))
+    }
+}
+
+fn poll_id(session: &[u8]) -> Result<PollId, Status> {
+    session.try_into().map_err(|_| Status::invalid_argument("session: 16 bytes"))
 }

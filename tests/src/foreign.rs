@@ -1,4 +1,4 @@
-//! Clients that others wrote: Python's `websockets`, Node's `ws`, Chromium, and
+//! Clients that others wrote: Python's `websockets` and Schemathesis, Node's `ws`, Chromium, and
 //! `grpcurl`; and what makes networks bad. Installs them, and runs the scripts in
 //! `tests/foreign/` with them.
 //!
@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, bail, ensure};
 
 /// Pinned, so that a run tomorrow is a run of today.
-const PYTHON_PACKAGES: &[&str] = &["websockets==17.4"];
+const PYTHON_PACKAGES: &[&str] = &["websockets==17.4", "schemathesis==4.32.5"];
 const NODE_PACKAGES: &[&str] = &["ws@8.23.0", "playwright-core@1.65.1"];
 
 /// A program that must be there, how to see that it is, and the Debian package that brings it.
@@ -123,6 +123,14 @@ impl Foreign {
     pub fn python(&self, script: &str) -> Command {
         let mut command = Command::new("python3");
         command.arg(script_path(script)).env("PYTHONPATH", self.dir.join("python"));
+        command
+    }
+
+    /// Schemathesis, which asks what an `OpenAPI` description says, and much that it doesn't.
+    #[must_use]
+    pub fn schemathesis(&self) -> Command {
+        let mut command = Command::new("python3");
+        command.args(["-m", "schemathesis.cli"]).env("PYTHONPATH", self.dir.join("python"));
         command
     }
 

@@ -3,9 +3,11 @@
 //! Everything here waits on a condition with a bound ([`BOUND`] unless it says otherwise) and tells, when the bound
 //! passes, what it was waiting for and what came instead.
 
+mod binary;
 pub mod client;
 pub mod http;
 pub mod mesh;
+pub mod poller;
 pub mod processes;
 pub mod server;
 pub mod shards;
@@ -19,6 +21,7 @@ use confab_test_servers::Cassandra;
 
 pub use client::{Client, Incoming, Mode};
 pub use mesh::{Mesh, Shape, Store};
+pub use poller::Poller;
 pub use processes::{Process, Signal};
 pub use server::{Server, command};
 

@@ -6,7 +6,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use confab_tests::foreign::{Foreign, install};
-use confab_tests::harness::Server;
+use confab_tests::harness::{Server, seed};
 use serde_json::{Value, json};
 
 const DIRECT: u64 = 1;
@@ -91,4 +91,35 @@ async fn the_page_talks_in_chromium() {
     let mut one = server.connect(1).await.unwrap();
     let synced = one.sync(&[(DIRECT, 0)]).await.unwrap();
     assert!(synced["chats"][DIRECT.to_string()].as_u64() >= Some(4), "what the page said is in the log: {synced}");
+}
+
+/// What the API's description says, and much that it doesn't: nothing is answered by 5xx, or otherwise than described.
+#[tokio::test]
+async fn schemathesis_finds_no_5xx_and_nothing_undocumented() {
+    let foreign = installed().await;
+    let server = Server::start().await.unwrap();
+    server.create_group(1, &[2, 3]).await.unwrap();
+    let mut schemathesis = foreign.schemathesis();
+    // It leaves its notes where it is.
+    let folder = tempfile::tempdir().unwrap();
+    schemathesis.current_dir(folder.path());
+    schemathesis.args(["run", &format!("http://{}/v1/openapi.json", server.addr())]);
+    schemathesis.args(["--header", &format!("Authorization: Bearer {}", server.token(1))]);
+    let checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance";
+    schemathesis.args([
+        "--checks",
+        checks,
+        "--max-examples",
+        "40",
+        "--phases",
+        "examples,coverage,fuzzing",
+        "--seed",
+        &seed().to_string(),
+    ]);
+    // A poll waits for up to 55 s. One worker: Python 3.11's parser fails on several threads (its issue 106905).
+    schemathesis.args(["--request-timeout", "60", "--workers", "1", "--no-color"]);
+    let output = run(schemathesis).await;
+    let told = String::from_utf8_lossy(&output.stdout);
+    println!("{told}");
+    assert!(told.contains("generated"), "nothing was asked");
 }

@@ -4,6 +4,7 @@
 mod bench;
 mod cluster;
 mod faults;
+mod fuzz;
 mod install;
 mod lint;
 mod proto;
@@ -42,6 +43,11 @@ enum Verb {
         /// Rows, by name, or `capacity`, or `held-write`; none: all rows, after the capacity was measured
         names: Vec<String>,
     },
+    /// Fuzz the decoder of clients' frames, and keep what it finds in its corpus
+    Fuzz {
+        #[arg(long, default_value_t = 600)]
+        seconds: u64,
+    },
     /// A cluster on this machine, to try out: two of each role on Cassandra and Redis, behind nginx
     #[command(disable_help_flag = true)]
     Cluster {
@@ -60,6 +66,7 @@ fn main() -> anyhow::Result<()> {
         Verb::Proto => proto::regenerate(),
         Verb::Simulate { schedules } => simulate::run(schedules),
         Verb::Faults { names } => faults::run(&names),
+        Verb::Fuzz { seconds } => fuzz::run(seconds),
         Verb::Cluster { arguments } => cluster::run(&arguments),
         Verb::Test => test::run(),
     }

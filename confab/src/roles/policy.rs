@@ -12,6 +12,8 @@ const RULES: &[(&str, &[&str])] = &[
     // What another instance than the owner gets goes on to it: one hop. Of `Converse` only where its edge asks for that.
     ("/confab.message.v1.MessageService/Converse", &["edge", "message-svc"]),
     ("/confab.message.v1.MessageService/SendMessage", &["edge", "message-svc", TEAMS]),
+    ("/confab.message.v1.MessageService/Mark", &["edge", "message-svc", TEAMS]),
+    ("/confab.message.v1.MessageService/SendTyping", &["edge", "message-svc", TEAMS]),
     ("/confab.message.v1.MessageService/ListMessages", &["edge", "message-svc", TEAMS]),
     ("/confab.message.v1.MessageService/Sync", &["edge", "message-svc"]),
     ("/confab.message.v1.MessageService/CreateChat", &["edge", "message-svc", TEAMS]),
@@ -35,6 +37,12 @@ const RULES: &[(&str, &[&str])] = &[
     ("/confab.presence.v1.PresenceService/Locate", &["fanout-svc"]),
     ("/confab.presence.v1.PresenceService/GetPresence", &["edge", TEAMS]),
     ("/confab.presence.v1.PresenceService/Watch", &["edge"]),
+    ("/confab.presence.v1.PresenceService/KeepPoll", &["edge"]),
+    ("/confab.presence.v1.PresenceService/TakePoll", &["edge"]),
+    ("/confab.presence.v1.PresenceService/EndPoll", &["edge"]),
+    ("/confab.presence.v1.PresenceService/PassPollFrames", &["edge"]),
+    ("/confab.presence.v1.PresenceService/ListSessions", &["edge", TEAMS]),
+    ("/confab.presence.v1.PresenceService/RevokeSessions", &["edge", TEAMS]),
 ];
 
 const HEALTH: &[&str] = &["/grpc.health.v1.Health/*"];

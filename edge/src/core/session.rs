@@ -5,6 +5,7 @@ mod acks;
 mod leaving_test;
 #[cfg(test)]
 mod model_test;
+pub(crate) mod poll;
 mod requests;
 mod sync;
 
@@ -12,7 +13,6 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use confab_ids::{ChatId, Seq, UserId};
-use tokio_tungstenite::tungstenite::Utf8Bytes;
 use uuid::Uuid;
 
 use self::acks::InFlight;
@@ -22,8 +22,9 @@ use super::tracks::{Step, Tracks};
 use super::{Out, Question};
 use crate::auth::{Claims, LEEWAY_SECONDS};
 use crate::frames::client::Place;
-use crate::frames::server::{EventFrame, Limits, ServerFrame, text};
-use crate::frames::{Close, Code};
+use crate::frames::event::EventFrame;
+use crate::frames::server::{Limits, ServerFrame};
+use crate::frames::{Close, Code, Frame, Wire};
 use crate::mailbox::{Answer, Behind, Item, Subject, keep_newest};
 
 /// Questions of one connection that are not answered yet; at the bound it is not read.
@@ -53,8 +54,22 @@ pub(crate) struct Now {
 pub(crate) enum Mode {
     /// No subprotocol.
     Seed,
-    /// `confab.v1.json`.
-    Full,
+    /// Full mode, `confab.v1.json`.
+    Json,
+    /// Full mode, `confab.v1.proto`.
+    Proto,
+    /// A long poll: as in full mode, in JSON. What was given in a batch is confirmed by asking for the next one, and its silence is
+    /// not the session's to mind.
+    Poll,
+}
+
+impl Mode {
+    pub(crate) fn wire(self) -> Wire {
+        match self {
+            Self::Seed | Self::Json | Self::Poll => Wire::Json,
+            Self::Proto => Wire::Proto,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -105,7 +120,7 @@ pub(crate) struct Session {
     watched: HashSet<UserId>,
     /// Seed mode: this connection's own messages, which an ack stands for.
     own: VecDeque<[u8; 16]>,
-    /// Seed mode: written and not yet pinged for; pinged for and not yet confirmed.
+    /// Seed mode: written and not yet pinged for; pinged for and not yet confirmed. Of a poll: what is in no batch yet.
     written: HashMap<ChatId, Seq>,
     pinged: HashMap<ChatId, Seq>,
     confirms_itself: bool,
@@ -139,9 +154,12 @@ impl Session {
             own: VecDeque::new(),
             written: HashMap::new(),
             pinged: HashMap::new(),
-            confirms_itself: mode == Mode::Full,
+            confirms_itself: matches!(mode, Mode::Json | Mode::Proto),
             out: Vec::new(),
         };
+        if mode == Mode::Poll {
+            (session.heard_ms, session.ping_ms) = (u64::MAX, u64::MAX);
+        }
         let hello = ServerFrame::Hello {
             session_id,
             user_id: claims.user.0,
@@ -150,7 +168,7 @@ impl Session {
             limits: bounds.limits,
             server_time: now.wall_ms,
         };
-        session.out.push(Out::Text(text(&hello)));
+        session.out.push(Out::Frame(hello.write(mode.wire())));
         session
     }
 
@@ -169,7 +187,8 @@ impl Session {
     /// When [`Session::tick`] has something to do, milliseconds on the steady clock.
     pub(crate) fn next_tick_ms(&self, now: Now) -> u64 {
         let until_expiry = u64::try_from(self.expires_ms - now.wall_ms).unwrap_or(0);
-        let mut next = self.ping_ms.min(self.heard_ms + self.bounds.silence_ms).min(now.mono_ms + until_expiry);
+        let silent_ms = self.heard_ms.saturating_add(self.bounds.silence_ms);
+        let mut next = self.ping_ms.min(silent_ms).min(now.mono_ms + until_expiry);
         next = next.min(self.leave_ms);
         if self.paused_until_ms > now.mono_ms {
             next = next.min(self.paused_until_ms);
@@ -184,11 +203,11 @@ impl Session {
         if now.mono_ms >= self.leave_ms {
             return self.out.push(Out::Close(Close::GoingAway));
         }
-        if !self.reads(now) {
+        if !self.reads(now) && self.mode != Mode::Poll {
             // It isn't silent: it isn't read.
             self.heard_ms = now.mono_ms;
         }
-        if now.mono_ms >= self.heard_ms + self.bounds.silence_ms {
+        if now.mono_ms >= self.heard_ms.saturating_add(self.bounds.silence_ms) {
             return self.out.push(Out::Close(Close::TooSlow));
         }
         if now.mono_ms >= self.ping_ms {
@@ -242,7 +261,7 @@ impl Session {
             Item::Tracked => self.tracked(),
             Item::Event(event) => self.event(now, event),
             Item::Behind(chat, behind) => self.behind(now, chat, &behind),
-            Item::Passing(subject, text) => self.passing(subject, text),
+            Item::Passing(subject, frame) => self.passing(subject, frame),
             Item::Reply(reply) => self.reply(now, *reply),
             Item::Answer(answer) => {
                 self.questions = self.questions.saturating_sub(1);
@@ -254,6 +273,8 @@ impl Session {
                 }
             }
             Item::Close(close) => self.out.push(Out::Close(close)),
+            // A poll's task has done what there is to do.
+            Item::Moved | Item::Passed(_) => {}
             Item::Reconnect { after_ms } => {
                 self.leave_ms = now.mono_ms.saturating_add(after_ms).saturating_add(LEAVE_MS);
                 self.say(&ServerFrame::Reconnect { after_ms });
@@ -286,13 +307,13 @@ impl Session {
         self.step(now, chat, step);
     }
 
-    fn passing(&mut self, subject: Subject, text: Utf8Bytes) {
+    fn passing(&mut self, subject: Subject, frame: Frame) {
         match (&self.phase, &mut self.sync) {
-            (Phase::Live, _) => self.out.push(Out::Text(text)),
+            (Phase::Live, _) => self.out.push(Out::Aside(frame)),
             // By then it is of long ago.
             (Phase::Syncing, _) if matches!(subject, Subject::Typing(..)) => {}
             // What the sync says of marks may have been read before.
-            (Phase::Syncing, Some(sync)) => keep_newest(&mut sync.passing, subject, text),
+            (Phase::Syncing, Some(sync)) => keep_newest(&mut sync.passing, subject, frame),
             _ => {}
         }
     }
@@ -324,12 +345,14 @@ impl Session {
         let own = own.and_then(|at| self.own.remove(at)).is_some();
         let acked = self.ack_in_place(event);
         if !own && !acked {
-            self.out.extend(event.text_for(self.user).map(Out::Text));
+            self.out.extend(event.frame_for(self.user, self.mode.wire()).map(Out::Frame));
         }
         if event.removes(self.user) {
             self.tracks.left(event.chat());
         }
-        if !self.confirms_itself {
+        if self.mode == Mode::Poll {
+            self.written.insert(event.chat(), event.seq());
+        } else if !self.confirms_itself {
             // One at a time: else on a long way each pong would be too old when it comes.
             if self.written.is_empty() && self.pinged.is_empty() {
                 self.ping_ms = self.ping_ms.min(now.mono_ms + CONFIRM_MS);
@@ -378,23 +401,32 @@ impl Session {
                 self.finish_sync();
             }
             Answer::ListFailed { chat } => self.tracks.fetch_failed(now.mono_ms, chat),
-            Answer::Frame(text) => self.out.push(Out::Text(text)),
+            Answer::Frame(frame) => self.out.push(Out::Aside(frame)),
             Answer::MayWatch { asked, allowed, refusal } => self.may_watch(&asked, allowed, refusal),
         }
     }
 
     /// What may be watched of what was asked for; what was unwatched meanwhile is not.
-    fn may_watch(&mut self, asked: &[UserId], mut allowed: Vec<UserId>, refusal: Option<Utf8Bytes>) {
+    fn may_watch(&mut self, asked: &[UserId], mut allowed: Vec<UserId>, refusal: Option<Frame>) {
         self.watched.retain(|user| !asked.contains(user) || allowed.contains(user));
         allowed.retain(|user| self.watched.contains(user));
         if !allowed.is_empty() {
             self.out.push(Out::Ask(Question::WatchPeers { users: allowed }));
         }
-        self.out.extend(refusal.map(Out::Text));
+        self.out.extend(refusal.map(Out::Aside));
     }
 
     fn say(&mut self, frame: &ServerFrame<'_>) {
-        self.out.push(Out::Text(text(frame)));
+        self.out.push(Out::Frame(frame.write(self.mode.wire())));
+    }
+
+    fn reply_with(&mut self, frame: &ServerFrame<'_>) {
+        self.out.push(Out::Aside(frame.write(self.mode.wire())));
+    }
+
+    /// Nothing that it has asked is open.
+    pub(crate) fn has_all_answers(&self) -> bool {
+        self.questions == 0
     }
 
     fn error(
@@ -406,28 +438,21 @@ impl Session {
         reference: Option<&str>,
         retry_after_ms: Option<u32>,
     ) {
-        self.out.push(Out::Text(error_text(code, message, field, client_id, reference, retry_after_ms)));
+        let error = error_frame(code, message, field, client_id, reference, retry_after_ms);
+        self.reply_with(&error);
     }
 }
 
 /// An `error` frame.
-pub(crate) fn error_text(
+pub(crate) fn error_frame<'a>(
     code: Code,
-    message: &str,
-    field: Option<&str>,
-    client_id: Option<&str>,
-    reference: Option<&str>,
+    message: &'a str,
+    field: Option<&'a str>,
+    client_id: Option<&'a str>,
+    reference: Option<&'a str>,
     retry_after_ms: Option<u32>,
-) -> Utf8Bytes {
-    text(&ServerFrame::Error {
-        code,
-        message,
-        field,
-        client_id,
-        retryable: code.retryable(),
-        retry_after_ms,
-        reference,
-    })
+) -> ServerFrame<'a> {
+    ServerFrame::Error { code, message, field, client_id, retryable: code.retryable(), retry_after_ms, reference }
 }
 
 fn expiry(claims: &Claims) -> i64 {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use confab_ids::{ChatId, Seq, UserId};
 
-use crate::frames::server::EventFrame;
+use crate::frames::event::EventFrame;
 use crate::mailbox::Behind;
 
 /// How long a hole is waited for before it is fetched, milliseconds.

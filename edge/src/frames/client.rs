@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use confab_ids::{ChatId, MessageId, NUMBER_LIMIT, Seq, UserId};
 use confab_proto::limits::{CLIENT_ID_CHARS_MAX, EMOJI_BYTES_MAX, MEDIA_URL_BYTES_MAX, MENTIONS_MAX, TEXT_BYTES_MAX};
-use confab_proto::message::v1::{Content, Deletion, Edit, Reaction, Send};
+use confab_proto::message::v1::{Content, Deletion, Edit, Mark, Reaction, Send};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -62,6 +62,22 @@ pub(crate) enum Place {
     Message(MessageId),
 }
 
+impl Place {
+    /// Raises the watermark of a user's device to it.
+    pub(crate) fn mark(self, chat: ChatId, user: UserId, device: &str, read: bool) -> Mark {
+        let mut mark = Mark { chat_id: chat.0, user_id: user.0, device: device.to_owned(), ..Mark::default() };
+        match self {
+            Self::Seq(seq) if read => mark.read = seq.0,
+            Self::Seq(seq) => mark.delivered = seq.0,
+            Self::Message(id) => {
+                mark.message_id = id.0.to_vec().into();
+                mark.read = u64::from(read);
+            }
+        }
+        mark
+    }
+}
+
 /// A frame that can't be followed.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct BadFrame {
@@ -90,50 +106,53 @@ pub(crate) struct Read {
     pub frame: Result<ClientFrame, BadFrame>,
 }
 
+/// All fields that a frame can have, as they were written.
 #[derive(Deserialize, Default)]
-struct Raw {
+pub(super) struct Raw {
     #[serde(rename = "type")]
-    kind: Option<String>,
+    pub kind: Option<String>,
     #[serde(rename = "ref")]
-    reference: Option<String>,
-    traceparent: Option<String>,
-    chat_id: Option<u64>,
-    content: Option<String>,
-    media_url: Option<String>,
-    client_id: Option<String>,
-    reply_to: Option<u64>,
-    mentions: Option<Vec<u64>>,
-    target: Option<u64>,
-    emoji: Option<String>,
-    remove: Option<bool>,
-    seq: Option<u64>,
-    message_id: Option<String>,
-    chats: Option<BTreeMap<u64, u64>>,
-    before: Option<u64>,
-    limit: Option<u64>,
-    user_ids: Option<Vec<u64>>,
-    token: Option<String>,
-    media_id: Option<serde::de::IgnoredAny>,
+    pub reference: Option<String>,
+    pub traceparent: Option<String>,
+    pub chat_id: Option<u64>,
+    pub content: Option<String>,
+    pub media_url: Option<String>,
+    pub client_id: Option<String>,
+    pub reply_to: Option<u64>,
+    pub mentions: Option<Vec<u64>>,
+    pub target: Option<u64>,
+    pub emoji: Option<String>,
+    pub remove: Option<bool>,
+    pub seq: Option<u64>,
+    pub message_id: Option<String>,
+    pub chats: Option<BTreeMap<u64, u64>>,
+    pub before: Option<u64>,
+    pub limit: Option<u64>,
+    pub user_ids: Option<Vec<u64>>,
+    pub token: Option<String>,
+    pub media_id: Option<serde::de::IgnoredAny>,
 }
 
 /// Reads one text frame.
 pub(crate) fn read(text: &str) -> Read {
     match serde_json::from_str::<Raw>(text) {
-        Ok(mut raw) => {
-            let reference = raw.reference.take();
-            let trace = raw.traceparent.take().as_deref().and_then(trace_id);
-            let client_id = raw.client_id.clone();
-            let frame = match &reference {
-                Some(long) if long.chars().count() > REF_MAX => {
-                    Err(BadFrame::field("ref", format!("ref is longer than {REF_MAX} characters")))
-                }
-                _ => raw.frame(),
-            };
-            let reference = reference.filter(|reference| reference.chars().count() <= REF_MAX);
-            Read { reference, client_id, trace, frame }
-        }
+        Ok(raw) => read_raw(raw),
         Err(error) => diagnose(text, &error),
     }
+}
+
+pub(super) fn read_raw(mut raw: Raw) -> Read {
+    let reference = raw.reference.take();
+    let trace = raw.traceparent.take().as_deref().and_then(trace_id);
+    let client_id = raw.client_id.clone();
+    let frame = match &reference {
+        Some(long) if long.chars().count() > REF_MAX => {
+            Err(BadFrame::field("ref", format!("ref is longer than {REF_MAX} characters")))
+        }
+        _ => raw.frame(),
+    };
+    let reference = reference.filter(|reference| reference.chars().count() <= REF_MAX);
+    Read { reference, client_id, trace, frame }
 }
 
 /// The trace id of a W3C `traceparent`.

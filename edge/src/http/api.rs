@@ -4,15 +4,19 @@ use axum::body::Bytes;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use confab_ids::{Seq, UserId};
+use confab_ids::{ChatId, Seq, UserId};
 use confab_proto::message::v1 as pb;
+use confab_proto::presence::v1::GetPresenceRequest;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::poll::{mark, send_one};
 use super::{App, Problem, claims};
 use crate::edge::next_chat;
 use crate::frames::Code;
-use crate::frames::server::{EventFrame, events, kind_name, role_name, time, uuid};
+use crate::frames::client::Place;
+use crate::frames::event::{EventFrame, Shown};
+use crate::frames::server::{kind_name, presence_name, role_name, time, uuid};
 
 /// Items of a list's page.
 const LIMIT_MAX: u32 = 200;
@@ -53,8 +57,11 @@ impl PageParams {
     }
 }
 
+const CHAT_ID: &str = "chat_id is a number from 1 to 2^53 - 1";
+const SEQ: &str = "seq is a number from 1 to 2^53 - 1";
+
 fn chat_id(id: &str) -> Result<u64, Problem> {
-    id.parse().map_err(|_| Problem::new(Code::InvalidFrame, "chat_id is a number from 1 to 2^53 - 1", Some("chat_id")))
+    id.parse().map_err(|_| Problem::new(Code::InvalidFrame, CHAT_ID, Some("chat_id")))
 }
 
 fn user_id(id: &str) -> Result<u64, Problem> {
@@ -87,6 +94,11 @@ struct NewTitle {
 }
 
 #[derive(Deserialize)]
+struct ReadUpTo {
+    seq: u64,
+}
+
+#[derive(Deserialize)]
 struct NewMessage {
     content: Option<String>,
     media_url: Option<String>,
@@ -96,7 +108,7 @@ struct NewMessage {
 }
 
 /// Reads a JSON body; its error names what is wrong without repeating it.
-fn body<'a, T: Deserialize<'a>>(bytes: &'a Bytes) -> Result<T, Problem> {
+pub(super) fn body<'a, T: Deserialize<'a>>(bytes: &'a Bytes) -> Result<T, Problem> {
     serde_json::from_slice(bytes)
         .map_err(|error| Problem::new(Code::InvalidFrame, format!("the body: {error}"), Some("body")))
 }
@@ -296,7 +308,7 @@ pub(crate) async fn list_messages(
         ..pb::ListMessagesRequest::default()
     };
     let page = app.shared.messages.clone().list_messages(request).await?.into_inner();
-    let items = events(&page.events, claims.user);
+    let items = Shown::new(&page.events, claims.user);
     let last = if params.after.is_some() { page.events.last() } else { page.events.first() };
     let next = last.filter(|_| page.more).and_then(|event| EventFrame::decode(event, Seq::ZERO));
     let next = next.map(|event| event.seq().to_string());
@@ -316,9 +328,6 @@ pub(crate) async fn send_message(
     app.shared.limits.message(claims.user, bytes.len()).map_err(limited)?;
     let send = pb::Send {
         chat_id: id,
-        user_id: claims.user.0,
-        device: claims.device,
-        message_id: Bytes::new(),
         client_id: new.client_id.or_else(|| idempotency_key(&headers)).unwrap_or_default(),
         content: Some(pb::Content {
             text: new.content.unwrap_or_default(),
@@ -329,8 +338,7 @@ pub(crate) async fn send_message(
         }),
         ..pb::Send::default()
     };
-    let request = pb::SendMessageRequest { send: Some(send) };
-    let accepted = app.shared.messages.clone().send_message(request).await?.into_inner().accepted.unwrap_or_default();
+    let accepted = send_one(&app, &claims, send).await?;
     let status = if accepted.duplicate { StatusCode::OK } else { StatusCode::CREATED };
     let body = json!({
         "message_id": uuid(&accepted.message_id),
@@ -342,6 +350,45 @@ pub(crate) async fn send_message(
     Ok((status, axum::Json(body)).into_response())
 }
 
+/// Has read a chat up to a message.
+pub(crate) async fn read(
+    State(app): State<App>,
+    headers: HeaderMap,
+    Path(id): Path<String>,
+    bytes: Bytes,
+) -> Result<Response, Problem> {
+    let claims = claims(&app, &headers).await?;
+    let wrong = |field, why| Problem::new(Code::InvalidFrame, why, Some(field));
+    let chat = ChatId::checked(chat_id(&id)?).ok_or_else(|| wrong("chat_id", CHAT_ID))?;
+    let ReadUpTo { seq } = body(&bytes)?;
+    let seq = Seq::checked(seq).ok_or_else(|| wrong("seq", SEQ))?;
+    mark(&app, &claims, chat, Place::Seq(seq), true).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// Whether somebody is online, whom one shares a chat with.
+pub(crate) async fn presence(
+    State(app): State<App>,
+    headers: HeaderMap,
+    Path(id): Path<String>,
+) -> Result<Response, Problem> {
+    let claims = claims(&app, &headers).await?;
+    let user = user_id(&id)?;
+    let request = pb::FilterAcquaintedRequest { user_id: claims.user.0, user_ids: vec![user] };
+    let known = app.shared.messages.clone().filter_acquainted(request).await?.into_inner().user_ids;
+    if user != claims.user.0 && !known.contains(&user) {
+        let why = "people with whom no chat is shared are not watched";
+        return Err(Problem::new(Code::Forbidden, why, Some("user_id")));
+    }
+    let unavailable = || Problem::new(Code::Unavailable, "presence is not known at the moment", None);
+    let mut home = app.shared.presence.homes(UserId(user)).into_iter().next().ok_or_else(unavailable)?;
+    let presences = home.get_presence(GetPresenceRequest { user_ids: vec![user] }).await?.into_inner().presences;
+    let presence = presences.into_iter().next().unwrap_or_default();
+    let status = presence_name(presence.status()).ok_or_else(unavailable)?;
+    let last_seen = (presence.last_seen_ms > 0).then(|| time(presence.last_seen_ms));
+    Ok(axum::Json(json!({"user_id": user, "status": status, "last_seen": last_seen})).into_response())
+}
+
 /// Who has got a message, and who has read it.
 pub(crate) async fn list_receipts(
     State(app): State<App>,
@@ -351,7 +398,7 @@ pub(crate) async fn list_receipts(
 ) -> Result<Response, Problem> {
     let claims = claims(&app, &headers).await?;
     let params = PageParams::read(query.as_deref())?;
-    let wrong = |_| Problem::new(Code::InvalidFrame, "seq is a number from 1 to 2^53 - 1", Some("seq"));
+    let wrong = |_| Problem::new(Code::InvalidFrame, SEQ, Some("seq"));
     let request = pb::ListReceiptsRequest {
         chat_id: chat_id(&id)?,
         user_id: claims.user.0,
@@ -367,8 +414,7 @@ pub(crate) async fn list_receipts(
 }
 
 fn chat_json(chat: &pb::Chat, user: UserId) -> Value {
-    let last =
-        if chat.last_event.is_empty() { None } else { events(std::slice::from_ref(&chat.last_event), user).pop() };
+    let last = EventFrame::decode(&chat.last_event, Seq::ZERO).filter(|_| !chat.last_event.is_empty());
     json!({
         "chat_id": chat.chat_id,
         "kind": kind_name(chat.kind()),
@@ -382,6 +428,6 @@ fn chat_json(chat: &pb::Chat, user: UserId) -> Value {
         "read": chat.read,
         "delivered": chat.delivered,
         "unread": chat.unread,
-        "last_message": last,
+        "last_message": last.and_then(|event| event.json_for(user)),
     })
 }

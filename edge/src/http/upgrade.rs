@@ -1,5 +1,6 @@
 //! `GET /ws`: from HTTP to a WebSocket connection with a user.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::{Query, Request, State};
@@ -17,17 +18,19 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
 use uuid::Uuid;
 
+use super::origins::may_ask;
 use super::{App, Problem, address, bearer};
+use crate::Config;
 use crate::auth::{Claims, TokenError};
 use crate::connection::{Connection, websocket_config};
-use crate::core::session::{Bounds, Mode, Session, error_text};
+use crate::core::session::{Bounds, Mode, Session, error_frame};
 use crate::edge::Shared;
 use crate::frames::server::Limits;
-use crate::frames::{Close, Code};
-use crate::mailbox::Mailbox;
+use crate::frames::{Close, Code, Frame};
 use crate::stream::ClientStream;
 
-const FULL: &str = "confab.v1.json";
+const JSON: &str = "confab.v1.json";
+const PROTO: &str = "confab.v1.proto";
 const CHATS_MAX: usize = 10_000;
 
 #[derive(Deserialize)]
@@ -37,9 +40,19 @@ pub(crate) struct Params {
 
 /// What a handshake asks for.
 struct Asked {
-    full: bool,
-    binary: bool,
+    /// The first one offered that is known.
+    subprotocol: Option<&'static str>,
     bearer: Option<String>,
+}
+
+impl Asked {
+    fn mode(&self) -> Mode {
+        match self.subprotocol {
+            None => Mode::Seed,
+            Some(PROTO) => Mode::Proto,
+            Some(_) => Mode::Json,
+        }
+    }
 }
 
 pub(crate) async fn ws(State(app): State<App>, Query(params): Query<Params>, request: Request) -> Response {
@@ -65,24 +78,18 @@ async fn upgrade(app: App, params: Params, mut request: Parts) -> Result<Respons
         return Err(refuse(Problem::new(Code::InvalidFrame, "Sec-WebSocket-Version is 13", None)));
     }
     let asked = subprotocols(headers);
-    if asked.bearer.is_some() && !asked.full {
-        let why = "the subprotocol `bearer.` comes with `confab.v1.json`";
+    let mode = asked.mode();
+    if asked.bearer.is_some() && asked.subprotocol.is_none() {
+        let why = "the subprotocol `bearer.` comes with `confab.v1.json` or `confab.v1.proto`";
         return Err(refuse(Problem::new(Code::InvalidFrame, why, None)));
     }
-    if asked.binary && !asked.full {
-        return Err(refuse(Problem::new(Code::Unimplemented, "confab.v1.proto is not there yet", None)));
+    if let Some(origin) = headers.get(header::ORIGIN)
+        && !may_ask(origin, headers, &app.shared.cfg.origins)
+    {
+        return Err(refuse(Problem::new(Code::Forbidden, "pages of this origin may not connect", Some("Origin"))));
     }
-    if app.shared.registry.read().len() >= app.shared.cfg.connections_max {
-        return Err(refuse(Problem::new(
-            Code::Unavailable,
-            "there are as many connections here as there may be",
-            None,
-        )));
-    }
-    let limits = &app.shared.limits;
     let from = address(&app, &request.extensions, headers);
-    let limited = |who: &str, wait| refuse(Problem::limited(&format!("this {who} connects too often"), wait));
-    limits.connect_from(from).map_err(|wait| limited("address", wait))?;
+    may_connect(&app, from).map_err(refuse)?;
     let browser = asked.bearer.is_some() || headers.contains_key(header::ORIGIN);
     let token = bearer(headers).map(str::to_owned).or(asked.bearer).or(params.token);
     let claims = match token {
@@ -95,7 +102,7 @@ async fn upgrade(app: App, params: Params, mut request: Parts) -> Result<Respons
         return Err(refuse((*error).into()));
     }
     if let Ok(claims) = &claims {
-        limits.connect_of(claims.user).map_err(|wait| limited("user", wait))?;
+        may_connect_as(&app, claims).map_err(refuse)?;
     }
     let mut response = StatusCode::SWITCHING_PROTOCOLS.into_response();
     let accept = HeaderValue::from_str(&derive_accept_key(key.as_bytes()))
@@ -104,12 +111,26 @@ async fn upgrade(app: App, params: Params, mut request: Parts) -> Result<Respons
     sent.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
     sent.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     sent.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
-    if asked.full {
-        sent.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(FULL));
+    if let Some(subprotocol) = asked.subprotocol {
+        sent.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(subprotocol));
     }
-    let mode = if asked.full { Mode::Full } else { Mode::Seed };
     tokio::spawn(begin(app.shared, on_upgrade, mode, claims));
     Ok(response)
+}
+
+/// Whether there is room for one more session, and its address doesn't come too often.
+pub(super) fn may_connect(app: &App, from: Option<IpAddr>) -> Result<(), Problem> {
+    if app.shared.registry.read().len() >= app.shared.cfg.connections_max {
+        return Err(Problem::new(Code::Unavailable, "there are as many connections here as there may be", None));
+    }
+    let limited = |wait| Problem::limited("this address connects too often", wait);
+    app.shared.limits.connect_from(from).map_err(limited)
+}
+
+/// Nor its user.
+pub(super) fn may_connect_as(app: &App, claims: &Claims) -> Result<(), Problem> {
+    let limited = |wait| Problem::limited("this user connects too often", wait);
+    app.shared.limits.connect_of(claims.user).map_err(limited)
 }
 
 fn has(headers: &HeaderMap, name: header::HeaderName, token: &str) -> bool {
@@ -117,14 +138,14 @@ fn has(headers: &HeaderMap, name: header::HeaderName, token: &str) -> bool {
 }
 
 fn subprotocols(headers: &HeaderMap) -> Asked {
-    let mut asked = Asked { full: false, binary: false, bearer: None };
+    let mut asked = Asked { subprotocol: None, bearer: None };
     let offered = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|value| value.to_str().ok());
     for name in offered.flat_map(|list| list.split(',')).map(str::trim) {
         match name.strip_prefix("bearer.") {
             Some(token) => asked.bearer = Some(token.to_owned()),
             None => {
-                asked.full |= name == FULL;
-                asked.binary |= name == "confab.v1.proto";
+                let known = [JSON, PROTO].into_iter().find(|known| *known == name);
+                asked.subprotocol = asked.subprotocol.or(known);
             }
         }
     }
@@ -140,13 +161,20 @@ async fn begin(shared: Arc<Shared>, on_upgrade: OnUpgrade, mode: Mode, claims: R
     let socket = WebSocketStream::from_partially_read(stream, early, Role::Server, config).await;
     match claims {
         Ok(claims) => drop(tokio::spawn(Box::new(connection(shared, socket, mode, &claims)).run())),
-        Err(error) => refuse(socket, error).await,
+        Err(error) => refuse(socket, mode, error).await,
     }
 }
 
 fn connection(shared: Arc<Shared>, socket: WebSocketStream<ClientStream>, mode: Mode, claims: &Claims) -> Connection {
-    let cfg = &shared.cfg;
-    let bounds = Bounds {
+    let name = Uuid::new_v4();
+    let mailbox = shared.mailbox(claims, mode, name);
+    let session = Session::new(shared.now(), mode, claims, name, bounds(&shared.cfg));
+    Connection { socket, session, mailbox, shared }
+}
+
+/// A session's.
+pub(crate) fn bounds(cfg: &Config) -> Bounds {
+    Bounds {
         in_flight_max: cfg.in_flight_max,
         watch_max: cfg.watch_max,
         ping_ms: u64::try_from(cfg.ping_interval.as_millis()).unwrap_or(u64::MAX),
@@ -157,26 +185,26 @@ fn connection(shared: Arc<Shared>, socket: WebSocketStream<ClientStream>, mode: 
             watch_max: cfg.watch_max,
             chats_max: CHATS_MAX,
         },
-    };
-    let (events, bytes) = (cfg.outbound_events_max, cfg.outbound_bytes_max);
-    let mailbox = Arc::new(Mailbox::new(shared.next_session(), claims.user, &claims.device, events, bytes));
-    let session = Session::new(shared.now(), mode, claims, Uuid::new_v4(), bounds);
-    Connection { socket, session, mailbox, shared }
+    }
 }
 
 /// A browser can't see a 401: it is told by a frame and a close code.
-async fn refuse(mut socket: WebSocketStream<ClientStream>, error: TokenError) {
-    let text = error_text(Code::Unauthenticated, &error.to_string(), None, None, None, None);
+async fn refuse(mut socket: WebSocketStream<ClientStream>, mode: Mode, error: TokenError) {
+    let why = error.to_string();
+    let told = match error_frame(Code::Unauthenticated, &why, None, None, None, None).write(mode.wire()) {
+        Frame::Text(text) => Message::Text(text),
+        Frame::Binary(bytes) => Message::Binary(bytes),
+    };
     // With a key that isn't known yet another token may be good soon.
     let retryable = matches!(error, TokenError::Expired | TokenError::UnknownKey);
     let close = if retryable { Close::TokenExpired } else { Close::Revoked };
     let frame = CloseFrame { code: close.code().into(), reason: close.reason().into() };
-    let told = async {
-        socket.send(Message::Text(text)).await?;
+    let goodbye = async {
+        socket.send(told).await?;
         socket.close(Some(frame)).await?;
         while let Some(Ok(_)) = socket.next().await {}
         Ok::<_, tokio_tungstenite::tungstenite::Error>(())
     };
     // However it goes, the connection is over.
-    let _ended = tokio::time::timeout(std::time::Duration::from_secs(2), told).await;
+    let _ended = tokio::time::timeout(std::time::Duration::from_secs(2), goodbye).await;
 }

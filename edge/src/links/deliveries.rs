@@ -15,7 +15,8 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::Backoff;
-use crate::frames::server::{EventFrame, ServerFrame, text};
+use crate::frames::event::EventFrame;
+use crate::frames::server::{ServerFrame, SharedFrame};
 use crate::mailbox::{Mailbox, Subject};
 use crate::registry::{Connections, Registry};
 
@@ -123,36 +124,37 @@ fn hand_out(delivery: &Delivery, connections: &Connections, gone: &mut Vec<u64>)
             mailboxes.for_each(|mailbox| mailbox.push_event(&event));
         }
         Some(delivery::Payload::Receipt(receipt)) if receipt.typing => {
-            let frame = text(&ServerFrame::Typing { chat_id: delivery.chat_id, user_id: receipt.user_id });
+            let typing = ServerFrame::Typing { chat_id: delivery.chat_id, user_id: receipt.user_id };
+            let frame = SharedFrame::new(typing);
             let subject = Subject::Typing(chat, UserId(receipt.user_id));
-            mailboxes.for_each(|mailbox| mailbox.push_passing(subject, frame.clone()));
+            mailboxes.for_each(|mailbox| mailbox.push_passing(subject, &frame));
         }
         Some(delivery::Payload::Receipt(receipt)) if receipt.members > 0 => {
             let of_user: HashMap<u64, &ReceiptCount> =
                 receipt.counts.iter().map(|count| (count.user_id, count)).collect();
             for mailbox in mailboxes {
                 let Some(count) = of_user.get(&mailbox.user.0) else { continue };
-                let frame = text(&ServerFrame::ReceiptCounts {
+                let frame = SharedFrame::new(ServerFrame::ReceiptCounts {
                     chat_id: delivery.chat_id,
                     seq: count.seq,
                     delivered_by: count.delivered_by,
                     read_by: count.read_by,
                     members: receipt.members,
                 });
-                mailbox.push_passing(Subject::Counts(chat), frame);
+                mailbox.push_passing(Subject::Counts(chat), &frame);
             }
         }
         // Of a kind that is newer than a fanout on its way.
         Some(delivery::Payload::Receipt(receipt)) if receipt.user_id == 0 => {}
         Some(delivery::Payload::Receipt(receipt)) => {
-            let frame = text(&ServerFrame::Receipt {
+            let frame = SharedFrame::new(ServerFrame::Receipt {
                 chat_id: delivery.chat_id,
                 user_id: receipt.user_id,
                 delivered: receipt.delivered,
                 read: receipt.read,
             });
             let subject = Subject::Receipt(chat, UserId(receipt.user_id));
-            mailboxes.for_each(|mailbox| mailbox.push_passing(subject, frame.clone()));
+            mailboxes.for_each(|mailbox| mailbox.push_passing(subject, &frame));
         }
         None if delivery.chat_id == 0 => {
             tracing::warn!("more was missed than fanout keeps: the connections have to come again");
@@ -165,11 +167,12 @@ fn hand_out(delivery: &Delivery, connections: &Connections, gone: &mut Vec<u64>)
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::frames::Wire;
     use crate::mailbox::{Behind, Item};
 
     fn registry() -> (Registry, Arc<Mailbox>) {
         let registry = Registry::default();
-        let mailbox = Arc::new(Mailbox::new(1, UserId(7), "d", 8, 1 << 20));
+        let mailbox = Arc::new(Mailbox::new(1, UserId(7), "d", (uuid::Uuid::nil(), 0), Wire::Json, (8, 1 << 20)));
         registry.add(&mailbox);
         (registry, mailbox)
     }

@@ -3,9 +3,12 @@
 //! ```text
 //! registrar.rs   where each session is registered, pure     tracking.rs   the streams around it
 //! interest.rs    who watches whom, and what they were told   watching.rs   the streams around it
+//! instances.rs   whom to ask beside them                     polls.rs      what is kept of long polls
 //! ```
 
+pub(crate) mod instances;
 mod interest;
+pub(crate) mod polls;
 mod registrar;
 mod tracking;
 mod watching;

@@ -316,8 +316,14 @@ impl Owner {
         }
         match command {
             Command::Send(send) => self.send(now, id, origin, send, fx),
-            Command::Mark(mark) => self.mark(now, id, origin, &mark, fx),
-            Command::Typing(user) => self.typing(now, id, origin, user, fx),
+            Command::Mark(mark) => {
+                let marked = self.mark(now, id, &mark, fx);
+                Self::passed(origin, marked, fx);
+            }
+            Command::Typing(user) => {
+                let told = self.typing(now, id, user, fx);
+                Self::passed(origin, told, fx);
+            }
             Command::View(view) => {
                 let viewed = match chat.view(&view) {
                     Some(view) => Outcome::Viewed(Box::new(view)),

@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 
 use confab_ids::UserId;
 
-use super::{Edge, Now, RECALLED, Roster, Stream, Told};
+use super::{Edge, Now, RECALLED, Roster, Stream, Told, Tracked};
 
 /// An edge that is heard of more often is noted to be heard of this often, milliseconds: a bit less than its heartbeat.
 const NOTED_EVERY_MS: u64 = 4_000;
@@ -203,7 +203,7 @@ impl Roster {
         if state.sessions.contains_key(&(user, session.number)) {
             return Told::new();
         }
-        state.sessions.insert((user, session.number), RECALLED);
+        state.sessions.insert((user, session.number), Tracked::by(RECALLED));
         self.add(edge, session.number, user)
     }
 }

@@ -150,3 +150,285 @@ pub struct TypingFrame {
     #[prost(uint64, tag = "1")]
     pub chat_id: u64,
 }
+/// Times are Unix times in milliseconds, ids of messages 16 bytes; what is 0 or empty is not there.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ServerFrame {
+    /// Of an answer: that of the frame that it answers.
+    #[prost(string, tag = "1")]
+    pub r#ref: ::prost::alloc::string::String,
+    #[prost(
+        oneof = "server_frame::Frame",
+        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26"
+    )]
+    pub frame: ::core::option::Option<server_frame::Frame>,
+}
+/// Nested message and enum types in `ServerFrame`.
+pub mod server_frame {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Frame {
+        #[prost(message, tag = "10")]
+        Hello(super::HelloFrame),
+        #[prost(message, tag = "11")]
+        Ack(super::AckFrame),
+        #[prost(message, tag = "12")]
+        Error(super::ErrorFrame),
+        #[prost(message, tag = "13")]
+        Message(super::MessageFrame),
+        #[prost(message, tag = "14")]
+        Edited(super::EditedFrame),
+        #[prost(message, tag = "15")]
+        Deleted(super::DeletedFrame),
+        #[prost(message, tag = "16")]
+        Reacted(super::ReactedFrame),
+        #[prost(message, tag = "17")]
+        Chat(super::ChatFrame),
+        #[prost(message, tag = "18")]
+        Receipt(super::ReceiptFrame),
+        #[prost(message, tag = "19")]
+        Presence(super::PresenceFrame),
+        #[prost(message, tag = "20")]
+        Typing(super::TypistFrame),
+        #[prost(message, tag = "21")]
+        History(super::EventsFrame),
+        #[prost(message, tag = "22")]
+        Gap(super::GapFrame),
+        #[prost(message, tag = "23")]
+        Synced(super::SyncedFrame),
+        #[prost(message, tag = "24")]
+        Pong(super::PongFrame),
+        #[prost(message, tag = "25")]
+        Authed(super::AuthedFrame),
+        #[prost(message, tag = "26")]
+        Reconnect(super::ReconnectFrame),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HelloFrame {
+    #[prost(string, tag = "1")]
+    pub session_id: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub user_id: u64,
+    #[prost(string, tag = "3")]
+    pub device: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "4")]
+    pub heartbeat_ms: u64,
+    #[prost(message, optional, tag = "5")]
+    pub limits: ::core::option::Option<FrameLimits>,
+    #[prost(int64, tag = "6")]
+    pub server_time: i64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FrameLimits {
+    #[prost(uint64, tag = "1")]
+    pub content_bytes: u64,
+    #[prost(uint64, tag = "2")]
+    pub frame_bytes: u64,
+    #[prost(uint64, tag = "3")]
+    pub watch_max: u64,
+    #[prost(uint64, tag = "4")]
+    pub chats_max: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AckFrame {
+    #[prost(string, tag = "1")]
+    pub client_id: ::prost::alloc::string::String,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub message_id: ::prost::bytes::Bytes,
+    #[prost(uint64, tag = "3")]
+    pub chat_id: u64,
+    #[prost(uint64, tag = "4")]
+    pub seq: u64,
+    #[prost(int64, tag = "5")]
+    pub created_at: i64,
+    #[prost(bool, tag = "6")]
+    pub duplicate: bool,
+    #[prost(string, tag = "7")]
+    pub trace_id: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ErrorFrame {
+    /// As in JSON: `NOT_MEMBER`.
+    #[prost(string, tag = "1")]
+    pub code: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub message: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub field: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub client_id: ::prost::alloc::string::String,
+    #[prost(bool, tag = "5")]
+    pub retryable: bool,
+    #[prost(uint32, tag = "6")]
+    pub retry_after_ms: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MessageFrame {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub message_id: ::prost::bytes::Bytes,
+    #[prost(uint64, tag = "2")]
+    pub chat_id: u64,
+    #[prost(uint64, tag = "3")]
+    pub sender_id: u64,
+    #[prost(string, tag = "4")]
+    pub content: ::prost::alloc::string::String,
+    #[prost(int64, tag = "5")]
+    pub created_at: i64,
+    #[prost(uint64, tag = "6")]
+    pub seq: u64,
+    #[prost(uint64, tag = "7")]
+    pub n: u64,
+    #[prost(string, tag = "8")]
+    pub media_url: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "9")]
+    pub reply_to: u64,
+    #[prost(uint64, repeated, tag = "10")]
+    pub mentions: ::prost::alloc::vec::Vec<u64>,
+    #[prost(string, tag = "11")]
+    pub client_id: ::prost::alloc::string::String,
+    #[prost(bool, tag = "12")]
+    pub deleted: bool,
+}
+/// What all events say that name a message.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ChangeOf {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub message_id: ::prost::bytes::Bytes,
+    #[prost(uint64, tag = "2")]
+    pub chat_id: u64,
+    #[prost(uint64, tag = "3")]
+    pub seq: u64,
+    #[prost(uint64, tag = "4")]
+    pub n: u64,
+    #[prost(uint64, tag = "5")]
+    pub target: u64,
+    #[prost(uint64, tag = "6")]
+    pub user_id: u64,
+    #[prost(int64, tag = "7")]
+    pub created_at: i64,
+    #[prost(string, tag = "8")]
+    pub client_id: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EditedFrame {
+    #[prost(message, optional, tag = "1")]
+    pub of: ::core::option::Option<ChangeOf>,
+    #[prost(string, tag = "2")]
+    pub content: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeletedFrame {
+    #[prost(message, optional, tag = "1")]
+    pub of: ::core::option::Option<ChangeOf>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReactedFrame {
+    #[prost(message, optional, tag = "1")]
+    pub of: ::core::option::Option<ChangeOf>,
+    #[prost(string, tag = "2")]
+    pub emoji: ::prost::alloc::string::String,
+    #[prost(bool, tag = "3")]
+    pub removed: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ChatFrame {
+    /// As in JSON: `created`, `added`, …
+    #[prost(string, tag = "1")]
+    pub event: ::prost::alloc::string::String,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub message_id: ::prost::bytes::Bytes,
+    #[prost(uint64, tag = "3")]
+    pub chat_id: u64,
+    #[prost(uint64, tag = "4")]
+    pub seq: u64,
+    #[prost(uint64, tag = "5")]
+    pub n: u64,
+    #[prost(uint64, tag = "6")]
+    pub by: u64,
+    #[prost(int64, tag = "7")]
+    pub created_at: i64,
+    /// `direct` or `group`.
+    #[prost(string, tag = "8")]
+    pub kind: ::prost::alloc::string::String,
+    #[prost(string, optional, tag = "9")]
+    pub title: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(uint64, repeated, tag = "10")]
+    pub user_ids: ::prost::alloc::vec::Vec<u64>,
+    /// `admin` or `member`.
+    #[prost(string, tag = "11")]
+    pub role: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "12")]
+    pub members: u32,
+}
+/// Of a member; or, over 32 members, of one's own last message.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReceiptFrame {
+    #[prost(uint64, tag = "1")]
+    pub chat_id: u64,
+    #[prost(uint64, tag = "2")]
+    pub user_id: u64,
+    #[prost(uint64, tag = "3")]
+    pub delivered: u64,
+    #[prost(uint64, tag = "4")]
+    pub read: u64,
+    #[prost(uint64, tag = "5")]
+    pub seq: u64,
+    #[prost(uint32, tag = "6")]
+    pub delivered_by: u32,
+    #[prost(uint32, tag = "7")]
+    pub read_by: u32,
+    #[prost(uint32, tag = "8")]
+    pub members: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PresenceFrame {
+    #[prost(uint64, tag = "1")]
+    pub user_id: u64,
+    /// `online` or `offline`.
+    #[prost(string, tag = "2")]
+    pub status: ::prost::alloc::string::String,
+    #[prost(int64, tag = "3")]
+    pub last_seen: i64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TypistFrame {
+    #[prost(uint64, tag = "1")]
+    pub chat_id: u64,
+    #[prost(uint64, tag = "2")]
+    pub user_id: u64,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct EventsFrame {
+    #[prost(uint64, tag = "1")]
+    pub chat_id: u64,
+    /// Events, ascending.
+    #[prost(message, repeated, tag = "2")]
+    pub events: ::prost::alloc::vec::Vec<ServerFrame>,
+    #[prost(bool, tag = "3")]
+    pub more: bool,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GapFrame {
+    #[prost(uint64, tag = "1")]
+    pub chat_id: u64,
+    #[prost(uint64, tag = "2")]
+    pub from: u64,
+    #[prost(uint64, tag = "3")]
+    pub to: u64,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SyncedFrame {
+    #[prost(map = "uint64, uint64", tag = "1")]
+    pub chats: ::std::collections::HashMap<u64, u64>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PongFrame {}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AuthedFrame {
+    #[prost(int64, tag = "1")]
+    pub expires_at: i64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReconnectFrame {
+    #[prost(uint64, tag = "1")]
+    pub after_ms: u64,
+}

@@ -380,6 +380,20 @@ pub struct SendMessageResponse {
     #[prost(message, optional, tag = "1")]
     pub accepted: ::core::option::Option<Accepted>,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MarkRequest {
+    #[prost(message, optional, tag = "1")]
+    pub mark: ::core::option::Option<Mark>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MarkResponse {}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SendTypingRequest {
+    #[prost(message, optional, tag = "1")]
+    pub typing: ::core::option::Option<Typing>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SendTypingResponse {}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListMessagesRequest {
     #[prost(uint64, tag = "1")]
@@ -1028,6 +1042,55 @@ pub mod message_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
+        /// The same as a `Mark` command. NOT_FOUND if it is beyond the chat's last event.
+        pub async fn mark(
+            &mut self,
+            request: impl tonic::IntoRequest<super::MarkRequest>,
+        ) -> std::result::Result<tonic::Response<super::MarkResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/confab.message.v1.MessageService/Mark",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("confab.message.v1.MessageService", "Mark"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// The same as a `Typing` command.
+        pub async fn send_typing(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SendTypingRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::SendTypingResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/confab.message.v1.MessageService/SendTyping",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("confab.message.v1.MessageService", "SendTyping"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
         /// A range of a chat's log as one member may see it, ascending; with `before`, the newest below it.
         pub async fn list_messages(
             &mut self,
@@ -1517,6 +1580,19 @@ pub mod message_service_server {
             tonic::Response<super::SendMessageResponse>,
             tonic::Status,
         >;
+        /// The same as a `Mark` command. NOT_FOUND if it is beyond the chat's last event.
+        async fn mark(
+            &self,
+            request: tonic::Request<super::MarkRequest>,
+        ) -> std::result::Result<tonic::Response<super::MarkResponse>, tonic::Status>;
+        /// The same as a `Typing` command.
+        async fn send_typing(
+            &self,
+            request: tonic::Request<super::SendTypingRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::SendTypingResponse>,
+            tonic::Status,
+        >;
         /// A range of a chat's log as one member may see it, ascending; with `before`, the newest below it.
         async fn list_messages(
             &self,
@@ -1811,6 +1887,95 @@ pub mod message_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = SendMessageSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/confab.message.v1.MessageService/Mark" => {
+                    #[allow(non_camel_case_types)]
+                    struct MarkSvc<T: MessageService>(pub Arc<T>);
+                    impl<
+                        T: MessageService,
+                    > tonic::server::UnaryService<super::MarkRequest> for MarkSvc<T> {
+                        type Response = super::MarkResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::MarkRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as MessageService>::mark(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = MarkSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/confab.message.v1.MessageService/SendTyping" => {
+                    #[allow(non_camel_case_types)]
+                    struct SendTypingSvc<T: MessageService>(pub Arc<T>);
+                    impl<
+                        T: MessageService,
+                    > tonic::server::UnaryService<super::SendTypingRequest>
+                    for SendTypingSvc<T> {
+                        type Response = super::SendTypingResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SendTypingRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as MessageService>::send_typing(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SendTypingSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

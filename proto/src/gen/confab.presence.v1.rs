@@ -18,13 +18,21 @@ pub struct TrackRequest {
     #[prost(bool, tag = "6")]
     pub leaving: bool,
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SessionOpened {
     /// The edge's name for the session: unique within its incarnation.
     #[prost(uint64, tag = "1")]
     pub session: u64,
     #[prost(uint64, tag = "2")]
     pub user_id: u64,
+    /// What its client calls it (`hello`'s session_id): 16 bytes.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub name: ::prost::bytes::Bytes,
+    #[prost(string, tag = "4")]
+    pub device: ::prost::alloc::string::String,
+    /// Unix time in milliseconds.
+    #[prost(int64, tag = "5")]
+    pub opened_at_ms: i64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SessionClosed {
@@ -33,11 +41,37 @@ pub struct SessionClosed {
     #[prost(uint64, tag = "2")]
     pub user_id: u64,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct TrackResponse {
     /// These are registered: what is located from now on finds them.
     #[prost(uint64, repeated, tag = "1")]
     pub opened: ::prost::alloc::vec::Vec<u64>,
+    /// These are to be closed: they were revoked.
+    #[prost(uint64, repeated, tag = "2")]
+    pub revoked: ::prost::alloc::vec::Vec<u64>,
+    /// Another edge has taken these.
+    #[prost(message, repeated, tag = "3")]
+    pub taken: ::prost::alloc::vec::Vec<TakenPoll>,
+    /// For polls that this edge has.
+    #[prost(message, repeated, tag = "4")]
+    pub passed: ::prost::alloc::vec::Vec<PollFrames>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PollFrames {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub session: ::prost::bytes::Bytes,
+    #[prost(uint64, tag = "2")]
+    pub user_id: u64,
+    /// In JSON.
+    #[prost(string, repeated, tag = "3")]
+    pub frames: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TakenPoll {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub session: ::prost::bytes::Bytes,
+    #[prost(uint64, tag = "2")]
+    pub user_id: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct LocateRequest {
@@ -109,6 +143,139 @@ pub struct WatchRequest {
 pub struct WatchResponse {
     #[prost(message, repeated, tag = "1")]
     pub presences: ::prost::alloc::vec::Vec<Presence>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct KeepPollRequest {
+    /// 16 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub session: ::prost::bytes::Bytes,
+    /// Who keeps it: the edge's incarnation.
+    #[prost(string, tag = "2")]
+    pub edge_id: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "3")]
+    pub user_id: u64,
+    #[prost(string, tag = "4")]
+    pub device: ::prost::alloc::string::String,
+    /// The newest batch, and the one that its client had when it asked for it. The newest one again: it goes on.
+    #[prost(uint64, tag = "5")]
+    pub batch: u64,
+    #[prost(uint64, tag = "6")]
+    pub after: u64,
+    /// By chat, the seq up to which the client has everything with the newest batch, where that is further than before it.
+    #[prost(map = "uint64, uint64", tag = "7")]
+    pub given: ::std::collections::HashMap<u64, u64>,
+    /// The same before it. Unset: as what is kept says.
+    #[prost(message, optional, tag = "8")]
+    pub before: ::core::option::Option<PollPositions>,
+    /// Whom it watches. Unset: as before.
+    #[prost(message, optional, tag = "9")]
+    pub watch: ::core::option::Option<PollUsers>,
+    /// The batch by which the client was told that it is in sync; 0: it wasn't yet.
+    #[prost(uint64, tag = "10")]
+    pub synced_batch: u64,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PollPositions {
+    #[prost(map = "uint64, uint64", tag = "1")]
+    pub chats: ::std::collections::HashMap<u64, u64>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PollUsers {
+    /// At most 1,000.
+    #[prost(uint64, repeated, tag = "1")]
+    pub user_ids: ::prost::alloc::vec::Vec<u64>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct KeepPollResponse {
+    /// Another edge has taken it.
+    #[prost(bool, tag = "1")]
+    pub moved: bool,
+    /// Nothing is kept that this goes on: `before` and `watch` are wanted.
+    #[prost(bool, tag = "2")]
+    pub unknown: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TakePollRequest {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub session: ::prost::bytes::Bytes,
+    #[prost(string, tag = "2")]
+    pub edge_id: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "3")]
+    pub user_id: u64,
+    /// It stays where it is: only whether there is such a session of the user, and its device.
+    #[prost(bool, tag = "4")]
+    pub look_only: bool,
+}
+/// See `KeepPollRequest`.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TakePollResponse {
+    #[prost(string, tag = "1")]
+    pub device: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub batch: u64,
+    #[prost(uint64, tag = "3")]
+    pub after: u64,
+    #[prost(map = "uint64, uint64", tag = "4")]
+    pub before: ::std::collections::HashMap<u64, u64>,
+    #[prost(map = "uint64, uint64", tag = "5")]
+    pub given: ::std::collections::HashMap<u64, u64>,
+    #[prost(uint64, repeated, tag = "6")]
+    pub watched: ::prost::alloc::vec::Vec<u64>,
+    #[prost(uint64, tag = "7")]
+    pub synced_batch: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EndPollRequest {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub session: ::prost::bytes::Bytes,
+    #[prost(uint64, tag = "2")]
+    pub user_id: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EndPollResponse {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PassPollFramesRequest {
+    #[prost(message, optional, tag = "1")]
+    pub frames: ::core::option::Option<PollFrames>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PassPollFramesResponse {}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListSessionsRequest {
+    #[prost(uint64, tag = "1")]
+    pub user_id: u64,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListSessionsResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub sessions: ::prost::alloc::vec::Vec<OpenSession>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct OpenSession {
+    /// 16 bytes: `hello`'s session_id.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub name: ::prost::bytes::Bytes,
+    #[prost(string, tag = "2")]
+    pub device: ::prost::alloc::string::String,
+    #[prost(int64, tag = "3")]
+    pub opened_at_ms: i64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RevokeSessionsRequest {
+    #[prost(uint64, tag = "1")]
+    pub user_id: u64,
+    /// Only this device's; empty: of any.
+    #[prost(string, tag = "2")]
+    pub device: ::prost::alloc::string::String,
+    /// Only these, at most 1,000; none: any.
+    #[prost(bytes = "bytes", repeated, tag = "3")]
+    pub names: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RevokeSessionsResponse {
+    /// How many there were.
+    #[prost(uint32, tag = "1")]
+    pub revoked: u32,
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -335,6 +502,178 @@ pub mod presence_service_client {
                 .insert(GrpcMethod::new("confab.presence.v1.PresenceService", "Watch"));
             self.inner.streaming(req, path, codec).await
         }
+        /// From an edge: what it has given to a long poll's client, so that any other edge can go on with it. It is kept for 90 s, in
+        /// memory.
+        pub async fn keep_poll(
+            &mut self,
+            request: impl tonic::IntoRequest<super::KeepPollRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::KeepPollResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/confab.presence.v1.PresenceService/KeepPoll",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("confab.presence.v1.PresenceService", "KeepPoll"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// From an edge that a long poll's client has come to: the session is its own from now on. NOT_FOUND if nothing is kept of it here;
+        /// PERMISSION_DENIED if it is another user's.
+        pub async fn take_poll(
+            &mut self,
+            request: impl tonic::IntoRequest<super::TakePollRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::TakePollResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/confab.presence.v1.PresenceService/TakePoll",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("confab.presence.v1.PresenceService", "TakePoll"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// The session is over.
+        pub async fn end_poll(
+            &mut self,
+            request: impl tonic::IntoRequest<super::EndPollRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::EndPollResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/confab.presence.v1.PresenceService/EndPoll",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("confab.presence.v1.PresenceService", "EndPoll"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// From an edge that has had a poll: answers that its client has yet to get, for the edge that has it now. Best effort: whoever misses an
+        /// answer asks again.
+        pub async fn pass_poll_frames(
+            &mut self,
+            request: impl tonic::IntoRequest<super::PassPollFramesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::PassPollFramesResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/confab.presence.v1.PresenceService/PassPollFrames",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new(
+                        "confab.presence.v1.PresenceService",
+                        "PassPollFrames",
+                    ),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// A user's sessions: those of edges that tell of them.
+        pub async fn list_sessions(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListSessionsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListSessionsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/confab.presence.v1.PresenceService/ListSessions",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("confab.presence.v1.PresenceService", "ListSessions"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Has sessions closed (4003), wherever they are: all of a user's, or those of a device or of some names. Their tokens are as good as
+        /// before: whoever issues them sees to that. UNAVAILABLE if an edge could not be told; what it was told holds.
+        pub async fn revoke_sessions(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RevokeSessionsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RevokeSessionsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/confab.presence.v1.PresenceService/RevokeSessions",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new(
+                        "confab.presence.v1.PresenceService",
+                        "RevokeSessions",
+                    ),
+                );
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -392,6 +731,55 @@ pub mod presence_service_server {
             &self,
             request: tonic::Request<tonic::Streaming<super::WatchRequest>>,
         ) -> std::result::Result<tonic::Response<Self::WatchStream>, tonic::Status>;
+        /// From an edge: what it has given to a long poll's client, so that any other edge can go on with it. It is kept for 90 s, in
+        /// memory.
+        async fn keep_poll(
+            &self,
+            request: tonic::Request<super::KeepPollRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::KeepPollResponse>,
+            tonic::Status,
+        >;
+        /// From an edge that a long poll's client has come to: the session is its own from now on. NOT_FOUND if nothing is kept of it here;
+        /// PERMISSION_DENIED if it is another user's.
+        async fn take_poll(
+            &self,
+            request: tonic::Request<super::TakePollRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::TakePollResponse>,
+            tonic::Status,
+        >;
+        /// The session is over.
+        async fn end_poll(
+            &self,
+            request: tonic::Request<super::EndPollRequest>,
+        ) -> std::result::Result<tonic::Response<super::EndPollResponse>, tonic::Status>;
+        /// From an edge that has had a poll: answers that its client has yet to get, for the edge that has it now. Best effort: whoever misses an
+        /// answer asks again.
+        async fn pass_poll_frames(
+            &self,
+            request: tonic::Request<super::PassPollFramesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::PassPollFramesResponse>,
+            tonic::Status,
+        >;
+        /// A user's sessions: those of edges that tell of them.
+        async fn list_sessions(
+            &self,
+            request: tonic::Request<super::ListSessionsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListSessionsResponse>,
+            tonic::Status,
+        >;
+        /// Has sessions closed (4003), wherever they are: all of a user's, or those of a device or of some names. Their tokens are as good as
+        /// before: whoever issues them sees to that. UNAVAILABLE if an edge could not be told; what it was told holds.
+        async fn revoke_sessions(
+            &self,
+            request: tonic::Request<super::RevokeSessionsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RevokeSessionsResponse>,
+            tonic::Status,
+        >;
     }
     /// Which edges a user's sessions are on, whether they are online, and who wants to know.
     #[derive(Debug)]
@@ -655,6 +1043,278 @@ pub mod presence_service_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/confab.presence.v1.PresenceService/KeepPoll" => {
+                    #[allow(non_camel_case_types)]
+                    struct KeepPollSvc<T: PresenceService>(pub Arc<T>);
+                    impl<
+                        T: PresenceService,
+                    > tonic::server::UnaryService<super::KeepPollRequest>
+                    for KeepPollSvc<T> {
+                        type Response = super::KeepPollResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::KeepPollRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as PresenceService>::keep_poll(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = KeepPollSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/confab.presence.v1.PresenceService/TakePoll" => {
+                    #[allow(non_camel_case_types)]
+                    struct TakePollSvc<T: PresenceService>(pub Arc<T>);
+                    impl<
+                        T: PresenceService,
+                    > tonic::server::UnaryService<super::TakePollRequest>
+                    for TakePollSvc<T> {
+                        type Response = super::TakePollResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::TakePollRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as PresenceService>::take_poll(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = TakePollSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/confab.presence.v1.PresenceService/EndPoll" => {
+                    #[allow(non_camel_case_types)]
+                    struct EndPollSvc<T: PresenceService>(pub Arc<T>);
+                    impl<
+                        T: PresenceService,
+                    > tonic::server::UnaryService<super::EndPollRequest>
+                    for EndPollSvc<T> {
+                        type Response = super::EndPollResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::EndPollRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as PresenceService>::end_poll(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = EndPollSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/confab.presence.v1.PresenceService/PassPollFrames" => {
+                    #[allow(non_camel_case_types)]
+                    struct PassPollFramesSvc<T: PresenceService>(pub Arc<T>);
+                    impl<
+                        T: PresenceService,
+                    > tonic::server::UnaryService<super::PassPollFramesRequest>
+                    for PassPollFramesSvc<T> {
+                        type Response = super::PassPollFramesResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PassPollFramesRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as PresenceService>::pass_poll_frames(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = PassPollFramesSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/confab.presence.v1.PresenceService/ListSessions" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListSessionsSvc<T: PresenceService>(pub Arc<T>);
+                    impl<
+                        T: PresenceService,
+                    > tonic::server::UnaryService<super::ListSessionsRequest>
+                    for ListSessionsSvc<T> {
+                        type Response = super::ListSessionsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListSessionsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as PresenceService>::list_sessions(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListSessionsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/confab.presence.v1.PresenceService/RevokeSessions" => {
+                    #[allow(non_camel_case_types)]
+                    struct RevokeSessionsSvc<T: PresenceService>(pub Arc<T>);
+                    impl<
+                        T: PresenceService,
+                    > tonic::server::UnaryService<super::RevokeSessionsRequest>
+                    for RevokeSessionsSvc<T> {
+                        type Response = super::RevokeSessionsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RevokeSessionsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as PresenceService>::revoke_sessions(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RevokeSessionsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

@@ -14,16 +14,17 @@ use tokio_tungstenite::tungstenite::handshake::client::Request;
 use tokio_tungstenite::tungstenite::http::{HeaderName, HeaderValue};
 use tokio_tungstenite::tungstenite::{Error, Message};
 
-use super::BOUND;
+use super::{BOUND, binary};
 
 /// Frames that a client remembers for its error messages.
 const SEEN_MAX: usize = 12;
 
-/// How to speak: with no subprotocol, or with `confab.v1.json`.
+/// How to speak: with no subprotocol, with `confab.v1.json`, or with `confab.v1.proto`; frames are JSON here in any of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     Seed,
     Json,
+    Proto,
 }
 
 /// What comes from the server.
@@ -38,6 +39,7 @@ pub enum Incoming {
 
 pub struct Client {
     ws: WebSocketStream<TcpStream>,
+    proto: bool,
     /// Frames that came while another one was expected.
     backlog: VecDeque<Value>,
     seen: VecDeque<String>,
@@ -55,6 +57,7 @@ impl Client {
         let headers: &[(&str, &str)] = match mode {
             Mode::Seed => &[],
             Mode::Json => &[("sec-websocket-protocol", "confab.v1.json")],
+            Mode::Proto => &[("sec-websocket-protocol", "confab.v1.proto")],
         };
         Self::connect_with(addr, upgrade(addr, &format!("/ws?token={token}"), headers)?).await
     }
@@ -84,14 +87,18 @@ impl Client {
             stream.set_nodelay(true)?;
             tokio_tungstenite::client_async(request, stream).await
         };
-        let (ws, _response) = timeout(BOUND, connect).await.context("no upgrade in time")?.context("the upgrade")?;
-        Ok(Self { ws, backlog: VecDeque::new(), seen: VecDeque::new(), hello: Value::Null, user: 0 })
+        let (ws, response) = timeout(BOUND, connect).await.context("no upgrade in time")?.context("the upgrade")?;
+        let proto = response.headers().get("sec-websocket-protocol").is_some_and(|name| name == "confab.v1.proto");
+        Ok(Self { ws, proto, backlog: VecDeque::new(), seen: VecDeque::new(), hello: Value::Null, user: 0 })
     }
 
     /// # Errors
     /// If the connection is gone.
     pub async fn send(&mut self, frame: &Value) -> anyhow::Result<()> {
-        self.send_raw(Message::text(frame.to_string())).await
+        match self.proto {
+            true => self.send_raw(Message::binary(binary::encode(frame)?)).await,
+            false => self.send_raw(Message::text(frame.to_string())).await,
+        }
     }
 
     /// Sends a WebSocket message of any kind.
@@ -124,6 +131,7 @@ impl Client {
                 Some(Ok(Message::Text(text))) => {
                     Incoming::Frame(serde_json::from_str(&text).with_context(|| format!("not JSON: {text}"))?)
                 }
+                Some(Ok(Message::Binary(bytes))) if self.proto => Incoming::Frame(binary::decode(&bytes)?),
                 Some(Ok(Message::Ping(_) | Message::Pong(_))) => continue,
                 Some(Ok(Message::Close(close))) => Incoming::Closed(close.map_or(1005, |close| close.code.into())),
                 Some(Ok(other)) => bail!("an unexpected WebSocket message: {other:?}"),

@@ -255,6 +255,11 @@ impl Mesh {
     }
 
     #[must_use]
+    pub fn minter(&self) -> &Minter {
+        &self.minter
+    }
+
+    #[must_use]
     pub fn token(&self, user: u64) -> String {
         self.minter.token(user, None)
     }

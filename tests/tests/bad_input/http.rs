@@ -114,6 +114,7 @@ async fn bad_bodies_and_paths_are_answered_in_json() {
     let server = Server::start().await.unwrap();
     let not_mine = server.create_group(5, &[6]).await.unwrap();
     let mine = server.create_group(1, &[6]).await.unwrap();
+    let nobody = uuid::Uuid::new_v4();
     let group = |members: serde_json::Value| json!({"kind": "group", "title": "t", "members": members});
     let post = "/v1/chats".to_owned();
     let cases = [
@@ -148,7 +149,22 @@ async fn bad_bodies_and_paths_are_answered_in_json() {
         ("DELETE", format!("/v1/chats/{mine}/members/me"), None, 400),
         ("DELETE", format!("/v1/chats/{not_mine}/members/1"), None, 403),
         ("PUT", "/v1/chats/1/members/2".to_owned(), None, 405),
-        ("POST", "/poll/send".to_owned(), Some(json!([])), 501),
+        ("POST", format!("/v1/chats/{mine}/read"), Some(json!({"seq": 0})), 400),
+        ("POST", format!("/v1/chats/{mine}/read"), Some(json!({"seq": 99})), 404),
+        ("POST", format!("/v1/chats/{not_mine}/read"), Some(json!({"seq": 1})), 403),
+        ("GET", "/v1/users/99/presence".to_owned(), None, 403),
+        ("GET", "/v1/users/me/presence".to_owned(), None, 400),
+        ("POST", "/poll".to_owned(), Some(json!({"sync": {"one": 1}})), 400),
+        ("POST", "/poll".to_owned(), Some(json!({"sync": {"1": 9_007_199_254_740_992_u64}})), 400),
+        ("GET", "/poll".to_owned(), None, 400),
+        ("GET", "/poll?session=7&cursor=1".to_owned(), None, 400),
+        ("GET", format!("/poll?session={nobody}"), None, 400),
+        ("GET", format!("/poll?session={nobody}&cursor=1&wait=56"), None, 400),
+        ("GET", format!("/poll?session={nobody}&cursor=1"), None, 410),
+        ("DELETE", format!("/poll?session={nobody}"), None, 410),
+        ("POST", format!("/poll/send?session={nobody}"), Some(json!([])), 410),
+        ("POST", format!("/poll/send?session={nobody}"), Some(json!({})), 400),
+        ("PUT", "/poll".to_owned(), None, 405),
     ];
     let mut wrong = Vec::new();
     for (method, path, body, status) in cases {

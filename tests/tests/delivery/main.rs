@@ -1,5 +1,5 @@
 //! Full mode: acks, idempotency, catching up, edits and deletions, receipts, presence, groups and
-//! their members, connections, and the program's own ends.
+//! their members, long polls, connections, and the program's own ends.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking, and prints its figures")]
 
@@ -7,9 +7,11 @@ mod catching_up;
 mod changing;
 mod groups;
 mod membership;
+mod polling;
 mod presence;
 mod process;
 mod sending;
+mod sessions;
 
 use confab_tests::harness::client::message;
 use confab_tests::harness::{Client, Server};

@@ -5,6 +5,7 @@
 mod chatting;
 mod draining;
 mod grpcurl;
+mod polling;
 mod redis;
 mod refusals;
 mod relaying;

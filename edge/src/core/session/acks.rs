@@ -6,7 +6,8 @@ use confab_proto::message::v1::{Accepted, Refused, Reply, reply};
 use super::{Now, Phase, Session};
 use crate::core::tracks::Tracks;
 use crate::frames::Code;
-use crate::frames::server::{EventFrame, ServerFrame, uuid};
+use crate::frames::event::EventFrame;
+use crate::frames::server::{ServerFrame, uuid};
 
 /// A send or a mark that has no reply yet.
 #[derive(Debug, Default)]

@@ -18,8 +18,10 @@ use uuid::Uuid;
 use super::{Bounds, Mode, Now, Session};
 use crate::auth::{Claims, TokenError};
 use crate::core::{Out, Question};
+use crate::frames::Frame;
 use crate::frames::client::read;
-use crate::frames::server::{EventFrame, Limits};
+use crate::frames::event::EventFrame;
+use crate::frames::server::Limits;
 use crate::mailbox::{Answer, Behind, Item};
 
 const CHATS: u64 = 3;
@@ -96,7 +98,7 @@ impl World {
         let now = Now { wall_ms: 0, mono_ms: 0 };
         let mut world = Self {
             skips,
-            session: Session::new(now, Mode::Full, &claims, Uuid::nil(), bounds),
+            session: Session::new(now, Mode::Json, &claims, Uuid::nil(), bounds),
             now,
             tracked: false,
             synced: false,
@@ -247,7 +249,8 @@ impl World {
     fn take_out(&mut self) {
         for out in self.session.take_out() {
             match out {
-                Out::Text(text) => self.received(&text),
+                Out::Frame(Frame::Text(text)) | Out::Aside(Frame::Text(text)) => self.received(&text),
+                Out::Frame(_) | Out::Aside(_) => panic!("not JSON"),
                 Out::Ask(Question::WatchPeers { .. } | Question::Unwatch { .. }) => {}
                 Out::Ask(question) => self.questions.push(question),
                 Out::Ping(_) | Out::Command { .. } => {}
@@ -327,7 +330,7 @@ fn the_watch_list_is_bounded_whatever_is_unwatched() {
         let frame = serde_json::json!({"type": kind, "user_ids": users.collect::<Vec<_>>()}).to_string();
         world.session.frame(world.now, read(&frame), |_| Err(TokenError::Missing));
         let out = world.session.take_out();
-        out.iter().any(|out| matches!(out, Out::Text(text) if text.contains("TOO_LARGE")))
+        out.iter().any(|out| matches!(out, Out::Aside(Frame::Text(text)) if text.contains("TOO_LARGE")))
     };
     assert!(!say(&mut world, "watch", 1..11));
     assert!(!say(&mut world, "unwatch", 100..110), "whom it doesn't watch");
@@ -356,7 +359,9 @@ impl Seed {
     /// What its client was told: types and seqs.
     fn told(&mut self) -> Vec<String> {
         let texts = self.session.take_out().into_iter().filter_map(|out| match out {
-            Out::Text(text) => Some(serde_json::from_str::<Value>(&text).expect("JSON")),
+            Out::Frame(Frame::Text(text)) | Out::Aside(Frame::Text(text)) => {
+                Some(serde_json::from_str::<Value>(&text).expect("JSON"))
+            }
             _ => None,
         });
         texts.map(|frame| format!("{} {}", frame["type"].as_str().unwrap_or_default(), frame["seq"])).collect()

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use confab_ids::{ChatId, UserId};
 use confab_proto::message::v1::command::Action;
-use confab_proto::message::v1::{Mark, Send, Typing};
+use confab_proto::message::v1::{Send, Typing};
 use uuid::Uuid;
 
 use super::acks::InFlight;
@@ -64,7 +64,7 @@ impl Session {
                 let typing = Typing { chat_id: chat.0, user_id: self.user.0 };
                 self.say_in_passing(Action::Typing(typing), reference);
             }
-            Ok(ClientFrame::Ping) => self.say(&ServerFrame::Pong { reference: reference.as_deref() }),
+            Ok(ClientFrame::Ping) => self.reply_with(&ServerFrame::Pong { reference: reference.as_deref() }),
             Ok(ClientFrame::Auth { token }) => self.auth(now, verify(&token), reference.as_deref()),
             Ok(ClientFrame::Presence) => {}
             Err(bad) => self.bad_frame(now, &bad, reference.as_deref(), client_id.as_deref()),
@@ -122,7 +122,10 @@ impl Session {
             }
             Ok(claims) => {
                 self.expires_ms = expiry(&claims);
-                self.say(&ServerFrame::Authed { expires_at: claims.expires_at.saturating_mul(1_000), reference });
+                self.reply_with(&ServerFrame::Authed {
+                    expires_at: claims.expires_at.saturating_mul(1_000),
+                    reference,
+                });
             }
             // The token at hand still holds.
             Err(error) => {
@@ -133,9 +136,9 @@ impl Session {
     }
 
     fn client_sync(&mut self, now: Now, positions: BTreeMap<u64, u64>, reference: Option<String>) {
-        if self.mode == Mode::Seed || self.sync.is_some() || !matches!(self.phase, Phase::Registering | Phase::Waiting)
-        {
-            let why = "sync is said once per connection, and not in seed mode";
+        let may = matches!(self.mode, Mode::Json | Mode::Proto);
+        if !may || self.sync.is_some() || !matches!(self.phase, Phase::Registering | Phase::Waiting) {
+            let why = "sync is said once per connection, not in seed mode, and of a long poll when it is opened";
             let bad = BadFrame::new(Code::Conflict, Some("type"), why);
             return self.bad_frame(now, &bad, reference.as_deref(), None);
         }
@@ -153,19 +156,11 @@ impl Session {
             return self.bad_frame(now, &bad, reference.as_deref(), None);
         }
         self.watched.extend(&users);
-        self.ask(Question::Watch { users, reference });
+        self.ask(Question::Watch { users, asked: true, reference });
     }
 
     pub(super) fn mark(&mut self, chat: ChatId, at: Place, read: bool, reference: Option<String>) {
-        let mut mark = Mark { chat_id: chat.0, user_id: self.user.0, device: self.device.clone(), ..Mark::default() };
-        match at {
-            Place::Seq(seq) if read => mark.read = seq.0,
-            Place::Seq(seq) => mark.delivered = seq.0,
-            Place::Message(id) => {
-                mark.message_id = id.0.to_vec().into();
-                mark.read = u64::from(read);
-            }
-        }
+        let mark = at.mark(chat, self.user, &self.device, read);
         self.say_in_passing(Action::Mark(mark), reference);
     }
 

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, HashMap};
 
 use confab_ids::{ChatId, Seq, UserId};
 use confab_proto::message::v1::{ChatKind, ChatSync};
-use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use super::{Mode, Now, Phase, Session};
 use crate::core::{Out, Question};
+use crate::frames::Frame;
 use crate::frames::server::ServerFrame;
 use crate::mailbox::{Behind, Subject};
 
@@ -27,7 +27,9 @@ pub(super) struct Sync {
     /// An earlier page knew the device.
     pub(super) known_device: bool,
     /// Receipts and presences since it began.
-    pub(super) passing: HashMap<Subject, Utf8Bytes>,
+    pub(super) passing: HashMap<Subject, Frame>,
+    /// A poll goes on at another edge: its client knows nothing of this.
+    pub(super) silent: bool,
 }
 
 impl Session {
@@ -126,14 +128,19 @@ impl Session {
         }
         self.phase = Phase::Live;
         let Some(mut sync) = self.sync.take() else { return };
-        if self.mode == Mode::Full {
+        if self.mode != Mode::Seed {
             for (chat, seq) in &mut sync.chats {
                 *seq = self.tracks.sent(ChatId(*chat)).map_or(*seq, |sent| sent.0);
             }
+        }
+        if self.mode == Mode::Poll {
+            self.written.extend(sync.chats.iter().map(|(chat, seq)| (ChatId(*chat), Seq(*seq))));
+        }
+        if self.mode != Mode::Seed && !sync.silent {
             self.say(&ServerFrame::Synced { chats: &sync.chats, reference: sync.reference.as_deref() });
         }
         self.release_acks();
-        self.out.extend(sync.passing.into_values().map(Out::Text));
+        self.out.extend(sync.passing.into_values().map(Out::Aside));
         self.out.push(Out::Ask(Question::WatchPeers { users: Vec::new() }));
     }
 }

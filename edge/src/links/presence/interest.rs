@@ -5,15 +5,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use confab_ids::UserId;
 use confab_proto::presence::v1::{Presence, PresenceStatus};
-use tokio_tungstenite::tungstenite::Utf8Bytes;
 
-use crate::frames::server;
+use crate::frames::server::{self, SharedFrame};
 use crate::mailbox::{Mailbox, Subject};
 
 #[derive(Default)]
 struct Watched {
     /// The last state that was told, and its frame.
-    state: Option<(PresenceStatus, Utf8Bytes)>,
+    state: Option<(PresenceStatus, Arc<SharedFrame>)>,
     by: HashMap<u64, Arc<Mailbox>>,
 }
 
@@ -46,8 +45,8 @@ impl Interest {
                 fresh.push(user);
             }
             watched.by.insert(mailbox.session, mailbox.clone());
-            if let Some((_, text)) = &watched.state {
-                mailbox.push_passing(Subject::Presence(user), text.clone());
+            if let Some((_, frame)) = &watched.state {
+                mailbox.push_passing(Subject::Presence(user), frame);
             }
         }
         fresh
@@ -79,7 +78,7 @@ impl Interest {
     pub(super) fn tell_again(&self, mailbox: &Mailbox) {
         let watched = self.sessions.get(&mailbox.session).into_iter().flatten();
         let states = watched.filter_map(|user| Some((*user, self.users.get(user)?.state.clone()?)));
-        states.for_each(|(user, (_, text))| mailbox.push_passing(Subject::Presence(user), text));
+        states.for_each(|(user, (_, frame))| mailbox.push_passing(Subject::Presence(user), &frame));
     }
 
     /// Everybody who is watched.
@@ -91,20 +90,21 @@ impl Interest {
     /// one that does not know says nothing.
     pub(super) fn told(&mut self, presence: &Presence) {
         let Some(watched) = self.users.get_mut(&UserId(presence.user_id)) else { return };
-        let Some(text) = server::presence(presence) else { return };
+        let Some(frame) = server::presence(presence) else { return };
         let status = presence.status();
         if watched.state.as_ref().is_some_and(|(told, _)| *told == status) {
             return;
         }
         let subject = Subject::Presence(UserId(presence.user_id));
-        watched.by.values().for_each(|mailbox| mailbox.push_passing(subject, text.clone()));
-        watched.state = Some((status, text));
+        watched.by.values().for_each(|mailbox| mailbox.push_passing(subject, &frame));
+        watched.state = Some((status, Arc::new(frame)));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::frames::Wire;
     use crate::mailbox::Item;
 
     fn told(mailbox: &Mailbox) -> usize {
@@ -114,7 +114,9 @@ mod tests {
     #[test]
     fn only_transitions_are_passed_on_and_unknown_is_none() {
         let mut interest = Interest::default();
-        let [one, two] = [1, 2].map(|session| Arc::new(Mailbox::new(session, UserId(session), "d", 8, 1_024)));
+        let [one, two] = [1, 2].map(|session| {
+            Arc::new(Mailbox::new(session, UserId(session), "d", (uuid::Uuid::nil(), 0), Wire::Json, (8, 1_024)))
+        });
         let ann = UserId(9);
         assert_eq!(interest.watch(&one, vec![ann]), [ann]);
         let say = |interest: &mut Interest, status: PresenceStatus, last_seen_ms| {

@@ -64,6 +64,11 @@ pub(super) struct Registrar {
     registered: HashSet<u64>,
 }
 
+/// What there is to know of it beside, the stream's end adds.
+fn opened(session: u64, user: UserId) -> SessionOpened {
+    SessionOpened { session, user_id: user.0, ..SessionOpened::default() }
+}
+
 /// A session, and whose it is.
 type Session = (u64, UserId);
 
@@ -89,7 +94,7 @@ impl Registrar {
     pub(super) fn opened(&mut self, (session, user): Session, fx: &mut Effects) {
         let waits: Vec<Name> = self.homes(user).filter(|home| self.is_live(home)).cloned().collect();
         for home in &waits {
-            fx.request(home).opened.push(SessionOpened { session, user_id: user.0 });
+            fx.request(home).opened.push(opened(session, user));
         }
         self.pending.insert(session, Pending { acked: false, waits });
     }
@@ -117,7 +122,7 @@ impl Registrar {
             if !self.homes(user).any(|home| home == name) {
                 continue;
             }
-            fx.request(name).opened.push(SessionOpened { session, user_id: user.0 });
+            fx.request(name).opened.push(opened(session, user));
             if let Some(pending) = self.pending.get_mut(&session) {
                 pending.waits.push(name.clone());
             } else if self.registered.contains(&session) && self.was_lost(now_ms, user) {
@@ -195,7 +200,7 @@ impl Registrar {
             let (lanes, mut pending) = (&self.lanes, self.pending.get_mut(&session));
             let is_live = |home: &Name| lanes.get(home).is_some_and(|lane| lane.live);
             for home in new.iter().filter(|home| !old.contains(home) && is_live(home)) {
-                fx.request(home).opened.push(SessionOpened { session, user_id: user.0 });
+                fx.request(home).opened.push(opened(session, user));
                 pending.iter_mut().for_each(|pending| pending.waits.push(home.clone()));
             }
             for home in old.iter().filter(|home| !new.contains(home) && is_live(home)) {

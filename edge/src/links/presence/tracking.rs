@@ -14,6 +14,7 @@ use tonic::Streaming;
 
 use super::registrar::{Effects, Name, Registrar};
 use super::{BATCH_MAX, LINGER, names, presence_client};
+use crate::frames::{Close, Frame};
 use crate::links::{Backoff, now_ms};
 use crate::mailbox::Item;
 use crate::registry::Registry;
@@ -118,7 +119,23 @@ impl Task {
                 self.registrar.connected(now_ms, &name, sessions, fx);
                 self.streams.insert(name, stream);
             }
-            Event::Answered(name, answer) => self.registrar.answered(now_ms, &name, &answer.opened, fx),
+            Event::Answered(name, answer) => {
+                self.registrar.answered(now_ms, &name, &answer.opened, fx);
+                let connections = self.registry.read();
+                let revoked = answer.revoked.iter().filter_map(|session| connections.get(*session));
+                revoked.for_each(|mailbox| mailbox.close(Close::Revoked));
+                let poll = |user_id: u64, session: &[u8]| {
+                    connections.of(UserId(user_id)).iter().find(|mailbox| mailbox.name.as_bytes()[..] == *session)
+                };
+                for taken in &answer.taken {
+                    poll(taken.user_id, &taken.session).into_iter().for_each(|mailbox| mailbox.push(Item::Moved));
+                }
+                for passed in answer.passed {
+                    let Some(mailbox) = poll(passed.user_id, &passed.session) else { continue };
+                    let frames = passed.frames.into_iter().map(|frame| Frame::Text(frame.into()));
+                    mailbox.push(Item::Passed(frames.collect()));
+                }
+            }
             Event::Lost(name) => {
                 self.streams.remove(&name);
                 self.registrar.lost(&name, fx);
@@ -126,9 +143,24 @@ impl Task {
         }
     }
 
+    /// What presence tells users of their sessions.
+    fn describe(&self, request: &mut TrackRequest) {
+        if request.opened.is_empty() {
+            return;
+        }
+        let connections = self.registry.read();
+        for opened in &mut request.opened {
+            let Some(mailbox) = connections.get(opened.session) else { continue };
+            opened.name = mailbox.name.as_bytes().to_vec().into();
+            opened.device = mailbox.device.to_string();
+            opened.opened_at_ms = mailbox.opened_at_ms;
+        }
+    }
+
     /// Does what the core has said.
     fn act(&mut self, fx: Effects) {
-        for (name, request) in fx.requests {
+        for (name, mut request) in fx.requests {
+            self.describe(&mut request);
             // A stream that has ended says so.
             let _ended = self.streams.get(&name).map(|stream| stream.requests.send(request));
         }

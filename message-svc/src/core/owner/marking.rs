@@ -22,22 +22,29 @@ const ALL: UserId = UserId(0);
 const TYPING_EVERY_MS: u64 = 3_000;
 
 impl Owner {
-    pub(super) fn mark(&mut self, now: Now, id: ChatId, origin: Origin, mark: &Mark, fx: &mut Effects) {
-        let Some(chat) = self.hot(id) else { return };
-        let Some(slot) = chat.slot(mark.user) else {
-            return fx.replies.push((origin, Outcome::MarkRefused(MarkError::NotMember)));
-        };
+    /// Answers what passes: a call always, a stream only where it is refused.
+    pub(super) fn passed(origin: Origin, result: Result<(), MarkError>, fx: &mut Effects) {
+        match (result, origin) {
+            (Ok(()), Origin::Stream { .. }) => {}
+            (Ok(()), Origin::Call(_)) => fx.replies.push((origin, Outcome::Marked)),
+            (Err(error), _) => fx.replies.push((origin, Outcome::MarkRefused(error))),
+        }
+    }
+
+    pub(super) fn mark(&mut self, now: Now, id: ChatId, mark: &Mark, fx: &mut Effects) -> Result<(), MarkError> {
+        let chat = self.hot(id).ok_or(MarkError::Unavailable)?;
+        let slot = chat.slot(mark.user).ok_or(MarkError::NotMember)?;
         // Who has left marks what there still was for them, or they would get it again and again.
         let is_in = chat.members[slot].row.is_in();
         let head = chat.members[slot].row.sees_upto(chat.head);
         if mark.delivered.max(mark.read) > head {
-            return fx.replies.push((origin, Outcome::MarkRefused(MarkError::BeyondHead(head))));
+            return Err(MarkError::BeyondHead(head));
         }
         let named = chat.ids.len() <= NAMED_MAX;
         let member = &mut chat.members[slot];
         let before = (member.marks.delivered(), member.marks.read);
         if !member.marks.raise(&mark.device, mark.delivered, mark.read) {
-            return;
+            return Ok(());
         }
         let after = (member.marks.delivered(), member.marks.read);
         let for_own_devices = before.1 < after.1 && member.marks.devices.len() > 1;
@@ -62,24 +69,24 @@ impl Owner {
                 Err(None) => {}
             }
         }
+        Ok(())
     }
 
     /// Tells the others, if it is not too soon after the last time.
-    pub(super) fn typing(&mut self, now: Now, id: ChatId, origin: Origin, user: UserId, fx: &mut Effects) {
-        let Some(chat) = self.hot(id) else { return };
-        let Some(member) = chat.member_mut(user).filter(|member| member.row.is_in()) else {
-            return fx.replies.push((origin, Outcome::MarkRefused(MarkError::NotMember)));
-        };
+    pub(super) fn typing(&mut self, now: Now, id: ChatId, user: UserId, fx: &mut Effects) -> Result<(), MarkError> {
+        let chat = self.hot(id).ok_or(MarkError::Unavailable)?;
+        let member = chat.member_mut(user).filter(|member| member.row.is_in()).ok_or(MarkError::NotMember)?;
         if now.mono_ms < member.typing_again_ms {
-            return;
+            return Ok(());
         }
         member.typing_again_ms = now.mono_ms + TYPING_EVERY_MS;
         if chat.ids.len() < 2 {
-            return;
+            return Ok(());
         }
         let others = chat.ids.iter().copied().filter(|other| *other != user.0).collect();
         let settled = chat.settled;
         fx.publications.push(self.outbox.publish(id, Seq::ZERO, settled, others, Payload::Typing(user)));
+        Ok(())
     }
 
     /// One member's watermarks, or how many have got what.

@@ -524,7 +524,7 @@ impl World {
     fn answered(&mut self, origin: Origin, outcome: Outcome) {
         let Origin::Call(call) = origin else { panic!("an answer to a stream that isn't there") };
         if call == 0 {
-            return assert!(matches!(outcome, Outcome::MarkRefused(_)), "{outcome:?}");
+            return assert!(matches!(outcome, Outcome::Marked | Outcome::MarkRefused(_)), "{outcome:?}");
         }
         let asked = self.open.remove(&call).expect("each call is answered once");
         if let Outcome::Viewed(view) = &outcome {

@@ -285,6 +285,8 @@ macro_rules! not_asked {
 
 not_asked! {
     send_message: SendMessageRequest -> SendMessageResponse,
+    mark: MarkRequest -> MarkResponse,
+    send_typing: SendTypingRequest -> SendTypingResponse,
     list_messages: ListMessagesRequest -> ListMessagesResponse,
     sync: SyncRequest -> SyncResponse,
     create_chat: CreateChatRequest -> CreateChatResponse,

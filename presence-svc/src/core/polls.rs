@@ -1,0 +1,290 @@
+//! What is kept of long polls, so that any edge can go on with one: how far its client has everything, and what the newest batch adds to
+//! that. An edge that has it says so with each batch; one that its client comes to takes it.
+
+use std::collections::{BTreeSet, HashMap};
+
+use confab_ids::UserId;
+use confab_proto::presence::v1::{KeepPollRequest, TakePollResponse};
+
+/// How long a poll is kept without a word of it, milliseconds.
+pub(crate) const POLL_LIFE_MS: u64 = 90_000;
+
+/// Chats of all polls together, and as many polls; beyond it the one that has been silent for longest is forgotten. Its client opens
+/// another.
+const POSITIONS_MAX: usize = if cfg!(test) { 20 } else { 4_000_000 };
+
+/// A poll's name.
+pub(crate) type PollId = [u8; 16];
+
+#[derive(Debug)]
+struct Kept {
+    /// The edge that has it.
+    edge: String,
+    user: UserId,
+    device: String,
+    batch: u64,
+    after: u64,
+    before: HashMap<u64, u64>,
+    given: HashMap<u64, u64>,
+    watched: Vec<u64>,
+    synced_batch: u64,
+    heard_ms: u64,
+}
+
+impl Kept {
+    fn new(request: KeepPollRequest, before: HashMap<u64, u64>) -> Self {
+        let KeepPollRequest { edge_id, user_id, device, batch, after, given, watch, synced_batch, .. } = request;
+        let watched = watch.unwrap_or_default().user_ids;
+        Self {
+            edge: edge_id,
+            user: UserId(user_id),
+            device,
+            batch,
+            after,
+            before,
+            given,
+            watched,
+            synced_batch,
+            heard_ms: 0,
+        }
+    }
+
+    fn size(&self) -> usize {
+        1 + self.before.len() + self.given.len()
+    }
+
+    /// Takes a batch that goes on this; `false`: it doesn't.
+    fn go_on(&mut self, request: KeepPollRequest) -> bool {
+        if request.after == self.batch {
+            self.before.extend(self.given.drain());
+            self.given = request.given;
+            (self.batch, self.after) = (request.batch, request.after);
+        } else if request.batch != self.batch {
+            return false;
+        }
+        self.synced_batch = request.synced_batch;
+        if let Some(watch) = request.watch {
+            self.watched = watch.user_ids;
+        }
+        true
+    }
+}
+
+/// What came of keeping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Keeping {
+    Kept,
+    /// Another edge has it.
+    Moved,
+    /// There is nothing that it goes on.
+    Unknown,
+}
+
+/// Why a poll can't be taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NotTaken {
+    Unknown,
+    AnotherUsers,
+}
+
+/// All polls of one instance.
+#[derive(Debug, Default)]
+pub(crate) struct Polls {
+    kept: HashMap<PollId, Kept>,
+    by_age: BTreeSet<(u64, PollId)>,
+    size: usize,
+}
+
+impl Polls {
+    pub(crate) fn keep(&mut self, now_ms: u64, id: PollId, mut request: KeepPollRequest) -> Keeping {
+        let known = self.forget(&id);
+        let is_anothers = known.as_ref().is_some_and(|kept| kept.edge != request.edge_id);
+        let before = request.before.take();
+        // An edge that has taken it elsewhere has a later batch, and says all of it.
+        let overtakes = before.is_some() && known.as_ref().is_none_or(|kept| request.batch > kept.batch);
+        let (kept, keeping) = match (known, before) {
+            (Some(kept), _) if is_anothers && !overtakes => (Some(kept), Keeping::Moved),
+            (_, Some(before)) => (Some(Kept::new(request, before.chats)), Keeping::Kept),
+            (Some(mut kept), None) => match kept.go_on(request) {
+                true => (Some(kept), Keeping::Kept),
+                false => (Some(kept), Keeping::Unknown),
+            },
+            (None, None) => (None, Keeping::Unknown),
+        };
+        if let Some(mut kept) = kept {
+            if keeping == Keeping::Kept {
+                kept.heard_ms = now_ms;
+            }
+            self.put(id, kept);
+        }
+        keeping
+    }
+
+    /// The poll is this edge's from now on. The one that had it, if that is another one.
+    pub(crate) fn take(
+        &mut self,
+        now_ms: u64,
+        id: PollId,
+        edge: String,
+        user: UserId,
+    ) -> Result<(TakePollResponse, Option<String>), NotTaken> {
+        self.device(&id, user)?;
+        let mut kept = self.forget(&id).ok_or(NotTaken::Unknown)?;
+        kept.heard_ms = now_ms;
+        let before = std::mem::replace(&mut kept.edge, edge);
+        let before = (before != kept.edge).then_some(before);
+        let taken = TakePollResponse {
+            device: kept.device.clone(),
+            batch: kept.batch,
+            after: kept.after,
+            before: kept.before.clone(),
+            given: kept.given.clone(),
+            watched: kept.watched.clone(),
+            synced_batch: kept.synced_batch,
+        };
+        self.put(id, kept);
+        Ok((taken, before))
+    }
+
+    /// The device of a user's poll.
+    pub(crate) fn device(&self, id: &PollId, user: UserId) -> Result<String, NotTaken> {
+        let kept = self.kept.get(id).ok_or(NotTaken::Unknown)?;
+        if kept.user == user { Ok(kept.device.clone()) } else { Err(NotTaken::AnotherUsers) }
+    }
+
+    /// The edge that has a user's poll.
+    pub(crate) fn edge(&self, id: &PollId, user: UserId) -> Option<String> {
+        self.kept.get(id).filter(|kept| kept.user == user).map(|kept| kept.edge.clone())
+    }
+
+    pub(crate) fn end(&mut self, id: &PollId, user: UserId) {
+        if self.kept.get(id).is_some_and(|kept| kept.user == user) {
+            self.forget(id);
+        }
+    }
+
+    /// Forgets those whose time is over.
+    pub(crate) fn tick(&mut self, now_ms: u64) {
+        self.forget_while(|polls, heard_ms| heard_ms + POLL_LIFE_MS <= now_ms || polls.size > POSITIONS_MAX);
+    }
+
+    fn forget_while(&mut self, is_over: impl Fn(&Self, u64) -> bool) {
+        while let Some((heard_ms, id)) = self.by_age.first().copied()
+            && is_over(self, heard_ms)
+        {
+            self.forget(&id);
+        }
+    }
+
+    fn put(&mut self, id: PollId, kept: Kept) {
+        self.size += kept.size();
+        self.by_age.insert((kept.heard_ms, id));
+        self.kept.insert(id, kept);
+        self.forget_while(|polls, _| polls.size > POSITIONS_MAX);
+    }
+
+    fn forget(&mut self, id: &PollId) -> Option<Kept> {
+        let kept = self.kept.remove(id)?;
+        self.size -= kept.size();
+        self.by_age.remove(&(kept.heard_ms, *id));
+        Some(kept)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use confab_proto::presence::v1::{PollPositions, PollUsers};
+
+    const ANN: UserId = UserId(1);
+    const ID: PollId = [7; 16];
+
+    fn positions(of: &[(u64, u64)]) -> HashMap<u64, u64> {
+        of.iter().copied().collect()
+    }
+
+    fn batch(edge: &str, after: u64, batch: u64, given: &[(u64, u64)]) -> KeepPollRequest {
+        KeepPollRequest {
+            edge_id: edge.into(),
+            user_id: ANN.0,
+            device: "phone".into(),
+            batch,
+            after,
+            given: positions(given),
+            ..KeepPollRequest::default()
+        }
+    }
+
+    fn whole(edge: &str, after: u64, of: u64, before: &[(u64, u64)], given: &[(u64, u64)]) -> KeepPollRequest {
+        let before = Some(PollPositions { chats: positions(before) });
+        KeepPollRequest { before, ..batch(edge, after, of, given) }
+    }
+
+    #[test]
+    fn another_edge_goes_on_where_the_client_is() {
+        let mut polls = Polls::default();
+        assert_eq!(polls.keep(0, ID, batch("a", 0, 1, &[])), Keeping::Unknown);
+        assert_eq!(polls.keep(0, ID, whole("a", 0, 1, &[(1, 5), (2, 9)], &[(1, 6)])), Keeping::Kept);
+        let watch = Some(PollUsers { user_ids: vec![3] });
+        let second = KeepPollRequest { watch, synced_batch: 2, ..batch("a", 1, 2, &[(1, 8), (3, 1)]) };
+        assert_eq!(polls.keep(1, ID, second), Keeping::Kept);
+        let (taken, before) = polls.take(2, ID, "b".into(), ANN).expect("it is kept");
+        assert_eq!(before.as_deref(), Some("a"));
+        assert_eq!(taken.before, positions(&[(1, 6), (2, 9)]));
+        assert_eq!(taken.given, positions(&[(1, 8), (3, 1)]));
+        assert_eq!((taken.batch, taken.after, taken.synced_batch), (2, 1, 2));
+        assert_eq!((&taken.watched[..], &taken.device[..]), (&[3][..], "phone"));
+    }
+
+    #[test]
+    fn the_edge_that_had_it_hears_that_it_has_moved() {
+        let mut polls = Polls::default();
+        polls.keep(0, ID, whole("a", 0, 1, &[], &[(1, 6)]));
+        polls.take(0, ID, "b".into(), ANN).expect("it is kept");
+        assert_eq!(polls.keep(1, ID, batch("a", 1, 2, &[(1, 7)])), Keeping::Moved);
+        assert_eq!(polls.keep(1, ID, whole("a", 0, 1, &[], &[(1, 6)])), Keeping::Moved);
+        assert_eq!(polls.keep(1, ID, batch("b", 1, 2, &[(1, 7)])), Keeping::Kept);
+        // One that has taken it elsewhere, from what was kept there.
+        assert_eq!(polls.keep(1, ID, whole("c", 2, 3, &[(1, 7)], &[])), Keeping::Kept);
+        assert_eq!(polls.keep(1, ID, batch("b", 2, 3, &[(1, 8)])), Keeping::Moved);
+    }
+
+    #[test]
+    fn a_word_of_it_keeps_it_and_silence_ends_it() {
+        let mut polls = Polls::default();
+        polls.keep(0, ID, whole("a", 0, 1, &[], &[(1, 6)]));
+        assert_eq!(polls.keep(POLL_LIFE_MS - 1, ID, batch("a", 0, 1, &[])), Keeping::Kept);
+        polls.tick(POLL_LIFE_MS);
+        assert_eq!(polls.take(POLL_LIFE_MS, ID, "b".into(), ANN).expect("it is kept").0.given, positions(&[(1, 6)]));
+        polls.tick(2 * POLL_LIFE_MS);
+        assert_eq!(polls.take(2 * POLL_LIFE_MS, ID, "b".into(), ANN), Err(NotTaken::Unknown));
+        assert_eq!(polls.size, 0);
+    }
+
+    #[test]
+    fn nobody_elses_and_no_batch_without_the_one_before() {
+        let mut polls = Polls::default();
+        polls.keep(0, ID, whole("a", 0, 1, &[], &[]));
+        polls.keep(0, ID, batch("a", 1, 2, &[]));
+        polls.keep(0, ID, batch("a", 2, 3, &[]));
+        assert_eq!(polls.take(0, ID, "b".into(), UserId(2)), Err(NotTaken::AnotherUsers));
+        assert_eq!(polls.keep(0, ID, batch("a", 4, 5, &[])), Keeping::Unknown);
+        assert_eq!(polls.device(&ID, ANN).as_deref(), Ok("phone"));
+        assert_eq!(polls.device(&ID, UserId(2)), Err(NotTaken::AnotherUsers));
+        polls.end(&ID, UserId(2));
+        assert!(polls.take(0, ID, "b".into(), ANN).is_ok());
+        polls.end(&ID, ANN);
+        assert_eq!(polls.take(0, ID, "b".into(), ANN), Err(NotTaken::Unknown));
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded_and_the_silent_go_first() {
+        let mut polls = Polls::default();
+        for at in 0..5 {
+            polls.keep(at.into(), [at; 16], whole("a", 0, 1, &[(1, 1), (2, 1), (3, 1), (4, 1)], &[]));
+        }
+        assert_eq!(polls.size, POSITIONS_MAX);
+        assert_eq!(polls.take(9, [0; 16], "b".into(), ANN), Err(NotTaken::Unknown));
+        assert!(polls.take(9, [1; 16], "b".into(), ANN).is_ok());
+    }
+}
