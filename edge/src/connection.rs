@@ -178,11 +178,12 @@ impl Connection {
     async fn act(&mut self) -> Result<(), End> {
         for out in self.session.take_out() {
             match out {
-                Out::Frame(Frame::Text(text)) | Out::Aside(Frame::Text(text)) => {
-                    self.write(Message::Text(text)).await?
-                }
-                Out::Frame(Frame::Binary(bytes)) | Out::Aside(Frame::Binary(bytes)) => {
-                    self.write(Message::Binary(bytes)).await?
+                Out::Frame(frame) | Out::Answer(frame) | Out::Passing(frame) => {
+                    let message = match frame {
+                        Frame::Text(text) => Message::Text(text),
+                        Frame::Binary(bytes) => Message::Binary(bytes),
+                    };
+                    self.write(message).await?;
                 }
                 Out::Ping(number) => {
                     let payload = Bytes::copy_from_slice(&number.to_be_bytes());

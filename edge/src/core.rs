@@ -19,8 +19,10 @@ use crate::frames::{Close, Frame};
 #[derive(Debug)]
 pub(crate) enum Out {
     Frame(Frame),
-    /// A frame that is of no log: an answer, a receipt. It comes of nothing else again.
-    Aside(Frame),
+    /// A frame that answers one of the client's.
+    Answer(Frame),
+    /// A receipt, a presence, typing.
+    Passing(Frame),
     /// A WebSocket ping.
     Ping(u64),
     /// For message-svc's stream; its reply comes with this number.

@@ -135,7 +135,16 @@ impl Shared {
                 Answer::Frame(self.history(mailbox, chat, before, limit, reference.as_deref()).await)
             }
             Question::Watch { users, asked, reference } => {
-                let (allowed, refusal) = self.may_watch(mailbox, &users, reference.as_deref()).await;
+                let mut attempts = 1;
+                let (allowed, refusal) = loop {
+                    let (allowed, refusal) = self.may_watch(mailbox, &users, reference.as_deref()).await;
+                    // Nobody has asked, so nobody asks again: what a poll watched before would be lost.
+                    if asked || !allowed.is_empty() || attempts == SYNC_ATTEMPTS {
+                        break (allowed, refusal);
+                    }
+                    sleep(SYNC_AGAIN * attempts).await;
+                    attempts += 1;
+                };
                 Answer::MayWatch { asked: users, allowed, refusal: refusal.filter(|_| asked) }
             }
             // Done without an answer.

@@ -63,6 +63,7 @@ pub(crate) fn router(app: App) -> Router {
         .route("/ws", any(upgrade::ws))
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
+        .method_not_allowed_fallback(other_method)
         .with_state(app.clone())
         .fallback_service(api(app).layer(cors))
 }
@@ -80,8 +81,12 @@ fn api(app: App) -> Router {
         .route("/v1/sessions/{id}", delete(sessions::revoke))
         .route("/v1/users/{id}/presence", get(api::presence))
         .route("/v1/chats/{id}/messages", get(api::list_messages).post(api::send_message))
-        .route("/poll", post(poll::open).get(poll::next).delete(poll::end))
-        .route("/poll/send", post(poll::send).layer(DefaultBodyLimit::max(poll::BODY_MAX)))
+        .merge(
+            Router::new()
+                .route("/poll", post(poll::open).get(poll::next).delete(poll::end))
+                .route("/poll/send", post(poll::send))
+                .layer(DefaultBodyLimit::max(poll::BODY_MAX)),
+        )
         .fallback(elsewhere)
         .method_not_allowed_fallback(other_method)
         .layer(DefaultBodyLimit::max(BODY_MAX))
@@ -98,7 +103,12 @@ async fn limit(State(app): State<App>, request: Request, next: Next) -> Response
             return Problem::limited("this address asks for more than it may", wait).into_response();
         }
     }
-    next.run(request).await
+    let response = next.run(request).await;
+    let is_text = response.headers().get(header::CONTENT_TYPE).is_none_or(|kind| kind != "application/json");
+    if response.status() == StatusCode::PAYLOAD_TOO_LARGE && is_text {
+        return Problem::new(Code::TooLarge, "the body is too large", Some("body")).into_response();
+    }
+    response
 }
 
 async fn page(State(app): State<App>, headers: HeaderMap) -> Response {

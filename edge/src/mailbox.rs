@@ -47,8 +47,10 @@ pub(crate) enum Item {
     Reconnect {
         after_ms: u64,
     },
-    /// Of a long poll: another edge has it.
-    Moved,
+    /// Of a long poll: another edge has it, by its being taken for the so-manieth time; 0: it is over.
+    Taken {
+        generation: u64,
+    },
     /// Of a long poll: answers that the edge which had it before has left.
     Passed(Vec<Frame>),
 }

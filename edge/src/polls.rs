@@ -49,8 +49,10 @@ pub(crate) enum Refusal {
     Superseded,
     /// It names neither of the last two batches.
     WrongCursor,
-    /// Another edge has gone on with it meanwhile.
-    Moved,
+    /// Another edge has gone on with it meanwhile: what is kept is newer than what is here.
+    Stale,
+    /// Its task has ended before it came to the question.
+    Ended,
     /// The token has expired while it waited.
     Expired,
     Revoked,
@@ -82,7 +84,14 @@ enum Request {
     },
     /// The session was elsewhere meanwhile: what is here is of no use.
     Leave,
-    End,
+}
+
+/// Where a task begins.
+enum Beginning {
+    /// A new session, whose client has everything up to these.
+    New(Positions),
+    /// One of another edge's.
+    Taken(Box<TakePollResponse>),
 }
 
 struct Entry {
@@ -114,13 +123,17 @@ impl Polls {
     }
 
     fn find(&self, id: Uuid, claims: &Claims) -> Result<Option<mpsc::Sender<Request>>, Refusal> {
-        self.here().get(&id).map(|entry| entry.of(claims)).transpose()
+        let entry = self.here();
+        entry.get(&id).filter(|entry| !entry.requests.is_closed()).map(|entry| entry.of(claims)).transpose()
     }
 
     fn remove(&self, id: Uuid, requests: &mpsc::WeakSender<Request>) {
         let mut here = self.here();
         // Another may have begun meanwhile.
-        let is_it = |entry: &Entry| requests.upgrade().is_none_or(|requests| requests.same_channel(&entry.requests));
+        let is_it = |entry: &Entry| {
+            entry.requests.is_closed()
+                || requests.upgrade().is_some_and(|requests| requests.same_channel(&entry.requests))
+        };
         if here.get(&id).is_some_and(is_it) {
             here.remove(&id);
         }
@@ -138,7 +151,7 @@ pub(crate) async fn open(
     let mut session = Session::new(shared.now(), Mode::Poll, claims, id, bounds);
     let known = positions.iter().map(|(chat, seq)| (*chat, *seq)).collect();
     session.begin(Begin { positions, ..Begin::default() });
-    let requests = start(shared, id, claims, session, Ok(known))?;
+    let requests = start(shared, id, claims, session, Beginning::New(known))?;
     ask_next(&requests, claims, 0, Duration::ZERO).await.map(|page| (id, page))
 }
 
@@ -153,10 +166,9 @@ pub(crate) async fn next(
 ) -> Result<Page, Refusal> {
     let requests = have(shared, bounds, claims, id).await?;
     let asked = ask_next(&requests, claims, cursor, wait).await;
-    let Err(Refusal::WrongCursor | Refusal::Moved) = asked else { return asked };
-    // Its client has asked elsewhere meanwhile, and comes back: what is kept is newer than what is here. If it isn't, it is refused again.
-    shared.polls.remove(id, &requests.downgrade());
-    let _ended = requests.try_send(Request::Leave);
+    let Err(Refusal::Stale | Refusal::Ended) = asked else { return asked };
+    // Its client has asked elsewhere meanwhile, and comes back: what is kept is newer than what was here.
+    leave(shared, id, &requests);
     let requests = have(shared, bounds, claims, id).await?;
     ask_next(&requests, claims, cursor, wait).await
 }
@@ -167,29 +179,36 @@ pub(crate) async fn give(
     bounds: Bounds,
     claims: &Claims,
     id: Uuid,
-    frames: Vec<Read>,
+    frames: &[Read],
 ) -> Result<(), Refusal> {
+    let request = |answer| Request::Frames { frames: frames.to_vec(), claims: claims.clone(), answer };
     let requests = have(shared, bounds, claims, id).await?;
-    ask(&requests, |answer| Request::Frames { frames, claims: claims.clone(), answer }).await
+    let given = ask(&requests, request).await;
+    let Err(Refusal::Stale | Refusal::Ended) = given else { return given };
+    leave(shared, id, &requests);
+    let requests = have(shared, bounds, claims, id).await?;
+    ask(&requests, request).await
+}
+
+/// Ends a task whose session has been elsewhere meanwhile.
+fn leave(shared: &Shared, id: Uuid, requests: &mpsc::Sender<Request>) {
+    shared.polls.remove(id, &requests.downgrade());
+    let _ended = requests.try_send(Request::Leave);
 }
 
 /// Whether there is such a session of this user and device.
 pub(crate) async fn look(shared: &Shared, claims: &Claims, id: Uuid) -> Result<(), Refusal> {
-    if shared.polls.find(id, claims)?.is_some() {
-        return Ok(());
+    match shared.polls.find(id, claims)? {
+        Some(_) => Ok(()),
+        None => Ok(shared.polls.keeper.look(id, claims).await?),
     }
-    let device = shared.polls.keeper.look(id, claims.user).await?;
-    if device == claims.device { Ok(()) } else { Err(Refusal::AnotherUsers) }
 }
 
 /// Ends one, wherever it is.
 pub(crate) async fn end(shared: &Shared, claims: &Claims, id: Uuid) -> Result<(), Refusal> {
-    look(shared, claims, id).await?;
+    shared.polls.keeper.look(id, claims).await?;
+    // The edge that has it hears of that.
     shared.polls.keeper.end(id, claims.user).await;
-    if let Some(requests) = shared.polls.find(id, claims)? {
-        // One that ends by itself meanwhile has ended.
-        drop(requests.send(Request::End).await);
-    }
     Ok(())
 }
 
@@ -203,27 +222,24 @@ async fn have(
     if let Some(requests) = shared.polls.find(id, claims)? {
         return Ok(requests);
     }
-    let kept = shared.polls.keeper.take(id, claims.user).await?;
-    if kept.device != claims.device {
-        return Err(Refusal::AnotherUsers);
-    }
+    let kept = shared.polls.keeper.take(id, claims).await?;
     let session = Session::new(shared.now(), Mode::Poll, claims, id, bounds).without_hello();
-    start(shared, id, claims, session, Err(kept))
+    start(shared, id, claims, session, Beginning::Taken(Box::new(kept)))
 }
 
-/// Starts a task, unless there is one by now. `from`: see [`Poll::new`].
+/// Starts a task, unless there is one by now.
 fn start(
     shared: &Arc<Shared>,
     id: Uuid,
     claims: &Claims,
     session: Session,
-    from: Result<Positions, TakePollResponse>,
+    from: Beginning,
 ) -> Result<mpsc::Sender<Request>, Refusal> {
     let (requests, asked) = mpsc::channel(REQUESTS_MAX);
     let entry = Entry { user: claims.user, device: claims.device.as_str().into(), requests: requests.clone() };
     {
         let mut here = shared.polls.here();
-        if let Some(there) = here.get(&id) {
+        if let Some(there) = here.get(&id).filter(|entry| !entry.requests.is_closed()) {
             return there.of(claims);
         }
         here.insert(id, entry);
@@ -250,7 +266,10 @@ async fn ask<T>(
     request: impl FnOnce(oneshot::Sender<Result<T, Refusal>>) -> Request,
 ) -> Result<T, Refusal> {
     let (answer, answered) = oneshot::channel();
-    requests.try_send(request(answer)).map_err(|_| Refusal::Unavailable)?;
+    requests.try_send(request(answer)).map_err(|error| match error {
+        mpsc::error::TrySendError::Full(_) => Refusal::Unavailable,
+        mpsc::error::TrySendError::Closed(_) => Refusal::Ended,
+    })?;
     // A task that ends meanwhile leaves the question to be asked again.
-    answered.await.unwrap_or(Err(Refusal::Unavailable))
+    answered.await.unwrap_or(Err(Refusal::Ended))
 }

@@ -209,8 +209,14 @@ impl Roster {
 
     /// What is told of a session that is open.
     pub(crate) fn describe(&mut self, stream: Stream, session: u64, user: UserId, about: About) {
-        let tracked = self.current(stream).and_then(|state| state.sessions.get_mut(&(user, session)));
-        tracked.into_iter().for_each(|tracked| tracked.about = Some(Box::new(about.clone())));
+        if let Some(tracked) = self.current(stream).and_then(|state| state.sessions.get_mut(&(user, session))) {
+            tracked.about = Some(Box::new(about));
+        }
+    }
+
+    /// All sessions have been told by now.
+    pub(crate) fn is_warm(&self) -> bool {
+        self.is_warm
     }
 
     /// A user's sessions of which something is known, and how their edges call them.

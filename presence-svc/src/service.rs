@@ -34,6 +34,9 @@ const USERS_MAX: usize = 1_000;
 /// Chats of a long poll at most.
 const POLL_CHATS_MAX: usize = 20_000;
 
+/// Users that one watches at most: what an edge may be set to.
+const POLL_WATCHED_MAX: usize = 10_000;
+
 /// Frames that a watching edge may leave unread. Beyond it its stream is cut: it watches again and is told the states.
 const WATCH_FRAMES_MAX: usize = 1_024;
 
@@ -317,8 +320,8 @@ impl PresenceService for Service {
         if request.given.len().max(before) > POLL_CHATS_MAX {
             return Err(Status::invalid_argument(format!("given, before: at most {POLL_CHATS_MAX} chats each")));
         }
-        if request.watch.as_ref().is_some_and(|watch| watch.user_ids.len() > USERS_MAX) {
-            return Err(Status::invalid_argument(format!("watch: at most {USERS_MAX} users")));
+        if request.watch.as_ref().is_some_and(|watch| watch.user_ids.len() > POLL_WATCHED_MAX) {
+            return Err(Status::invalid_argument(format!("watch: at most {POLL_WATCHED_MAX} users")));
         }
         let keeping = self.polls().keep(self.now().mono_ms, id, request);
         let response = KeepPollResponse { moved: keeping == Keeping::Moved, unknown: keeping == Keeping::Unknown };
@@ -326,22 +329,22 @@ impl PresenceService for Service {
     }
 
     async fn take_poll(&self, request: Request<TakePollRequest>) -> Result<Response<TakePollResponse>, Status> {
-        let TakePollRequest { session, edge_id, user_id, look_only } = request.into_inner();
+        let TakePollRequest { session, edge_id, user_id, look_only, device } = request.into_inner();
         let (id, user) = (poll_id(&session)?, UserId(user_id));
         let taken = if look_only {
-            self.polls().device(&id, user).map(|device| TakePollResponse { device, ..TakePollResponse::default() })
+            self.polls().find(&id, user, &device).map(|()| TakePollResponse { device, ..TakePollResponse::default() })
         } else {
-            let taken = self.polls().take(self.now().mono_ms, id, edge_id, user);
+            let taken = self.polls().take(self.now().mono_ms, id, edge_id, user, &device);
             taken.map(|(taken, before)| {
                 // One that doesn't hear it finds out when it keeps it.
-                let poll = TakenPoll { session, user_id };
+                let poll = TakenPoll { session, user_id, generation: taken.generation };
                 self.tell_edge(before.as_deref(), TrackResponse { taken: vec![poll], ..TrackResponse::default() });
                 taken
             })
         };
         taken.map(Response::new).map_err(|error| match error {
             NotTaken::Unknown => Status::not_found("session: nothing is kept of it"),
-            NotTaken::AnotherUsers => Status::permission_denied("session: it is another user's"),
+            NotTaken::AnotherUsers => Status::permission_denied("session: it is another user's or device's"),
         })
     }
 
@@ -378,14 +381,18 @@ impl PresenceService for Service {
         if names.len() > USERS_MAX {
             return Err(Status::invalid_argument(format!("names: at most {USERS_MAX}")));
         }
-        let state = self.state();
-        let meant = |about: &About| {
-            (device.is_empty() || *about.device == *device)
-                && (names.is_empty() || names.iter().any(|name| name[..] == about.name))
+        let is_meant = |name: &[u8; 16], of: &str| {
+            (device.is_empty() || *of == *device) && (names.is_empty() || names.iter().any(|meant| meant[..] == *name))
         };
+        // Those at rest, too, which no edge has.
+        self.polls().end_all(UserId(user_id), is_meant);
+        let state = self.state();
+        if !state.roster.is_warm() {
+            return Err(Status::unavailable("this instance has started lately and doesn't know all sessions yet"));
+        }
         let mut by_edge: HashMap<core::Stream, Vec<u64>> = HashMap::new();
         for (stream, session, about) in state.roster.sessions_of(UserId(user_id)) {
-            if meant(about) {
+            if is_meant(&about.name, &about.device) {
                 by_edge.entry(stream).or_default().push(session);
             }
         }
@@ -403,7 +410,10 @@ impl PresenceService for Service {
 
     async fn end_poll(&self, request: Request<EndPollRequest>) -> Result<Response<EndPollResponse>, Status> {
         let request = request.into_inner();
-        self.polls().end(&poll_id(&request.session)?, UserId(request.user_id));
+        let EndPollRequest { session, user_id } = request;
+        let edge = self.polls().end(&poll_id(&session)?, UserId(user_id));
+        let over = TakenPoll { session, user_id, generation: 0 };
+        self.tell_edge(edge.as_deref(), TrackResponse { taken: vec![over], ..TrackResponse::default() });
         Ok(Response::new(EndPollResponse {}))
     }
 }

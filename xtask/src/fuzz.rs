@@ -1,6 +1,10 @@
-//! `cargo xtask fuzz`: the fuzz target of the edge's frame decoder, by cargo-fuzz, and its corpus made small again.
+//! `cargo xtask fuzz`: the fuzz target of the edge's frame decoder, by cargo-fuzz. What it finds goes into the corpus that tests replay:
+//! one file, a frame in hexadecimal digits each line.
 
-use std::path::PathBuf;
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, ensure};
@@ -13,46 +17,60 @@ const CARGO_FUZZ: &str = "0.13.2";
 /// No address sanitizer, for that needs a nightly compiler; and nothing here is `unsafe`.
 const SANITIZER: [&str; 2] = ["--sanitizer", "none"];
 
-/// Frames of up to twice what is too large.
-const BYTES_MAX: usize = 256 * 1_024;
+/// Frames of up to twice what is too large, bytes.
+const BYTES_MAX: &str = "-max_len=262144";
+
+/// Of the corpus that is kept: what covers more code, not the same more often, and is short.
+const KEPT: [&str; 3] = ["-merge=1", "-use_counters=0", "-max_len=2048"];
 
 pub(crate) fn run(seconds: u64) -> anyhow::Result<()> {
     let edge = crate::root().join("edge");
     if !Command::new("cargo").args(["fuzz", "--version"]).output()?.status.success() {
         crate::cargo(&["install", "--locked", "cargo-fuzz", "--version", CARGO_FUZZ])?;
     }
-    let (time, bytes) = (format!("-max_total_time={seconds}"), format!("-max_len={BYTES_MAX}"));
-    // Beside the corpus that is kept: what is new there is too much to keep.
-    let grown = crate::root().join("target/fuzz-corpus");
-    std::fs::create_dir_all(&grown)?;
-    let kept = edge.join("fuzz/corpus").join(TARGET);
-    let run = [grown.clone().into_os_string(), kept.clone().into_os_string()];
-    fuzz(&edge, "run", &run, &[&time, &bytes, "-dict=fuzz/frames.dict", "-print_final_stats=1"])?;
-    // What covers the same with less takes the place of the one that was kept.
-    let merged = crate::root().join("target/fuzz-merged");
+    let corpus = edge.join("fuzz/frames.corpus");
+    let (grown, merged) = (crate::root().join("target/fuzz-corpus"), crate::root().join("target/fuzz-merged"));
+    unpack(&corpus, &grown)?;
+    let time = format!("-max_total_time={seconds}");
+    fuzz(&edge, &[&grown], &[&time, BYTES_MAX, "-dict=fuzz/frames.dict", "-print_final_stats=1"])?;
     if merged.exists() {
-        std::fs::remove_dir_all(&merged)?;
+        fs::remove_dir_all(&merged)?;
     }
-    std::fs::create_dir_all(&merged)?;
-    let from = [merged.clone().into_os_string(), grown.into_os_string(), kept.clone().into_os_string()];
-    fuzz(&edge, "run", &from, &["-merge=1", &bytes])?;
-    std::fs::remove_dir_all(&kept)?;
-    std::fs::create_dir_all(&kept)?;
-    let mut files: Vec<PathBuf> =
-        std::fs::read_dir(&merged)?.map(|file| file.map(|file| file.path())).collect::<Result<_, _>>()?;
-    files.sort();
-    for file in &files {
-        let name = file.file_name().context("a file without a name")?;
-        std::fs::copy(file, kept.join(name))?;
-    }
-    println!("{} files in edge/fuzz/corpus/{TARGET}", files.len());
+    fs::create_dir_all(&merged)?;
+    fuzz(&edge, &[&merged, &grown], &KEPT)?;
+    println!("{} frames in {}", pack(&merged, &corpus)?, corpus.display());
     Ok(())
 }
 
-fn fuzz(edge: &std::path::Path, verb: &str, folders: &[std::ffi::OsString], options: &[&str]) -> anyhow::Result<()> {
+fn fuzz(edge: &Path, folders: &[&Path], options: &[&str]) -> anyhow::Result<()> {
+    let folders: Vec<OsString> =
+        folders.iter().map(|folder| std::path::absolute(folder).map(Into::into)).collect::<Result<_, _>>()?;
     let mut command = Command::new("cargo");
-    command.args(["fuzz", verb]).args(SANITIZER).arg(TARGET).args(folders).arg("--").args(options).current_dir(edge);
+    command.args(["fuzz", "run"]).args(SANITIZER).arg(TARGET).args(folders).arg("--").args(options).current_dir(edge);
     println!("{command:?}");
     ensure!(command.status()?.success(), "{command:?} failed");
     Ok(())
+}
+
+/// Adds the corpus to a folder, a file each.
+fn unpack(corpus: &Path, folder: &Path) -> anyhow::Result<()> {
+    fs::create_dir_all(folder)?;
+    for (at, line) in fs::read_to_string(corpus)?.lines().enumerate() {
+        let byte = |at: usize| u8::from_str_radix(line.get(at..at + 2).unwrap_or_default(), 16);
+        let bytes: Vec<u8> = (0..line.len()).step_by(2).map(byte).collect::<Result<_, _>>().context("the corpus")?;
+        fs::write(folder.join(format!("kept-{at}")), bytes)?;
+    }
+    Ok(())
+}
+
+/// Writes a folder's files as the corpus, the short ones first: how many there are.
+fn pack(folder: &Path, corpus: &Path) -> anyhow::Result<usize> {
+    let mut frames = BTreeSet::new();
+    for file in fs::read_dir(folder)? {
+        let hex = fs::read(file?.path())?.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        frames.insert((hex.len(), hex));
+    }
+    let lines: Vec<String> = frames.into_iter().map(|(_, hex)| hex).filter(|hex| !hex.is_empty()).collect();
+    fs::write(corpus, lines.join("\n") + "\n")?;
+    Ok(lines.len())
 }

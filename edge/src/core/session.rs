@@ -9,7 +9,7 @@ pub(crate) mod poll;
 mod requests;
 mod sync;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use confab_ids::{ChatId, Seq, UserId};
@@ -123,6 +123,8 @@ pub(crate) struct Session {
     /// Seed mode: written and not yet pinged for; pinged for and not yet confirmed. Of a poll: what is in no batch yet.
     written: HashMap<ChatId, Seq>,
     pinged: HashMap<ChatId, Seq>,
+    /// Of a poll: where its chats are, once it is in sync, until that is given.
+    synced_to: BTreeMap<u64, u64>,
     confirms_itself: bool,
     out: Vec<Out>,
 }
@@ -154,6 +156,7 @@ impl Session {
             own: VecDeque::new(),
             written: HashMap::new(),
             pinged: HashMap::new(),
+            synced_to: BTreeMap::new(),
             confirms_itself: matches!(mode, Mode::Json | Mode::Proto),
             out: Vec::new(),
         };
@@ -274,7 +277,7 @@ impl Session {
             }
             Item::Close(close) => self.out.push(Out::Close(close)),
             // A poll's task has done what there is to do.
-            Item::Moved | Item::Passed(_) => {}
+            Item::Taken { .. } | Item::Passed(_) => {}
             Item::Reconnect { after_ms } => {
                 self.leave_ms = now.mono_ms.saturating_add(after_ms).saturating_add(LEAVE_MS);
                 self.say(&ServerFrame::Reconnect { after_ms });
@@ -309,7 +312,7 @@ impl Session {
 
     fn passing(&mut self, subject: Subject, frame: Frame) {
         match (&self.phase, &mut self.sync) {
-            (Phase::Live, _) => self.out.push(Out::Aside(frame)),
+            (Phase::Live, _) => self.out.push(Out::Passing(frame)),
             // By then it is of long ago.
             (Phase::Syncing, _) if matches!(subject, Subject::Typing(..)) => {}
             // What the sync says of marks may have been read before.
@@ -401,7 +404,7 @@ impl Session {
                 self.finish_sync();
             }
             Answer::ListFailed { chat } => self.tracks.fetch_failed(now.mono_ms, chat),
-            Answer::Frame(frame) => self.out.push(Out::Aside(frame)),
+            Answer::Frame(frame) => self.out.push(Out::Answer(frame)),
             Answer::MayWatch { asked, allowed, refusal } => self.may_watch(&asked, allowed, refusal),
         }
     }
@@ -413,7 +416,7 @@ impl Session {
         if !allowed.is_empty() {
             self.out.push(Out::Ask(Question::WatchPeers { users: allowed }));
         }
-        self.out.extend(refusal.map(Out::Aside));
+        self.out.extend(refusal.map(Out::Answer));
     }
 
     fn say(&mut self, frame: &ServerFrame<'_>) {
@@ -421,7 +424,7 @@ impl Session {
     }
 
     fn reply_with(&mut self, frame: &ServerFrame<'_>) {
-        self.out.push(Out::Aside(frame.write(self.mode.wire())));
+        self.out.push(Out::Answer(frame.write(self.mode.wire())));
     }
 
     /// Nothing that it has asked is open.

@@ -18,7 +18,7 @@ const HISTORY_MAX: u64 = 200;
 const HISTORY_DEFAULT: u32 = 50;
 
 /// What a client asks for.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) enum ClientFrame {
     /// What takes a seq. Who sends it, and its id, are the session's to say.
     Send(Box<Send>),
@@ -79,7 +79,7 @@ impl Place {
 }
 
 /// A frame that can't be followed.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct BadFrame {
     pub code: Code,
     pub field: Option<&'static str>,
@@ -97,7 +97,7 @@ impl BadFrame {
 }
 
 /// A frame, and what its answers carry.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Read {
     pub reference: Option<String>,
     /// Of what takes a seq, for the error's sake.

@@ -11,6 +11,7 @@ use confab_ids::{ChatId, NUMBER_LIMIT};
 use confab_proto::message::v1::{Accepted, MarkRequest, Send, SendMessageRequest, SendTypingRequest, Typing};
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use tokio::time::{Instant, timeout_at};
 use tonic::Status;
 use uuid::Uuid;
 
@@ -31,6 +32,9 @@ pub(crate) const BODY_MAX: usize = 1_024 * 1_024;
 /// Frames of one request.
 const FRAMES_MAX: usize = 64;
 
+/// How long the frames of one request may take in all.
+const SEND_MAX: Duration = Duration::from_secs(20);
+
 /// How long a poll waits, if it doesn't say; and at most.
 const WAIT_DEFAULT: u64 = 25;
 const WAIT_MAX: u64 = 55;
@@ -44,13 +48,15 @@ impl From<Refusal> for Problem {
             Refusal::AnotherUsers => {
                 Self::new(Code::Forbidden, "the session is another user's or device's", Some("session"))
             }
-            Refusal::Superseded | Refusal::Moved => Self::new(Code::Conflict, "a newer poll has come", None),
+            Refusal::Superseded | Refusal::Stale => Self::new(Code::Conflict, "a newer poll has come", None),
             Refusal::WrongCursor => {
                 Self::new(Code::InvalidFrame, "cursor is not that of one of the last two answers", Some("cursor"))
             }
             Refusal::Expired => Self::new(Code::Unauthenticated, "the token has expired", None),
             Refusal::Revoked => Self::new(Code::Forbidden, "the session was revoked", None),
-            Refusal::Unavailable => Self::new(Code::Unavailable, "not possible at the moment: ask again", None),
+            Refusal::Unavailable | Refusal::Ended => {
+                Self::new(Code::Unavailable, "not possible at the moment: ask again", None)
+            }
         }
     }
 }
@@ -186,19 +192,34 @@ pub(crate) async fn send(
     }
     polls::look(&app.shared, &claims, session).await?;
     let (mut answers, mut of_session) = (Vec::new(), Vec::new());
+    let until = Instant::now() + SEND_MAX;
     for frame in frames {
-        match one(&app, &claims, frame.get()).await {
-            Done::Answer(answer) => answers.push(answer),
-            Done::Nothing => {}
-            Done::Session(read) => of_session.push(*read),
+        // What was done before is said in any case.
+        match timeout_at(until, one(&app, &claims, frame.get())).await {
+            Ok(Done::Answer(answer)) => answers.push(answer),
+            Ok(Done::Nothing) => {}
+            Ok(Done::Session(read)) => of_session.push(*read),
+            Err(_) => answers.push(unanswered(
+                &client::read(frame.get()),
+                Code::Deadline,
+                "not in time: it may or may not be done",
+            )),
         }
     }
-    if !of_session.is_empty() {
-        polls::give(&app.shared, bounds(&app.shared.cfg), &claims, session, of_session).await?;
+    if !of_session.is_empty()
+        && let Err(refusal) = polls::give(&app.shared, bounds(&app.shared.cfg), &claims, session, &of_session).await
+    {
+        let problem = Problem::from(refusal);
+        answers.extend(of_session.iter().map(|read| unanswered(read, problem.code, &problem.message)));
     }
     let mut list = String::new();
     push_list(&mut list, &answers);
     Ok(json(&app, list))
+}
+
+fn unanswered(read: &Read, code: Code, why: &str) -> Frame {
+    let (client_id, reference) = (read.client_id.as_deref(), read.reference.as_deref());
+    error_frame(code, why, None, client_id, reference, code.retryable().then_some(1_000)).write(Wire::Json)
 }
 
 enum Done {

@@ -16,7 +16,12 @@ use crate::links::presence::instances::Client;
 pub(crate) async fn list(State(app): State<App>, headers: HeaderMap) -> Result<Response, Problem> {
     let claims = claims(&app, &headers).await?;
     let request = ListSessionsRequest { user_id: claims.user.0 };
-    let sessions = home(&app, claims.user)?.list_sessions(request).await?.into_inner().sessions;
+    let mut sessions: Vec<OpenSession> = Vec::new();
+    for mut home in homes(&app, claims.user)? {
+        sessions.extend(home.list_sessions(request).await?.into_inner().sessions);
+    }
+    sessions.sort_by(|one, other| (one.opened_at_ms, &one.name).cmp(&(other.opened_at_ms, &other.name)));
+    sessions.dedup_by(|one, other| one.name == other.name);
     let item = |session: &OpenSession| {
         json!({
             "session_id": uuid(&session.name),
@@ -35,11 +40,13 @@ pub(crate) async fn revoke_all(
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
     let claims = claims(&app, &headers).await?;
-    let pairs = query.as_deref().unwrap_or_default().split('&').filter_map(|pair| pair.split_once('='));
-    let device = pairs.filter(|(name, _)| *name == "device").map(|(_, device)| device.to_owned()).next();
-    let request = RevokeSessionsRequest { device: device.unwrap_or_default(), ..of(claims.user) };
-    home(&app, claims.user)?.revoke_sessions(request).await?;
-    Ok(StatusCode::NO_CONTENT.into_response())
+    let mut pairs = query.as_deref().unwrap_or_default().split('&').filter_map(|pair| pair.split_once('='));
+    let device = pairs.find(|(name, _)| *name == "device").map(|(_, device)| device);
+    if device.is_some_and(str::is_empty) {
+        return Err(Problem::new(Code::InvalidFrame, "device is empty", Some("device")));
+    }
+    let device = device.unwrap_or_default().to_owned();
+    revoke_those(&app, RevokeSessionsRequest { device, ..of(claims.user) }).await
 }
 
 pub(crate) async fn revoke(
@@ -50,8 +57,15 @@ pub(crate) async fn revoke(
     let claims = claims(&app, &headers).await?;
     let wrong = |_| Problem::new(Code::InvalidFrame, "session_id is a UUID", Some("session_id"));
     let id: Uuid = id.parse().map_err(wrong)?;
-    let request = RevokeSessionsRequest { names: vec![id.as_bytes().to_vec().into()], ..of(claims.user) };
-    home(&app, claims.user)?.revoke_sessions(request).await?;
+    let names = vec![id.as_bytes().to_vec().into()];
+    revoke_those(&app, RevokeSessionsRequest { names, ..of(claims.user) }).await
+}
+
+/// At all instances that may know some of them.
+async fn revoke_those(app: &App, request: RevokeSessionsRequest) -> Result<Response, Problem> {
+    for mut home in homes(app, UserId(request.user_id))? {
+        home.revoke_sessions(request.clone()).await?;
+    }
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
@@ -59,7 +73,10 @@ fn of(user: UserId) -> RevokeSessionsRequest {
     RevokeSessionsRequest { user_id: user.0, ..RevokeSessionsRequest::default() }
 }
 
-fn home(app: &App, user: UserId) -> Result<Client, Problem> {
-    let unavailable = || Problem::new(Code::Unavailable, "sessions are not known at the moment", None);
-    app.shared.presence.homes(user).into_iter().next().ok_or_else(unavailable)
+fn homes(app: &App, user: UserId) -> Result<Vec<Client>, Problem> {
+    let homes = app.shared.presence.homes(user);
+    match homes.is_empty() {
+        true => Err(Problem::new(Code::Unavailable, "sessions are not known at the moment", None)),
+        false => Ok(homes),
+    }
 }

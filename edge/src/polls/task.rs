@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use uuid::Uuid;
 
 use super::batches::{Asked, Batches, Positions};
-use super::{Page, Refusal, Request};
+use super::{Beginning, Page, Refusal, Request};
 use crate::auth::Claims;
 use crate::core::Out;
 use crate::core::session::poll::Begin;
@@ -29,20 +29,24 @@ const KEEP_EVERY: Duration = Duration::from_secs(30);
 /// How long a poll that has moved waits for its answers.
 const ANSWERS_MAX: Duration = Duration::from_secs(5);
 
+/// What passes and is told so soon after this edge has gone on with a poll, its client has been told before: it wakes nobody, or a
+/// client that goes from edge to edge would never have to wait.
+const TOLD_BEFORE: Duration = Duration::from_secs(2);
+
 /// A poll that has so much to give is not fed any more: what comes waits where it is bounded.
 const READY_BYTES_MAX: usize = 256 * 1_024;
 
 /// Why a task ends.
 #[derive(Debug)]
 enum End {
-    /// Its client is elsewhere or asks nothing, or this edge ends: whichever is asked next goes on.
+    /// Its client asks nothing, or this edge ends: whichever is asked next goes on.
     Left,
     Closed(Close),
     /// Another edge has it, and was asked later.
     Superseded,
-    /// Another edge has it, or has had it meanwhile.
-    Moved,
-    /// Its client has ended it.
+    /// Another edge has had it meanwhile: its client's question is newer than what is here.
+    Stale,
+    /// It is over: its client has said so, or it was revoked.
     Over,
 }
 
@@ -60,39 +64,46 @@ pub(super) struct Poll {
     session: Session,
     mailbox: Arc<Mailbox>,
     requests: mpsc::Receiver<Request>,
+    /// How often the session has been taken.
+    generation: u64,
     /// Of another edge, until the client says which batch it has.
     kept: Option<TakePollResponse>,
     batches: Batches,
-    /// Written, and in no batch yet; and which of it are of no log.
+    /// Written, and in no batch yet; and what of it is of no log.
     ready: Vec<Frame>,
-    aside: Vec<usize>,
+    aside: Vec<Frame>,
     ready_bytes: usize,
+    /// There is something that its client doesn't know.
+    has_news: bool,
+    /// Until then what passes is no news.
+    news_from: Instant,
     /// The batch that said that the client is in sync; 0: none yet.
     synced_batch: u64,
     /// Whom presence-svc knows that it watches.
     watch_kept: Vec<u64>,
+    /// presence-svc may not have what it was told last: it is told all of it.
+    tell_all: bool,
     kept_at: Instant,
     waiting: Option<Waiting>,
     asked_at: Instant,
 }
 
 impl Poll {
-    /// `from`: what another edge has given; or where the client of a new one is.
     pub(super) fn new(
         shared: &Arc<Shared>,
         id: Uuid,
         claims: &Claims,
         mut session: Session,
         requests: mpsc::Receiver<Request>,
-        from: Result<Positions, TakePollResponse>,
+        from: Beginning,
     ) -> Self {
         let now = Instant::now();
-        let watched = from.as_ref().err().map(|kept| kept.watched.clone()).unwrap_or_default();
-        session.watches(watched.iter().copied().map(UserId).collect());
         let (positions, kept) = match from {
-            Ok(positions) => (positions, None),
-            Err(kept) => (Positions::new(), Some(kept)),
+            Beginning::New(positions) => (positions, None),
+            Beginning::Taken(kept) => (Positions::new(), Some(*kept)),
         };
+        let watched = kept.as_ref().map(|kept| kept.watched.clone()).unwrap_or_default();
+        session.watches(watched.iter().copied().map(UserId).collect());
         Self {
             id,
             user: claims.user,
@@ -101,11 +112,15 @@ impl Poll {
             session,
             mailbox: shared.mailbox(claims, Mode::Poll, id),
             requests,
+            generation: kept.as_ref().map_or(1, |kept| kept.generation),
+            tell_all: kept.is_none(),
             kept,
             batches: Batches::of(positions),
             ready: Vec::new(),
             aside: Vec::new(),
             ready_bytes: 0,
+            has_news: false,
+            news_from: now,
             synced_batch: 0,
             watch_kept: watched,
             kept_at: now,
@@ -119,50 +134,67 @@ impl Poll {
         self.shared.open(&self.mailbox);
         let end = self.serve().await;
         ended();
+        // Whoever has asked meanwhile asks again.
+        self.requests.close();
+        while self.requests.try_recv().is_ok() {}
         self.shared.close(&self.mailbox);
         self.last_answer(end).await;
     }
 
     async fn serve(&mut self) -> End {
         loop {
-            if let Err(end) = self.act().await {
+            if let Err(end) = self.turn().await {
                 return end;
             }
-            if let Err(end) = self.answer().await {
-                return end;
-            }
-            if let Err(end) = self.keep_watched().await {
-                return end;
-            }
-            let due = self.due();
-            tokio::select! {
-                () = self.mailbox.ready(), if self.ready_bytes < READY_BYTES_MAX => {
-                    let now = self.shared.now();
-                    for item in self.mailbox.take() {
-                        match item {
-                            Item::Reconnect { .. } => return End::Left,
-                            Item::Moved => return End::Superseded,
-                            Item::Passed(frames) => frames.into_iter().for_each(|frame| self.ready(frame, true)),
-                            item => self.session.item(now, item),
-                        }
-                    }
+        }
+    }
+
+    /// Does what there is to do, and waits for the next thing.
+    async fn turn(&mut self) -> Result<(), End> {
+        self.act().await?;
+        self.answer().await?;
+        self.keep_watched().await?;
+        let due = self.due();
+        tokio::select! {
+            () = self.mailbox.ready(), if self.ready_bytes < READY_BYTES_MAX => self.mail().await,
+            request = self.requests.recv() => match request {
+                Some(request) => self.request(request).await,
+                None => Err(End::Left),
+            },
+            () = sleep_until(due) => {
+                self.session.tick(self.shared.now());
+                if self.waiting.is_none() && self.asked_at.elapsed() >= REST {
+                    return Err(End::Left);
                 }
-                request = self.requests.recv() => match request {
-                    Some(request) => if let Err(end) = self.request(request).await {
-                        return end;
-                    },
-                    None => return End::Left,
-                },
-                () = sleep_until(due) => {
-                    self.session.tick(self.shared.now());
-                    if self.waiting.is_none() && self.asked_at.elapsed() >= REST {
-                        return End::Left;
-                    }
-                    if self.kept_at.elapsed() >= KEEP_EVERY && self.keep(Positions::new()).await == Keeping::Moved {
-                        return End::Moved;
-                    }
+                if self.kept_at.elapsed() >= KEEP_EVERY {
+                    self.keep(Positions::new()).await?;
                 }
+                Ok(())
             }
+        }
+    }
+
+    async fn mail(&mut self) -> Result<(), End> {
+        let now = self.shared.now();
+        let mut end = None;
+        for item in self.mailbox.take() {
+            match item {
+                Item::Reconnect { .. } => end = end.or(Some(End::Left)),
+                Item::Taken { generation: 0 } => end = Some(End::Over),
+                // One that it has taken itself since is no news.
+                Item::Taken { generation } if generation <= self.generation => {}
+                Item::Taken { .. } => end = Some(End::Superseded),
+                Item::Passed(frames) => frames.into_iter().for_each(|frame| self.ready(frame, true, true)),
+                item => self.session.item(now, item),
+            }
+        }
+        match end {
+            Some(end) => {
+                // What has come before it is part of what is left.
+                self.act().await?;
+                Err(end)
+            }
+            None => Ok(()),
         }
     }
 
@@ -180,10 +212,15 @@ impl Poll {
         match request {
             Request::Next { cursor, wait, claims, answer } => {
                 self.session.renewed(&claims);
-                self.asked(cursor, Waiting { answer, until: self.asked_at + wait });
+                self.asked(cursor, Waiting { answer, until: self.asked_at + wait }).await
             }
             Request::Frames { frames, claims, answer } => {
                 self.session.renewed(&claims);
+                // Another edge may have it by now: then they are that one's.
+                if let Err(end) = self.keep(Positions::new()).await {
+                    let _gone = answer.send(Err(Refusal::Stale));
+                    return Err(end);
+                }
                 let now = self.shared.now();
                 for frame in frames {
                     if self.session.reads(now) {
@@ -196,35 +233,58 @@ impl Poll {
                 let kept = self.keep_watched().await;
                 // Who no longer waits for it knows nothing of it.
                 let _gone = answer.send(Ok(()));
-                kept?;
+                kept
             }
-            Request::Leave => return Err(End::Moved),
-            Request::End => return Err(End::Over),
+            Request::Leave => Err(End::Stale),
         }
-        Ok(())
     }
 
-    fn asked(&mut self, cursor: u64, waiting: Waiting) {
+    async fn asked(&mut self, cursor: u64, waiting: Waiting) -> Result<(), End> {
         if let Some(older) = self.waiting.take() {
             let _gone = older.answer.send(Err(Refusal::Superseded));
         }
-        let given = match self.kept.take() {
-            Some(kept) => {
-                let Some((batches, given)) = Batches::go_on(&kept, cursor) else {
+        let refuse = |waiting: Waiting, refusal| drop(waiting.answer.send(Err(refusal)));
+        let events = match self.kept.take() {
+            Some(kept) => match Batches::go_on(&kept, cursor) {
+                Some((batches, events)) => {
+                    self.go_on(&kept, batches, cursor);
+                    events
+                }
+                None => {
+                    // What is kept may be older than what the client has.
+                    let refusal = if cursor > kept.batch { Refusal::Gone } else { Refusal::WrongCursor };
                     self.kept = Some(kept);
-                    return drop(waiting.answer.send(Err(Refusal::WrongCursor)));
-                };
-                self.go_on(&kept, batches, cursor);
-                given
-            }
+                    refuse(waiting, refusal);
+                    return Ok(());
+                }
+            },
             None => match self.batches.asked(cursor) {
-                Asked::Has(given) => given,
-                Asked::Again(page) => return drop(waiting.answer.send(Ok(page))),
-                Asked::Unknown => return drop(waiting.answer.send(Err(Refusal::WrongCursor))),
+                Asked::Has(events) => events,
+                Asked::Again(page) => {
+                    // Unless another edge has given a later one instead.
+                    if let Err(end) = self.keep(self.batches.given()).await {
+                        refuse(waiting, Refusal::Stale);
+                        return Err(end);
+                    }
+                    return Ok(drop(waiting.answer.send(Ok(page))));
+                }
+                Asked::Old => {
+                    refuse(waiting, Refusal::WrongCursor);
+                    return Ok(());
+                }
+                Asked::Elsewhere => {
+                    refuse(waiting, Refusal::Stale);
+                    return Err(End::Stale);
+                }
             },
         };
-        self.session.confirm(&given);
+        self.session.confirm(&events);
         self.waiting = Some(waiting);
+        if !self.has_news {
+            // It waits only here, if no other edge has it by now. From then on one that takes it was asked later.
+            self.keep(Positions::new()).await?;
+        }
+        Ok(())
     }
 
     /// From where another edge's batches have brought the client.
@@ -234,32 +294,37 @@ impl Poll {
         let positions = batches.positions().iter().map(|(chat, seq)| (*chat, *seq)).collect();
         self.session.begin(Begin { positions, synced });
         self.batches = batches;
+        self.tell_all = true;
+        self.news_from = Instant::now() + TOLD_BEFORE;
     }
 
-    /// Does what the session has said.
+    /// Does what the session has said. What it has said before an end is part of what is left.
     async fn act(&mut self) -> Result<(), End> {
+        let mut end = None;
         for out in self.session.take_out() {
             match out {
-                Out::Frame(frame) => self.ready(frame, false),
-                Out::Aside(frame) => self.ready(frame, true),
+                Out::Frame(frame) => self.ready(frame, false, true),
+                Out::Answer(frame) => self.ready(frame, true, true),
+                Out::Passing(frame) => self.ready(frame, true, Instant::now() >= self.news_from),
                 Out::Command { call, action } => {
                     if let Some(wait) = self.shared.conversation.send(self.mailbox.session, call, action) {
                         wait.await;
                     }
                 }
                 Out::Ask(question) => self.shared.ask(&self.mailbox, question),
-                Out::Close(close) => return Err(End::Closed(close)),
+                Out::Close(close) => end = end.or(Some(close)),
                 // Its client's questions say that it is there.
                 Out::Ping(_) => {}
             }
         }
-        Ok(())
+        end.map_or(Ok(()), |close| Err(End::Closed(close)))
     }
 
-    fn ready(&mut self, frame: Frame, is_aside: bool) {
-        self.aside.extend(is_aside.then_some(self.ready.len()));
+    fn ready(&mut self, frame: Frame, is_aside: bool, is_news: bool) {
         self.ready_bytes += frame.len();
+        self.aside.extend(is_aside.then(|| frame.clone()));
         self.ready.push(frame);
+        self.has_news |= is_news;
     }
 
     /// Gives what is ready to the client that waits, or nothing when it has waited long enough.
@@ -269,7 +334,7 @@ impl Poll {
             self.waiting = None;
             return Ok(());
         };
-        if self.ready.is_empty() && waiting.until > Instant::now() {
+        if !self.has_news && waiting.until > Instant::now() {
             self.waiting = Some(waiting);
             return Ok(());
         }
@@ -291,41 +356,38 @@ impl Poll {
         if self.ready.is_empty() {
             return Ok(self.batches.nothing());
         }
-        self.ready_bytes = 0;
-        self.aside.clear();
-        let frames = std::mem::take(&mut self.ready);
-        let given: Positions = self.session.take_written().into_iter().map(|(chat, seq)| (chat.0, seq.0)).collect();
-        let page = self.batches.give(frames, given.clone());
+        let (events, places) = self.session.take_written();
+        let page = self.batches.give(std::mem::take(&mut self.ready), events, places);
         if self.synced_batch == 0 && self.session.is_in_sync() {
             self.synced_batch = page.cursor;
         }
-        match self.keep(given).await {
-            Keeping::Moved => Err(End::Moved),
-            // Without presence-svc the client goes on here, or opens another.
-            Keeping::Kept | Keeping::Unknown | Keeping::Unreachable => Ok(page),
-        }
+        // Without presence-svc the client goes on here, or opens another.
+        self.keep(self.batches.given()).await?;
+        (self.ready_bytes, self.has_news) = (0, false);
+        self.aside.clear();
+        Ok(page)
     }
 
     /// Says how far the client is with the newest batch, which has brought `given`; none: that it is still there.
-    async fn keep(&mut self, given: Positions) -> Keeping {
+    async fn keep(&mut self, given: Positions) -> Result<(), End> {
         self.kept_at = Instant::now();
         let watched = self.watched();
         let watch = (watched != self.watch_kept).then(|| PollUsers { user_ids: watched.clone() });
         let (batch, after) = self.kept.as_ref().map_or(self.batches.numbers(), |kept| (kept.batch, kept.after));
-        let synced_batch = self.kept.as_ref().map_or(self.synced_batch, |kept| kept.synced_batch);
         let request = KeepPollRequest {
             session: self.id.as_bytes().to_vec().into(),
             user_id: self.user.0,
             device: self.device.clone(),
+            generation: self.generation,
             batch,
             after,
             given,
             watch,
-            synced_batch,
+            synced_batch: self.kept.as_ref().map_or(self.synced_batch, |kept| kept.synced_batch),
             ..KeepPollRequest::default()
         };
         let keeper = &self.shared.polls.keeper;
-        let mut keeping = keeper.keep(request.clone()).await;
+        let mut keeping = if self.tell_all { Keeping::Unknown } else { keeper.keep(request.clone()).await };
         if keeping == Keeping::Unknown {
             let (before, given) = match &self.kept {
                 Some(kept) => (kept.before.clone(), kept.given.clone()),
@@ -335,17 +397,23 @@ impl Poll {
             let watch = Some(PollUsers { user_ids: watched.clone() });
             keeping = keeper.keep(KeepPollRequest { before, watch, given, ..request }).await;
         }
-        // One that could not be told of it is told with the next word.
-        if keeping != Keeping::Moved {
-            self.watch_kept = watched;
+        self.tell_all = keeping != Keeping::Kept;
+        match keeping {
+            Keeping::Kept => self.watch_kept = watched,
+            Keeping::Moved => return Err(End::Stale),
+            Keeping::Unknown | Keeping::Unreachable => {}
         }
-        keeping
+        Ok(())
     }
 
     /// Says whom it watches, if that has changed.
     async fn keep_watched(&mut self) -> Result<(), End> {
-        if self.watched() != self.watch_kept && self.keep(Positions::new()).await == Keeping::Moved {
-            return Err(End::Moved);
+        // What could not be told is told with the next word.
+        let watched = self.session.watched();
+        let is_kept = watched.len() == self.watch_kept.len()
+            && self.watch_kept.iter().all(|user| watched.contains(&UserId(*user)));
+        if !is_kept && !self.tell_all {
+            self.keep(Positions::new()).await?;
         }
         Ok(())
     }
@@ -360,17 +428,22 @@ impl Poll {
     /// Leaves what its client has not got, and no log has, to the edge that has the poll now; the answers that are under way, too.
     async fn pass_aside(&mut self) {
         let until = Instant::now() + ANSWERS_MAX;
-        while !self.session.has_all_answers() && timeout_at(until, self.mailbox.ready()).await.is_ok() {
-            let now = self.shared.now();
-            self.mailbox.take().into_iter().for_each(|item| self.session.item(now, item));
-            // What it would do beside is the other edge's.
+        loop {
             for out in self.session.take_out() {
-                if let Out::Aside(frame) = out {
-                    self.ready(frame, true);
+                match out {
+                    Out::Answer(frame) | Out::Passing(frame) => self.ready(frame, true, true),
+                    Out::Ask(question) => self.shared.ask(&self.mailbox, question),
+                    // What it would do beside is the other edge's.
+                    _ => {}
                 }
             }
+            if self.session.has_all_answers() || timeout_at(until, self.mailbox.ready()).await.is_err() {
+                break;
+            }
+            let now = self.shared.now();
+            self.mailbox.take().into_iter().for_each(|item| self.session.item(now, item));
         }
-        let frames = self.aside.iter().filter_map(|at| match self.ready.get(*at)? {
+        let frames = self.aside.drain(..).filter_map(|frame| match frame {
             Frame::Text(text) => Some(text.as_str().to_owned()),
             Frame::Binary(_) => None,
         });
@@ -382,10 +455,11 @@ impl Poll {
 
     /// Tells a client that still waits what the end means for it.
     async fn last_answer(&mut self, end: End) {
-        if matches!(end, End::Closed(Close::Revoked | Close::TooManyBadFrames | Close::TooManyConnections)) {
+        let is_over = matches!(end, End::Closed(Close::Revoked | Close::TooManyBadFrames | Close::TooManyConnections));
+        if is_over || matches!(end, End::Over) {
             self.shared.polls.keeper.end(self.id, self.user).await;
         }
-        let moved = matches!(end, End::Superseded | End::Moved);
+        let moved = matches!(end, End::Superseded | End::Stale);
         if let Some(waiting) = self.waiting.take() {
             let answer = self.end_of(end).await;
             let _gone = waiting.answer.send(answer);
@@ -398,13 +472,13 @@ impl Poll {
     async fn end_of(&mut self, end: End) -> Result<Page, Refusal> {
         match end {
             End::Superseded => Err(Refusal::Superseded),
-            End::Moved => Err(Refusal::Moved),
+            End::Stale => Err(Refusal::Stale),
             End::Over => Err(Refusal::Gone),
             End::Closed(Close::TokenExpired) => Err(Refusal::Expired),
             End::Closed(Close::Revoked) => Err(Refusal::Revoked),
             End::Closed(Close::TooManyConnections | Close::TooManyBadFrames) => Err(Refusal::Gone),
             // It asks again, and whoever is asked goes on.
-            End::Left | End::Closed(_) => self.page().await.map_err(|_| Refusal::Moved),
+            End::Left | End::Closed(_) => self.page().await.map_err(|_| Refusal::Stale),
         }
     }
 }

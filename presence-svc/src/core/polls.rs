@@ -18,8 +18,9 @@ pub(crate) type PollId = [u8; 16];
 
 #[derive(Debug)]
 struct Kept {
-    /// The edge that has it.
+    /// The edge that has it, and how often it has been taken.
     edge: String,
+    generation: u64,
     user: UserId,
     device: String,
     batch: u64,
@@ -33,10 +34,12 @@ struct Kept {
 
 impl Kept {
     fn new(request: KeepPollRequest, before: HashMap<u64, u64>) -> Self {
-        let KeepPollRequest { edge_id, user_id, device, batch, after, given, watch, synced_batch, .. } = request;
+        let KeepPollRequest { edge_id, user_id, device, batch, after, given, watch, synced_batch, generation, .. } =
+            request;
         let watched = watch.unwrap_or_default().user_ids;
         Self {
             edge: edge_id,
+            generation,
             user: UserId(user_id),
             device,
             batch,
@@ -50,12 +53,12 @@ impl Kept {
     }
 
     fn size(&self) -> usize {
-        1 + self.before.len() + self.given.len()
+        1 + self.before.len() + self.given.len() + self.watched.len()
     }
 
     /// Takes a batch that goes on this; `false`: it doesn't.
     fn go_on(&mut self, request: KeepPollRequest) -> bool {
-        if request.after == self.batch {
+        if request.batch > self.batch && request.after == self.batch {
             self.before.extend(self.given.drain());
             self.given = request.given;
             (self.batch, self.after) = (request.batch, request.after);
@@ -98,13 +101,13 @@ pub(crate) struct Polls {
 impl Polls {
     pub(crate) fn keep(&mut self, now_ms: u64, id: PollId, mut request: KeepPollRequest) -> Keeping {
         let known = self.forget(&id);
-        let is_anothers = known.as_ref().is_some_and(|kept| kept.edge != request.edge_id);
         let before = request.before.take();
-        // An edge that has taken it elsewhere has a later batch, and says all of it.
-        let overtakes = before.is_some() && known.as_ref().is_none_or(|kept| request.batch > kept.batch);
+        let generation = known.as_ref().map_or(0, |kept| kept.generation);
         let (kept, keeping) = match (known, before) {
-            (Some(kept), _) if is_anothers && !overtakes => (Some(kept), Keeping::Moved),
+            (Some(kept), _) if request.generation < generation => (Some(kept), Keeping::Moved),
             (_, Some(before)) => (Some(Kept::new(request, before.chats)), Keeping::Kept),
+            // It was taken elsewhere meanwhile: what is here is of before.
+            (known, None) if request.generation > generation => (known, Keeping::Unknown),
             (Some(mut kept), None) => match kept.go_on(request) {
                 true => (Some(kept), Keeping::Kept),
                 false => (Some(kept), Keeping::Unknown),
@@ -127,13 +130,16 @@ impl Polls {
         id: PollId,
         edge: String,
         user: UserId,
+        device: &str,
     ) -> Result<(TakePollResponse, Option<String>), NotTaken> {
-        self.device(&id, user)?;
+        self.find(&id, user, device)?;
         let mut kept = self.forget(&id).ok_or(NotTaken::Unknown)?;
         kept.heard_ms = now_ms;
+        kept.generation += 1;
         let before = std::mem::replace(&mut kept.edge, edge);
         let before = (before != kept.edge).then_some(before);
         let taken = TakePollResponse {
+            generation: kept.generation,
             device: kept.device.clone(),
             batch: kept.batch,
             after: kept.after,
@@ -146,10 +152,10 @@ impl Polls {
         Ok((taken, before))
     }
 
-    /// The device of a user's poll.
-    pub(crate) fn device(&self, id: &PollId, user: UserId) -> Result<String, NotTaken> {
+    /// Whether there is such a poll of a user's device.
+    pub(crate) fn find(&self, id: &PollId, user: UserId, device: &str) -> Result<(), NotTaken> {
         let kept = self.kept.get(id).ok_or(NotTaken::Unknown)?;
-        if kept.user == user { Ok(kept.device.clone()) } else { Err(NotTaken::AnotherUsers) }
+        if kept.user == user && kept.device == device { Ok(()) } else { Err(NotTaken::AnotherUsers) }
     }
 
     /// The edge that has a user's poll.
@@ -157,10 +163,18 @@ impl Polls {
         self.kept.get(id).filter(|kept| kept.user == user).map(|kept| kept.edge.clone())
     }
 
-    pub(crate) fn end(&mut self, id: &PollId, user: UserId) {
-        if self.kept.get(id).is_some_and(|kept| kept.user == user) {
-            self.forget(id);
-        }
+    /// It is over: the edge that had it.
+    pub(crate) fn end(&mut self, id: &PollId, user: UserId) -> Option<String> {
+        self.edge(id, user)?;
+        self.forget(id).map(|kept| kept.edge)
+    }
+
+    /// Ends a user's polls that are meant.
+    pub(crate) fn end_all(&mut self, user: UserId, is_meant: impl Fn(&PollId, &str) -> bool) {
+        let of_user = self.kept.iter().filter(|(_, kept)| kept.user == user);
+        let meant = of_user.filter(|(id, kept)| is_meant(id, &kept.device));
+        let ids: Vec<PollId> = meant.map(|(id, _)| *id).collect();
+        ids.iter().for_each(|id| drop(self.forget(id)));
     }
 
     /// Forgets those whose time is over.
@@ -203,9 +217,15 @@ mod tests {
         of.iter().copied().collect()
     }
 
+    /// Of edges by how often it has been taken: `a` has a new one.
+    fn generation(edge: &str) -> u64 {
+        u64::from(edge.as_bytes()[0] - b'a') + 1
+    }
+
     fn batch(edge: &str, after: u64, batch: u64, given: &[(u64, u64)]) -> KeepPollRequest {
         KeepPollRequest {
             edge_id: edge.into(),
+            generation: generation(edge),
             user_id: ANN.0,
             device: "phone".into(),
             batch,
@@ -228,7 +248,7 @@ mod tests {
         let watch = Some(PollUsers { user_ids: vec![3] });
         let second = KeepPollRequest { watch, synced_batch: 2, ..batch("a", 1, 2, &[(1, 8), (3, 1)]) };
         assert_eq!(polls.keep(1, ID, second), Keeping::Kept);
-        let (taken, before) = polls.take(2, ID, "b".into(), ANN).expect("it is kept");
+        let (taken, before) = polls.take(2, ID, "b".into(), ANN, "phone").expect("it is kept");
         assert_eq!(before.as_deref(), Some("a"));
         assert_eq!(taken.before, positions(&[(1, 6), (2, 9)]));
         assert_eq!(taken.given, positions(&[(1, 8), (3, 1)]));
@@ -240,11 +260,13 @@ mod tests {
     fn the_edge_that_had_it_hears_that_it_has_moved() {
         let mut polls = Polls::default();
         polls.keep(0, ID, whole("a", 0, 1, &[], &[(1, 6)]));
-        polls.take(0, ID, "b".into(), ANN).expect("it is kept");
+        let (taken, _) = polls.take(0, ID, "b".into(), ANN, "phone").expect("it is kept");
+        assert_eq!(taken.generation, generation("b"));
         assert_eq!(polls.keep(1, ID, batch("a", 1, 2, &[(1, 7)])), Keeping::Moved);
         assert_eq!(polls.keep(1, ID, whole("a", 0, 1, &[], &[(1, 6)])), Keeping::Moved);
         assert_eq!(polls.keep(1, ID, batch("b", 1, 2, &[(1, 7)])), Keeping::Kept);
-        // One that has taken it elsewhere, from what was kept there.
+        // One that has taken it elsewhere, from what was kept there: first it says what is new.
+        assert_eq!(polls.keep(1, ID, batch("c", 2, 3, &[])), Keeping::Unknown);
         assert_eq!(polls.keep(1, ID, whole("c", 2, 3, &[(1, 7)], &[])), Keeping::Kept);
         assert_eq!(polls.keep(1, ID, batch("b", 2, 3, &[(1, 8)])), Keeping::Moved);
     }
@@ -255,9 +277,12 @@ mod tests {
         polls.keep(0, ID, whole("a", 0, 1, &[], &[(1, 6)]));
         assert_eq!(polls.keep(POLL_LIFE_MS - 1, ID, batch("a", 0, 1, &[])), Keeping::Kept);
         polls.tick(POLL_LIFE_MS);
-        assert_eq!(polls.take(POLL_LIFE_MS, ID, "b".into(), ANN).expect("it is kept").0.given, positions(&[(1, 6)]));
+        assert_eq!(
+            polls.take(POLL_LIFE_MS, ID, "b".into(), ANN, "phone").expect("it is kept").0.given,
+            positions(&[(1, 6)])
+        );
         polls.tick(2 * POLL_LIFE_MS);
-        assert_eq!(polls.take(2 * POLL_LIFE_MS, ID, "b".into(), ANN), Err(NotTaken::Unknown));
+        assert_eq!(polls.take(2 * POLL_LIFE_MS, ID, "b".into(), ANN, "phone"), Err(NotTaken::Unknown));
         assert_eq!(polls.size, 0);
     }
 
@@ -267,14 +292,15 @@ mod tests {
         polls.keep(0, ID, whole("a", 0, 1, &[], &[]));
         polls.keep(0, ID, batch("a", 1, 2, &[]));
         polls.keep(0, ID, batch("a", 2, 3, &[]));
-        assert_eq!(polls.take(0, ID, "b".into(), UserId(2)), Err(NotTaken::AnotherUsers));
+        assert_eq!(polls.take(0, ID, "b".into(), UserId(2), "phone"), Err(NotTaken::AnotherUsers));
+        assert_eq!(polls.take(0, ID, "b".into(), ANN, "tablet"), Err(NotTaken::AnotherUsers));
         assert_eq!(polls.keep(0, ID, batch("a", 4, 5, &[])), Keeping::Unknown);
-        assert_eq!(polls.device(&ID, ANN).as_deref(), Ok("phone"));
-        assert_eq!(polls.device(&ID, UserId(2)), Err(NotTaken::AnotherUsers));
-        polls.end(&ID, UserId(2));
-        assert!(polls.take(0, ID, "b".into(), ANN).is_ok());
-        polls.end(&ID, ANN);
-        assert_eq!(polls.take(0, ID, "b".into(), ANN), Err(NotTaken::Unknown));
+        assert_eq!(polls.find(&ID, ANN, "phone"), Ok(()));
+        assert_eq!(polls.find(&ID, UserId(2), "phone"), Err(NotTaken::AnotherUsers));
+        assert_eq!(polls.end(&ID, UserId(2)), None);
+        assert!(polls.take(0, ID, "b".into(), ANN, "phone").is_ok());
+        assert_eq!(polls.end(&ID, ANN).as_deref(), Some("b"));
+        assert_eq!(polls.take(0, ID, "b".into(), ANN, "phone"), Err(NotTaken::Unknown));
     }
 
     #[test]
@@ -284,7 +310,7 @@ mod tests {
             polls.keep(at.into(), [at; 16], whole("a", 0, 1, &[(1, 1), (2, 1), (3, 1), (4, 1)], &[]));
         }
         assert_eq!(polls.size, POSITIONS_MAX);
-        assert_eq!(polls.take(9, [0; 16], "b".into(), ANN), Err(NotTaken::Unknown));
-        assert!(polls.take(9, [1; 16], "b".into(), ANN).is_ok());
+        assert_eq!(polls.take(9, [0; 16], "b".into(), ANN, "phone"), Err(NotTaken::Unknown));
+        assert!(polls.take(9, [1; 16], "b".into(), ANN, "phone").is_ok());
     }
 }

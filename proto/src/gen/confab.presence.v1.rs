@@ -72,6 +72,9 @@ pub struct TakenPoll {
     pub session: ::prost::bytes::Bytes,
     #[prost(uint64, tag = "2")]
     pub user_id: u64,
+    /// Of the edge that has it now; 0: nobody, it is over.
+    #[prost(uint64, tag = "3")]
+    pub generation: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct LocateRequest {
@@ -173,6 +176,9 @@ pub struct KeepPollRequest {
     /// The batch by which the client was told that it is in sync; 0: it wasn't yet.
     #[prost(uint64, tag = "10")]
     pub synced_batch: u64,
+    /// How often the session has been taken, as the taking said; 1: never, it is a new one. Who has an older one has it no longer.
+    #[prost(uint64, tag = "11")]
+    pub generation: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PollPositions {
@@ -181,7 +187,7 @@ pub struct PollPositions {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PollUsers {
-    /// At most 1,000.
+    /// At most 10,000.
     #[prost(uint64, repeated, tag = "1")]
     pub user_ids: ::prost::alloc::vec::Vec<u64>,
 }
@@ -205,6 +211,9 @@ pub struct TakePollRequest {
     /// It stays where it is: only whether there is such a session of the user, and its device.
     #[prost(bool, tag = "4")]
     pub look_only: bool,
+    /// Else it is PERMISSION_DENIED.
+    #[prost(string, tag = "5")]
+    pub device: ::prost::alloc::string::String,
 }
 /// See `KeepPollRequest`.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -223,6 +232,8 @@ pub struct TakePollResponse {
     pub watched: ::prost::alloc::vec::Vec<u64>,
     #[prost(uint64, tag = "7")]
     pub synced_batch: u64,
+    #[prost(uint64, tag = "8")]
+    pub generation: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct EndPollRequest {

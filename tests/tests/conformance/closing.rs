@@ -119,7 +119,11 @@ async fn silent(_: &Stage, transport: Transport) {
     assert_eq!(client.expect_close().await.unwrap(), 4008);
 }
 
+/// It takes 40 s, each frame's pause: a cluster's edge is the same.
 async fn too_many_bad_frames(stage: &Stage, transport: Transport) {
+    if stage.is_cluster() {
+        return;
+    }
     let client = connect(stage, transport).await;
     let (mut sink, mut stream) = client.into_socket().split();
     let sending = async {

@@ -38,6 +38,10 @@ impl Stage {
         Self { running, next_user: AtomicU64::new(1_000), next_edge: AtomicU64::new(0) }
     }
 
+    pub(crate) fn is_cluster(&self) -> bool {
+        matches!(self.running, Running::Cluster(..))
+    }
+
     /// Users whom nobody has been before.
     pub(crate) fn users<const N: usize>(&self) -> [u64; N] {
         std::array::from_fn(|_| self.next_user.fetch_add(1, Ordering::Relaxed))

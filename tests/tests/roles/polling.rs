@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use confab_tests::harness::client::message;
-use confab_tests::harness::{BOUND, Mesh, Poller, Shape, seed};
+use confab_tests::harness::{BOUND, Mesh, Poller, Shape, http, seed};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use serde_json::{Value, json};
@@ -115,4 +115,56 @@ async fn presence_that_starts_anew_learns_of_polls_again() {
     seqs.extend(two.backlog.drain(..).filter(is_message).map(|frame| frame["seq"].as_u64().unwrap()));
     seqs.push(last["seq"].as_u64().unwrap());
     assert_eq!(seqs, (2..3 + number).collect::<Vec<u64>>());
+}
+
+/// A client that goes from edge to edge waits as long as it says if there is nothing new: an edge that goes on tells it nothing that it
+/// knows.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_changes_edges_waits_as_long_at_each() {
+    let mesh = Mesh::start(Shape::default()).await.unwrap();
+    let chat = mesh.direct(0, 1, 2).await.unwrap();
+    let mut one = mesh.connect(0, 1).await.unwrap();
+    one.sync(&[]).await.unwrap();
+    let mut two = Poller::open(mesh.edge(0), &mesh.token(2), &[(chat, 1)]).await.unwrap();
+    two.send(mesh.edge(0), &[json!({"type": "watch", "user_ids": [1]})]).await.unwrap();
+    two.expect(mesh.edge(0), "presence").await.unwrap();
+    let seq = one.say(chat, "hello").await.unwrap()["seq"].clone();
+    two.expect_where(mesh.edge(1), "a message", is_message).await.unwrap();
+    one.send(&json!({"type": "read", "chat_id": chat, "seq": seq})).await.unwrap();
+    // Receipts of that, as long as there are some.
+    let begun = Instant::now();
+    while two.poll(mesh.edge(0), 6).await.unwrap() > 0 {
+        assert!(begun.elapsed() < 2 * BOUND, "{:?}", two.backlog);
+    }
+    for edge in [1, 0, 1] {
+        let begun = Instant::now();
+        two.poll(mesh.edge(edge), 3).await.unwrap();
+        assert!(begun.elapsed() >= Duration::from_secs(3), "woken by {:?}", two.backlog);
+    }
+    assert!(!two.backlog.iter().any(is_message), "{:?}", two.backlog);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn at_any_edge_it_is_its_devices_and_over_when_it_has_ended() {
+    let mesh = Mesh::start(Shape::default()).await.unwrap();
+    let (here, there) = (mesh.edge(0), mesh.edge(1));
+    let mut two = Poller::open(here, &mesh.device_token(2, "phone"), &[]).await.unwrap();
+    two.expect(here, "synced").await.unwrap();
+    while two.poll(here, 1).await.unwrap() > 0 {}
+    let path = format!("/poll?session={}&cursor={}&wait=0", two.session, two.cursor);
+    for token in [mesh.token(3), mesh.device_token(2, "tablet")] {
+        let answer = http::request(there, "GET", &path, Some(&token), None).await.unwrap();
+        assert_eq!((answer.status, &answer.json().unwrap()["code"]), (403, &json!("FORBIDDEN")));
+    }
+    // Nobody else's question has taken it from where it is: one that waits there goes on, until it is ended, by whichever edge.
+    let ending = async {
+        // Either order ends with 410: the wait is only to have it wait.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        two.end(there).await.unwrap()
+    };
+    let (waiting, ended) = tokio::join!(two.ask(here, &two.cursor, 10), ending);
+    assert_eq!((waiting.unwrap().status, ended), (410, 204));
+    for edge in [here, there] {
+        assert_eq!(two.ask(edge, &two.cursor, 0).await.unwrap().status, 410);
+    }
 }

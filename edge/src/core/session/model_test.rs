@@ -249,8 +249,10 @@ impl World {
     fn take_out(&mut self) {
         for out in self.session.take_out() {
             match out {
-                Out::Frame(Frame::Text(text)) | Out::Aside(Frame::Text(text)) => self.received(&text),
-                Out::Frame(_) | Out::Aside(_) => panic!("not JSON"),
+                Out::Frame(Frame::Text(text)) | Out::Answer(Frame::Text(text)) | Out::Passing(Frame::Text(text)) => {
+                    self.received(&text);
+                }
+                Out::Frame(_) | Out::Answer(_) | Out::Passing(_) => panic!("not JSON"),
                 Out::Ask(Question::WatchPeers { .. } | Question::Unwatch { .. }) => {}
                 Out::Ask(question) => self.questions.push(question),
                 Out::Ping(_) | Out::Command { .. } => {}
@@ -330,7 +332,7 @@ fn the_watch_list_is_bounded_whatever_is_unwatched() {
         let frame = serde_json::json!({"type": kind, "user_ids": users.collect::<Vec<_>>()}).to_string();
         world.session.frame(world.now, read(&frame), |_| Err(TokenError::Missing));
         let out = world.session.take_out();
-        out.iter().any(|out| matches!(out, Out::Aside(Frame::Text(text)) if text.contains("TOO_LARGE")))
+        out.iter().any(|out| matches!(out, Out::Answer(Frame::Text(text)) if text.contains("TOO_LARGE")))
     };
     assert!(!say(&mut world, "watch", 1..11));
     assert!(!say(&mut world, "unwatch", 100..110), "whom it doesn't watch");
@@ -359,7 +361,7 @@ impl Seed {
     /// What its client was told: types and seqs.
     fn told(&mut self) -> Vec<String> {
         let texts = self.session.take_out().into_iter().filter_map(|out| match out {
-            Out::Frame(Frame::Text(text)) | Out::Aside(Frame::Text(text)) => {
+            Out::Frame(Frame::Text(text)) | Out::Answer(Frame::Text(text)) | Out::Passing(Frame::Text(text)) => {
                 Some(serde_json::from_str::<Value>(&text).expect("JSON"))
             }
             _ => None,

@@ -50,17 +50,16 @@ impl Session {
         self.error(Code::RateLimited, why, None, read.client_id.as_deref(), read.reference.as_deref(), Some(1_000));
     }
 
-    /// How far the frames go that were written since the last call.
-    pub(crate) fn take_written(&mut self) -> HashMap<ChatId, Seq> {
-        std::mem::take(&mut self.written)
+    /// How far the events go that were written since the last call, by chat; and where the chats are, if it has come to be in sync.
+    pub(crate) fn take_written(&mut self) -> (HashMap<u64, u64>, BTreeMap<u64, u64>) {
+        let written = std::mem::take(&mut self.written);
+        (written.into_iter().map(|(chat, seq)| (chat.0, seq.0)).collect(), std::mem::take(&mut self.synced_to))
     }
 
-    /// The client has got these, and all before them.
-    pub(crate) fn confirm(&mut self, given: &HashMap<u64, u64>) {
-        for (chat, seq) in given {
-            if *seq > 0 {
-                self.mark(ChatId(*chat), Place::Seq(Seq(*seq)), false, None);
-            }
+    /// The client has got these events, and all before them.
+    pub(crate) fn confirm(&mut self, events: &HashMap<u64, u64>) {
+        for (chat, seq) in events {
+            self.mark(ChatId(*chat), Place::Seq(Seq(*seq)), false, None);
         }
     }
 

@@ -100,12 +100,9 @@ impl Session {
         }
         self.send_logged(now, id, &chat.events);
         if chat.peer_delivered > 0 {
-            self.say(&ServerFrame::Receipt {
-                chat_id: chat.chat_id,
-                user_id: chat.peer,
-                delivered: chat.peer_delivered,
-                read: chat.peer_read,
-            });
+            let (chat_id, user_id, delivered, read) = (chat.chat_id, chat.peer, chat.peer_delivered, chat.peer_read);
+            let receipt = ServerFrame::Receipt { chat_id, user_id, delivered, read };
+            self.out.push(Out::Passing(receipt.write(self.mode.wire())));
         }
         if let Some(sync) = &mut self.sync {
             sync.chats.insert(chat.chat_id, chat.head);
@@ -134,13 +131,13 @@ impl Session {
             }
         }
         if self.mode == Mode::Poll {
-            self.written.extend(sync.chats.iter().map(|(chat, seq)| (ChatId(*chat), Seq(*seq))));
+            self.synced_to.clone_from(&sync.chats);
         }
         if self.mode != Mode::Seed && !sync.silent {
             self.say(&ServerFrame::Synced { chats: &sync.chats, reference: sync.reference.as_deref() });
         }
         self.release_acks();
-        self.out.extend(sync.passing.into_values().map(Out::Aside));
+        self.out.extend(sync.passing.into_values().map(Out::Passing));
         self.out.push(Out::Ask(Question::WatchPeers { users: Vec::new() }));
     }
 }

@@ -10,6 +10,7 @@ use tonic::{Code, Status};
 use uuid::Uuid;
 
 use super::instances::Instances;
+use crate::auth::Claims;
 
 /// What came of keeping a poll.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,34 +60,37 @@ impl Keeper {
     }
 
     /// What is kept of a poll, which is this edge's from then on.
-    pub(crate) async fn take(&self, session: Uuid, user: UserId) -> Result<TakePollResponse, NotTaken> {
-        self.ask(self.request(session, user)).await
+    pub(crate) async fn take(&self, session: Uuid, claims: &Claims) -> Result<TakePollResponse, NotTaken> {
+        self.ask(self.request(session, claims)).await
     }
 
-    /// The device of a poll of this user's.
-    pub(crate) async fn look(&self, session: Uuid, user: UserId) -> Result<String, NotTaken> {
-        let request = TakePollRequest { look_only: true, ..self.request(session, user) };
-        self.ask(request).await.map(|poll| poll.device)
+    /// Whether there is such a poll of this user's device.
+    pub(crate) async fn look(&self, session: Uuid, claims: &Claims) -> Result<(), NotTaken> {
+        let request = TakePollRequest { look_only: true, ..self.request(session, claims) };
+        self.ask(request).await.map(drop)
     }
 
-    fn request(&self, session: Uuid, user: UserId) -> TakePollRequest {
+    fn request(&self, session: Uuid, claims: &Claims) -> TakePollRequest {
         TakePollRequest {
             session: session.as_bytes().to_vec().into(),
             edge_id: self.edge_id.clone(),
-            user_id: user.0,
+            user_id: claims.user.0,
+            device: claims.device.clone(),
             ..TakePollRequest::default()
         }
     }
 
     async fn ask(&self, request: TakePollRequest) -> Result<TakePollResponse, NotTaken> {
-        let mut outcome = NotTaken::Unreachable;
-        for mut home in self.presence.homes(UserId(request.user_id)) {
+        let homes = self.presence.homes(UserId(request.user_id));
+        // Nobody says that it is gone while one that may have it isn't heard.
+        let mut outcome = if homes.is_empty() { NotTaken::Unreachable } else { NotTaken::Gone };
+        for mut home in homes {
             match home.take_poll(request.clone()).await {
                 Ok(taken) => return Ok(taken.into_inner()),
                 Err(status) => match not_taken(&status) {
                     NotTaken::AnotherUsers => return Err(NotTaken::AnotherUsers),
-                    NotTaken::Gone if outcome == NotTaken::Unreachable => outcome = NotTaken::Gone,
-                    _ => {}
+                    NotTaken::Unreachable => outcome = NotTaken::Unreachable,
+                    NotTaken::Gone => {}
                 },
             }
         }

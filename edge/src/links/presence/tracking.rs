@@ -128,7 +128,8 @@ impl Task {
                     connections.of(UserId(user_id)).iter().find(|mailbox| mailbox.name.as_bytes()[..] == *session)
                 };
                 for taken in &answer.taken {
-                    poll(taken.user_id, &taken.session).into_iter().for_each(|mailbox| mailbox.push(Item::Moved));
+                    let taken_by = Item::Taken { generation: taken.generation };
+                    let _elsewhere = poll(taken.user_id, &taken.session).map(|mailbox| mailbox.push(taken_by));
                 }
                 for passed in answer.passed {
                     let Some(mailbox) = poll(passed.user_id, &passed.session) else { continue };
