@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! server.rs      accept, TLS, HTTP/1.1     http/          handshake, API, page     auth.rs     tokens
-//! connection.rs  one WebSocket's task      core/          its rules, pure          frames/     the protocol's JSON
+//! connection.rs  one WebSocket's task      core/          its rules, pure          frames/     the protocol in JSON and protobuf
 //! mailbox.rs     what waits for it         registry.rs    who is connected         links/      the streams to services
 //! polls.rs       one long poll's task      limits.rs       how much one may ask
 //! ```

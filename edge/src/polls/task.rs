@@ -266,7 +266,8 @@ impl Poll {
                         refuse(waiting, Refusal::Stale);
                         return Err(end);
                     }
-                    return Ok(drop(waiting.answer.send(Ok(page))));
+                    let _gone = waiting.answer.send(Ok(page));
+                    return Ok(());
                 }
                 Asked::Old => {
                     refuse(waiting, Refusal::WrongCursor);

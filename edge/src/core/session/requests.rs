@@ -22,7 +22,7 @@ use crate::frames::{Close, Code};
 const MARK_REFERENCES_MAX: usize = 32;
 
 impl Session {
-    /// A text frame.
+    /// A frame.
     pub(crate) fn frame(&mut self, now: Now, read: Read, verify: impl FnOnce(&str) -> Result<Claims, TokenError>) {
         let Read { reference, client_id, trace, frame } = read;
         match frame {
