@@ -15,7 +15,7 @@ use crate::core::Out;
 use crate::core::session::{Now, Session};
 use crate::edge::Shared;
 use crate::frames::client::{self, BadFrame, ClientFrame, Read};
-use crate::frames::{Close, Code, Frame, Wire, binary};
+use crate::frames::{Close, Code, Wire, binary};
 use crate::mailbox::Mailbox;
 use crate::stream::ClientStream;
 
@@ -157,8 +157,7 @@ impl Connection {
     fn frame(&mut self, now: Now, bytes: usize, read: impl FnOnce() -> Read) {
         let max = self.shared.cfg.frame_bytes_max;
         if bytes > max {
-            let why = format!("a frame of {bytes} bytes; at most {max} are allowed");
-            return self.session.bad_frame(now, &BadFrame::new(Code::TooLarge, None, why), None, None);
+            return self.session.bad_frame(now, &BadFrame::too_large(bytes, max), None, None);
         }
         let read = read();
         if matches!(read.frame, Ok(ClientFrame::Send(_)))
@@ -179,11 +178,7 @@ impl Connection {
         for out in self.session.take_out() {
             match out {
                 Out::Frame(frame) | Out::Answer(frame) | Out::Passing(frame) => {
-                    let message = match frame {
-                        Frame::Text(text) => Message::Text(text),
-                        Frame::Binary(bytes) => Message::Binary(bytes),
-                    };
-                    self.write(message).await?;
+                    self.write(frame.into()).await?;
                 }
                 Out::Ping(number) => {
                     let payload = Bytes::copy_from_slice(&number.to_be_bytes());

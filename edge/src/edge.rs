@@ -43,6 +43,9 @@ const TURN: Duration = Duration::from_secs(5);
 const SYNC_ATTEMPTS: u32 = 4;
 const SYNC_AGAIN: Duration = Duration::from_millis(150);
 
+/// Why somebody is not watched.
+pub(crate) const STRANGERS: &str = "people with whom no chat is shared are not watched";
+
 /// The syncs of one edge at once.
 pub(crate) fn syncs_max() -> usize {
     SYNCS_PER_CORE * std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
@@ -218,6 +221,14 @@ impl Shared {
         }
     }
 
+    /// Who of them shares a chat with a user.
+    pub(crate) async fn acquainted(&self, user: UserId, others: &[UserId]) -> Result<Vec<UserId>, Status> {
+        let user_ids = others.iter().map(|other| other.0).collect();
+        let request = FilterAcquaintedRequest { user_id: user.0, user_ids };
+        let known = self.messages.clone().filter_acquainted(request).await?.into_inner().user_ids;
+        Ok(known.into_iter().map(UserId).collect())
+    }
+
     /// Who of them may be watched, and what to say of the others.
     async fn may_watch(
         &self,
@@ -225,13 +236,9 @@ impl Shared {
         asked: &[UserId],
         reference: Option<&str>,
     ) -> (Vec<UserId>, Option<Frame>) {
-        let user_ids = asked.iter().map(|user| user.0).collect();
-        let request = FilterAcquaintedRequest { user_id: mailbox.user.0, user_ids };
-        match self.messages.clone().filter_acquainted(request).await.map(tonic::Response::into_inner) {
-            Ok(known) => {
-                let allowed: Vec<UserId> = known.user_ids.into_iter().map(UserId).collect();
-                let why = "people with whom no chat is shared are not watched";
-                let refusal = error_frame(Code::Forbidden, why, Some("user_ids"), None, reference, None);
+        match self.acquainted(mailbox.user, asked).await {
+            Ok(allowed) => {
+                let refusal = error_frame(Code::Forbidden, STRANGERS, Some("user_ids"), None, reference, None);
                 let refusal = (allowed.len() < asked.len()).then(|| refusal.write(mailbox.wire));
                 (allowed, refusal)
             }

@@ -229,6 +229,11 @@ pub(crate) fn bearer(headers: &HeaderMap) -> Option<&str> {
     headers.get(header::AUTHORIZATION)?.to_str().ok()?.strip_prefix("Bearer ").map(str::trim)
 }
 
+/// A query's parameters, as they are written.
+pub(crate) fn pairs(query: Option<&str>) -> impl Iterator<Item = (&str, &str)> {
+    query.unwrap_or_default().split('&').filter_map(|pair| pair.split_once('='))
+}
+
 /// Who asks, if they don't ask too much.
 pub(crate) async fn claims(app: &App, headers: &HeaderMap) -> Result<Claims, Problem> {
     let claims = app.shared.verifier.verify_fresh(bearer(headers).ok_or(TokenError::Missing)?).await?;

@@ -14,6 +14,9 @@ use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use ipnet::IpNet;
 
+/// What the sender of one message too many is told.
+pub(crate) const TOO_MANY: &str = "more messages than one user may send";
+
 /// Proxies that a request may have come by; who names more is at the last of them.
 const HOPS_MAX: usize = 16;
 

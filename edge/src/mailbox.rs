@@ -161,6 +161,12 @@ impl Mailbox {
         }
     }
 
+    /// Of a test: in JSON, of no name.
+    #[cfg(test)]
+    pub(crate) fn plain(session: u64, user: UserId, bounds: (usize, usize)) -> Self {
+        Self::new(session, user, "d", (Uuid::nil(), 0), Wire::Json, bounds)
+    }
+
     fn inbox(&self) -> MutexGuard<'_, Inbox> {
         self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -272,7 +278,7 @@ mod tests {
     use prost::Message as _;
 
     fn mailbox(events_max: usize) -> Mailbox {
-        Mailbox::new(1, UserId(1), "d", (Uuid::nil(), 0), Wire::Json, (events_max, 1 << 20))
+        Mailbox::plain(1, UserId(1), (events_max, 1 << 20))
     }
 
     fn event(chat: u64, seq: u64) -> Arc<EventFrame> {

@@ -11,6 +11,7 @@ mod sync;
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use confab_ids::{ChatId, Seq, UserId};
 use uuid::Uuid;
@@ -21,10 +22,11 @@ use super::manners::Manners;
 use super::tracks::{Step, Tracks};
 use super::{Out, Question};
 use crate::auth::{Claims, LEEWAY_SECONDS};
-use crate::frames::client::Place;
+use crate::frames::client::{Place, Read};
 use crate::frames::event::EventFrame;
 use crate::frames::server::{Limits, ServerFrame};
 use crate::frames::{Close, Code, Frame, Wire};
+use crate::limits::TOO_MANY;
 use crate::mailbox::{Answer, Behind, Item, Subject, keep_newest};
 
 /// Questions of one connection that are not answered yet; at the bound it is not read.
@@ -456,6 +458,24 @@ pub(crate) fn error_frame<'a>(
     retry_after_ms: Option<u32>,
 ) -> ServerFrame<'a> {
     ServerFrame::Error { code, message, field, client_id, retryable: code.retryable(), retry_after_ms, reference }
+}
+
+/// An `error` that answers a frame.
+pub(crate) fn error_to<'a>(
+    read: &'a Read,
+    code: Code,
+    message: &'a str,
+    field: Option<&'a str>,
+    retry_after_ms: Option<u32>,
+) -> ServerFrame<'a> {
+    error_frame(code, message, field, read.client_id.as_deref(), read.reference.as_deref(), retry_after_ms)
+}
+
+/// A message that is one too many for its sender.
+pub(crate) fn too_many(read: &Read, wait: Duration) -> ServerFrame<'_> {
+    // Rounded up: after that long there is room.
+    let wait_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX).saturating_add(1);
+    error_to(read, Code::RateLimited, TOO_MANY, None, Some(wait_ms))
 }
 
 fn expiry(claims: &Claims) -> i64 {

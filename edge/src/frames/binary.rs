@@ -16,15 +16,7 @@ use super::server::{Limits, ServerFrame};
 pub(crate) fn read(bytes: &[u8]) -> Read {
     match wire::ClientFrame::decode(bytes) {
         Ok(frame) => client::read_raw(raw(frame)),
-        Err(_) => {
-            let why = "not a confab.client.v1.ClientFrame";
-            Read {
-                reference: None,
-                client_id: None,
-                trace: None,
-                frame: Err(BadFrame::new(Code::InvalidFrame, None, why)),
-            }
-        }
+        Err(_) => Read::nothing(BadFrame::new(Code::InvalidFrame, None, "not a confab.client.v1.ClientFrame")),
     }
 }
 

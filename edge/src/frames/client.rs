@@ -91,6 +91,11 @@ impl BadFrame {
         Self { code, field, message: message.into() }
     }
 
+    /// A frame of so many bytes.
+    pub(crate) fn too_large(bytes: usize, max: usize) -> Self {
+        Self::new(Code::TooLarge, None, format!("a frame of {bytes} bytes; at most {max} are allowed"))
+    }
+
     fn field(field: &'static str, message: impl Into<String>) -> Self {
         Self::new(Code::InvalidFrame, Some(field), message)
     }
@@ -104,6 +109,13 @@ pub(crate) struct Read {
     pub client_id: Option<String>,
     pub trace: Option<String>,
     pub frame: Result<ClientFrame, BadFrame>,
+}
+
+impl Read {
+    /// Nothing of it could be read.
+    pub(super) fn nothing(bad: BadFrame) -> Self {
+        Self { reference: None, client_id: None, trace: None, frame: Err(bad) }
+    }
 }
 
 /// All fields that a frame can have, as they were written.
@@ -320,12 +332,11 @@ fn below_limit(field: &'static str, value: u64) -> Result<u64, BadFrame> {
 
 /// Says what is wrong with a frame that [`Raw`] does not fit.
 fn diagnose(text: &str, error: &serde_json::Error) -> Read {
-    let nothing = |frame| Read { reference: None, client_id: None, trace: None, frame: Err(frame) };
     let value = match serde_json::from_str::<Value>(text) {
         Ok(Value::Object(fields)) => fields,
-        Ok(_) => return nothing(BadFrame::new(Code::InvalidFrame, None, "a frame is a JSON object")),
+        Ok(_) => return Read::nothing(BadFrame::new(Code::InvalidFrame, None, "a frame is a JSON object")),
         // serde_json's words name line and column; they don't repeat what was sent.
-        Err(error) => return nothing(BadFrame::new(Code::InvalidFrame, None, format!("not JSON: {error}"))),
+        Err(error) => return Read::nothing(BadFrame::new(Code::InvalidFrame, None, format!("not JSON: {error}"))),
     };
     let text_of = |name: &str| value.get(name).and_then(Value::as_str).map(str::to_owned);
     let wrong =

@@ -234,9 +234,12 @@ impl EventFrame {
 
     /// The same as a part of another answer.
     pub(crate) fn json_for(&self, user: UserId) -> Option<Value> {
-        let body = body(&self.event, self.event.sender_id == user.0)?;
         // Structs of strings and numbers always serialize.
-        serde_json::to_value(body).ok()
+        serde_json::to_value(self.body_for(user)?).ok()
+    }
+
+    fn body_for(&self, user: UserId) -> Option<EventBody<'_>> {
+        body(&self.event, self.event.sender_id == user.0)
     }
 
     fn membership(&self) -> Option<&Membership> {
@@ -283,7 +286,7 @@ impl Shown {
     }
 
     fn bodies(&self) -> impl Iterator<Item = EventBody<'_>> {
-        self.events.iter().filter_map(|frame| body(&frame.event, frame.event.sender_id == self.user.0))
+        self.events.iter().filter_map(|frame| frame.body_for(self.user))
     }
 
     pub(super) fn wire(&self) -> Vec<wire::ServerFrame> {

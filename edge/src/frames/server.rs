@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
-use confab_proto::message::v1::{ChatKind, Role};
+use confab_proto::message::v1::{Accepted, ChatKind, Role};
 use confab_proto::presence::v1::{Presence, PresenceStatus};
 use jiff::Timestamp;
 use jiff::fmt::temporal::DateTimePrinter;
@@ -177,7 +177,25 @@ pub(crate) fn presence(presence: &Presence) -> Option<SharedFrame> {
     Some(SharedFrame::new(ServerFrame::Presence { user_id: presence.user_id, status, last_seen }))
 }
 
-impl ServerFrame<'_> {
+impl<'a> ServerFrame<'a> {
+    pub(crate) fn ack(
+        accepted: &Accepted,
+        client_id: Option<&'a str>,
+        trace_id: Option<&'a str>,
+        reference: Option<&'a str>,
+    ) -> Self {
+        Self::Ack {
+            client_id,
+            message_id: uuid(&accepted.message_id),
+            chat_id: accepted.chat_id,
+            seq: accepted.seq,
+            created_at: accepted.created_at_ms,
+            duplicate: accepted.duplicate,
+            trace_id,
+            reference,
+        }
+    }
+
     pub(crate) fn write(&self, wire: Wire) -> Frame {
         match wire {
             Wire::Json => Frame::Text(text(self)),

@@ -11,12 +11,13 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::poll::{mark, send_one};
-use super::{App, Problem, claims};
-use crate::edge::next_chat;
+use super::{App, Problem, claims, pairs};
+use crate::edge::{STRANGERS, next_chat};
 use crate::frames::Code;
 use crate::frames::client::Place;
 use crate::frames::event::{EventFrame, Shown};
 use crate::frames::server::{kind_name, presence_name, role_name, time, uuid};
+use crate::limits::TOO_MANY;
 
 /// Items of a list's page.
 const LIMIT_MAX: u32 = 200;
@@ -34,8 +35,7 @@ impl PageParams {
     /// Unknown parameters are ignored; one that is no number is named.
     fn read(query: Option<&str>) -> Result<Self, Problem> {
         let mut params = Self::default();
-        let pairs = query.unwrap_or_default().split('&').filter_map(|pair| pair.split_once('='));
-        for (name, value) in pairs {
+        for (name, value) in pairs(query) {
             let number = |field| {
                 let wrong = |_| {
                     Problem::new(Code::InvalidFrame, format!("{field} is a number from 0 to 2^53 - 1"), Some(field))
@@ -324,7 +324,7 @@ pub(crate) async fn send_message(
     let claims = claims(&app, &headers).await?;
     let id = chat_id(&id)?;
     let new: NewMessage = body(&bytes)?;
-    let limited = |wait| Problem::limited("more messages than one user may send", wait);
+    let limited = |wait| Problem::limited(TOO_MANY, wait);
     app.shared.limits.message(claims.user, bytes.len()).map_err(limited)?;
     let send = pb::Send {
         chat_id: id,
@@ -374,14 +374,12 @@ pub(crate) async fn presence(
 ) -> Result<Response, Problem> {
     let claims = claims(&app, &headers).await?;
     let user = user_id(&id)?;
-    let request = pb::FilterAcquaintedRequest { user_id: claims.user.0, user_ids: vec![user] };
-    let known = app.shared.messages.clone().filter_acquainted(request).await?.into_inner().user_ids;
-    if user != claims.user.0 && !known.contains(&user) {
-        let why = "people with whom no chat is shared are not watched";
-        return Err(Problem::new(Code::Forbidden, why, Some("user_id")));
+    let known = app.shared.acquainted(claims.user, &[UserId(user)]).await?;
+    if user != claims.user.0 && !known.contains(&UserId(user)) {
+        return Err(Problem::new(Code::Forbidden, STRANGERS, Some("user_id")));
     }
     let unavailable = || Problem::new(Code::Unavailable, "presence is not known at the moment", None);
-    let mut home = app.shared.presence.homes(UserId(user)).into_iter().next().ok_or_else(unavailable)?;
+    let mut home = app.shared.presence.home(UserId(user)).ok_or_else(unavailable)?;
     let presences = home.get_presence(GetPresenceRequest { user_ids: vec![user] }).await?.into_inner().presences;
     let presence = presences.into_iter().next().unwrap_or_default();
     let status = presence_name(presence.status()).ok_or_else(unavailable)?;
@@ -414,7 +412,8 @@ pub(crate) async fn list_receipts(
 }
 
 fn chat_json(chat: &pb::Chat, user: UserId) -> Value {
-    let last = EventFrame::decode(&chat.last_event, Seq::ZERO).filter(|_| !chat.last_event.is_empty());
+    // One that isn't asked for is empty, and no frame.
+    let last = EventFrame::decode(&chat.last_event, Seq::ZERO);
     json!({
         "chat_id": chat.chat_id,
         "kind": kind_name(chat.kind()),

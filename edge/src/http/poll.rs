@@ -17,12 +17,12 @@ use uuid::Uuid;
 
 use super::api::body;
 use super::upgrade::{bounds, may_connect, may_connect_as};
-use super::{App, Problem, address, claims};
+use super::{App, Problem, address, claims, pairs};
 use crate::auth::Claims;
-use crate::core::session::error_frame;
+use crate::core::session::{error_frame, error_to, too_many};
 use crate::edge::refusal;
-use crate::frames::client::{self, ClientFrame, Place, Read};
-use crate::frames::server::{ServerFrame, uuid};
+use crate::frames::client::{self, BadFrame, ClientFrame, Place, Read};
+use crate::frames::server::ServerFrame;
 use crate::frames::{Code, Frame, Wire};
 use crate::polls::{self, Page, Refusal};
 
@@ -78,7 +78,7 @@ impl Asked {
     fn read(query: Option<&str>) -> Result<Self, Problem> {
         let wrong = |field, why| Problem::new(Code::InvalidFrame, why, Some(field));
         let (mut session, mut cursor, mut wait) = (None, None, WAIT_DEFAULT);
-        for (name, value) in query.unwrap_or_default().split('&').filter_map(|pair| pair.split_once('=')) {
+        for (name, value) in pairs(query) {
             match name {
                 "session" => {
                     session = Some(value.parse().map_err(|_| wrong("session", "session is what the opening said"))?)
@@ -218,8 +218,7 @@ pub(crate) async fn send(
 }
 
 fn unanswered(read: &Read, code: Code, why: &str) -> Frame {
-    let (client_id, reference) = (read.client_id.as_deref(), read.reference.as_deref());
-    error_frame(code, why, None, client_id, reference, code.retryable().then_some(1_000)).write(Wire::Json)
+    error_to(read, code, why, None, code.retryable().then_some(1_000)).write(Wire::Json)
 }
 
 enum Done {
@@ -236,10 +235,19 @@ fn answer(frame: &ServerFrame<'_>) -> Done {
 async fn one(app: &App, claims: &Claims, frame: &str) -> Done {
     let max = app.shared.cfg.frame_bytes_max;
     if frame.len() > max {
-        let why = format!("a frame of {} bytes; at most {max} are allowed", frame.len());
-        return answer(&error_frame(Code::TooLarge, &why, None, None, None, None));
+        let bad = BadFrame::too_large(frame.len(), max);
+        return answer(&error_frame(bad.code, &bad.message, bad.field, None, None, None));
     }
-    let Read { reference, client_id, trace, frame: read } = client::read(frame);
+    let read = client::read(frame);
+    if let Err(bad) = &read.frame {
+        return answer(&error_to(&read, bad.code, &bad.message, bad.field, None));
+    }
+    if matches!(read.frame, Ok(ClientFrame::Send(_)))
+        && let Err(wait) = app.shared.limits.message(claims.user, frame.len())
+    {
+        return answer(&too_many(&read, wait));
+    }
+    let Read { reference, client_id, trace, frame: read } = read;
     let reference = reference.as_deref();
     let refused = |status: &Status, client_id| Done::Answer(refusal(status, client_id, reference, Wire::Json));
     let passed = |result: Result<(), Status>| match result {
@@ -248,24 +256,9 @@ async fn one(app: &App, claims: &Claims, frame: &str) -> Done {
     };
     match read {
         Ok(ClientFrame::Send(send)) => {
-            if let Err(wait) = app.shared.limits.message(claims.user, frame.len()) {
-                let wait_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX).saturating_add(1);
-                let why = "more messages than one user may send";
-                let client_id = client_id.as_deref();
-                return answer(&error_frame(Code::RateLimited, why, None, client_id, reference, Some(wait_ms)));
-            }
             let client_id = (!send.client_id.is_empty()).then(|| send.client_id.clone());
             match send_one(app, claims, *send).await {
-                Ok(accepted) => answer(&ServerFrame::Ack {
-                    client_id: client_id.as_deref(),
-                    message_id: uuid(&accepted.message_id),
-                    chat_id: accepted.chat_id,
-                    seq: accepted.seq,
-                    created_at: accepted.created_at_ms,
-                    duplicate: accepted.duplicate,
-                    trace_id: trace.as_deref(),
-                    reference,
-                }),
+                Ok(accepted) => answer(&ServerFrame::ack(&accepted, client_id.as_deref(), trace.as_deref(), reference)),
                 Err(status) => refused(&status, client_id.as_deref()),
             }
         }
@@ -277,7 +270,6 @@ async fn one(app: &App, claims: &Claims, frame: &str) -> Done {
         }
         Ok(ClientFrame::Ping) => answer(&ServerFrame::Pong { reference }),
         Ok(ClientFrame::Presence) => Done::Nothing,
-        Err(bad) => answer(&error_frame(bad.code, &bad.message, bad.field, client_id.as_deref(), reference, None)),
         frame => {
             let reference = reference.map(str::to_owned);
             Done::Session(Box::new(Read { reference, client_id, trace, frame }))

@@ -8,7 +8,7 @@ use confab_proto::presence::v1::{ListSessionsRequest, OpenSession, RevokeSession
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::{App, Problem, claims};
+use super::{App, Problem, claims, pairs};
 use crate::frames::Code;
 use crate::frames::server::{time, uuid};
 use crate::links::presence::instances::Client;
@@ -40,8 +40,7 @@ pub(crate) async fn revoke_all(
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
     let claims = claims(&app, &headers).await?;
-    let mut pairs = query.as_deref().unwrap_or_default().split('&').filter_map(|pair| pair.split_once('='));
-    let device = pairs.find(|(name, _)| *name == "device").map(|(_, device)| device);
+    let device = pairs(query.as_deref()).find(|(name, _)| *name == "device").map(|(_, device)| device);
     if device.is_some_and(str::is_empty) {
         return Err(Problem::new(Code::InvalidFrame, "device is empty", Some("device")));
     }

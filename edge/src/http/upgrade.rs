@@ -13,7 +13,6 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
 use uuid::Uuid;
@@ -26,7 +25,7 @@ use crate::connection::{Connection, websocket_config};
 use crate::core::session::{Bounds, Mode, Session, error_frame};
 use crate::edge::Shared;
 use crate::frames::server::Limits;
-use crate::frames::{Close, Code, Frame};
+use crate::frames::{Close, Code};
 use crate::stream::ClientStream;
 
 const JSON: &str = "confab.v1.json";
@@ -191,16 +190,13 @@ pub(crate) fn bounds(cfg: &Config) -> Bounds {
 /// A browser can't see a 401: it is told by a frame and a close code.
 async fn refuse(mut socket: WebSocketStream<ClientStream>, mode: Mode, error: TokenError) {
     let why = error.to_string();
-    let told = match error_frame(Code::Unauthenticated, &why, None, None, None, None).write(mode.wire()) {
-        Frame::Text(text) => Message::Text(text),
-        Frame::Binary(bytes) => Message::Binary(bytes),
-    };
+    let told = error_frame(Code::Unauthenticated, &why, None, None, None, None).write(mode.wire());
     // With a key that isn't known yet another token may be good soon.
     let retryable = matches!(error, TokenError::Expired | TokenError::UnknownKey);
     let close = if retryable { Close::TokenExpired } else { Close::Revoked };
     let frame = CloseFrame { code: close.code().into(), reason: close.reason().into() };
     let goodbye = async {
-        socket.send(told).await?;
+        socket.send(told.into()).await?;
         socket.close(Some(frame)).await?;
         while let Some(Ok(_)) = socket.next().await {}
         Ok::<_, tokio_tungstenite::tungstenite::Error>(())

@@ -167,12 +167,11 @@ fn hand_out(delivery: &Delivery, connections: &Connections, gone: &mut Vec<u64>)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frames::Wire;
     use crate::mailbox::{Behind, Item};
 
     fn registry() -> (Registry, Arc<Mailbox>) {
         let registry = Registry::default();
-        let mailbox = Arc::new(Mailbox::new(1, UserId(7), "d", (uuid::Uuid::nil(), 0), Wire::Json, (8, 1 << 20)));
+        let mailbox = Arc::new(Mailbox::plain(1, UserId(7), (8, 1 << 20)));
         registry.add(&mailbox);
         (registry, mailbox)
     }

@@ -179,7 +179,7 @@ impl Polls {
 
     /// Forgets those whose time is over.
     pub(crate) fn tick(&mut self, now_ms: u64) {
-        self.forget_while(|polls, heard_ms| heard_ms + POLL_LIFE_MS <= now_ms || polls.size > POSITIONS_MAX);
+        self.forget_while(|_, heard_ms| heard_ms + POLL_LIFE_MS <= now_ms);
     }
 
     fn forget_while(&mut self, is_over: impl Fn(&Self, u64) -> bool) {

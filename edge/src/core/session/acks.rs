@@ -7,7 +7,7 @@ use super::{Now, Phase, Session};
 use crate::core::tracks::Tracks;
 use crate::frames::Code;
 use crate::frames::event::EventFrame;
-use crate::frames::server::{ServerFrame, uuid};
+use crate::frames::server::ServerFrame;
 
 /// A send or a mark that has no reply yet.
 #[derive(Debug, Default)]
@@ -107,16 +107,8 @@ impl Session {
     }
 
     fn ack(&mut self, accepted: &Accepted, waiting: &InFlight) {
-        self.say(&ServerFrame::Ack {
-            client_id: waiting.client_id.as_deref(),
-            message_id: uuid(&accepted.message_id),
-            chat_id: accepted.chat_id,
-            seq: accepted.seq,
-            created_at: accepted.created_at_ms,
-            duplicate: accepted.duplicate,
-            trace_id: waiting.trace.as_deref(),
-            reference: waiting.reference.as_deref(),
-        });
+        let (client_id, trace_id) = (waiting.client_id.as_deref(), waiting.trace.as_deref());
+        self.say(&ServerFrame::ack(accepted, client_id, trace_id, waiting.reference.as_deref()));
     }
 
     fn refused(&mut self, refused: &Refused, waiting: Option<&InFlight>) {

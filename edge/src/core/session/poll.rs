@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use confab_ids::{ChatId, Seq, UserId};
 
 use super::sync::Sync;
-use super::{Phase, Session, expiry};
+use super::{Phase, Session, error_to, expiry};
 use crate::auth::Claims;
 use crate::core::Question;
 use crate::frames::Code;
@@ -47,7 +47,7 @@ impl Session {
     /// A frame is not followed: too much is under way.
     pub(crate) fn busy(&mut self, read: &Read) {
         let why = "as many questions as may be are under way";
-        self.error(Code::RateLimited, why, None, read.client_id.as_deref(), read.reference.as_deref(), Some(1_000));
+        self.reply_with(&error_to(read, Code::RateLimited, why, None, Some(1_000)));
     }
 
     /// How far the events go that were written since the last call, by chat; and where the chats are, if it has come to be in sync.

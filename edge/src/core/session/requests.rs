@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::acks::InFlight;
 use super::sync::Sync;
-use super::{LOG_READS_MAX, Mode, Now, Phase, Session, expiry};
+use super::{LOG_READS_MAX, Mode, Now, Phase, Session, expiry, too_many};
 use crate::auth::{Claims, TokenError};
 use crate::core::manners::Consequence;
 use crate::core::{Out, Question};
@@ -73,17 +73,7 @@ impl Session {
 
     /// A message that is one too many for its sender; it is not sent.
     pub(crate) fn limited(&mut self, read: &Read, wait: Duration) {
-        let (client_id, reference) = (read.client_id.as_deref(), read.reference.as_deref());
-        // Rounded up: after that long there is room.
-        let wait_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX).saturating_add(1);
-        self.error(
-            Code::RateLimited,
-            "more messages than one user may send",
-            None,
-            client_id,
-            reference,
-            Some(wait_ms),
-        );
+        self.reply_with(&too_many(read, wait));
     }
 
     /// Answers a frame that can't be followed, and minds its sender's manners.

@@ -14,7 +14,6 @@ use tokio::task::AbortHandle;
 
 use self::instance::Cluster;
 use super::{Conversation, link};
-use crate::frames::Wire;
 use crate::mailbox::{Item, Mailbox};
 use crate::registry::Registry;
 
@@ -45,7 +44,7 @@ impl Edge {
 
     fn among(pool: Pool) -> Self {
         let registry = Registry::default();
-        let mailbox = Arc::new(Mailbox::new(SESSION, UserId(1), "d", (uuid::Uuid::nil(), 0), Wire::Json, (8, 1 << 20)));
+        let mailbox = Arc::new(Mailbox::plain(SESSION, UserId(1), (8, 1 << 20)));
         registry.add(&mailbox);
         let (conversation, run) = link(pool, registry);
         let link = tokio::spawn(run).abort_handle();

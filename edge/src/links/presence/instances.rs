@@ -1,7 +1,7 @@
 //! Which instance of presence-svc to ask about a user, beside the streams.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use confab_ids::UserId;
 use confab_mesh::views::Views;
@@ -33,8 +33,23 @@ impl Instances {
         Self { presence, known: Mutex::new(known), started: Instant::now() }
     }
 
-    /// Where a user is followed, then where else something may be known of them.
+    /// Where a user is followed.
+    pub(crate) fn home(&self, user: UserId) -> Option<Client> {
+        let known = self.known();
+        known.views.follow(user.0).and_then(|name| known.clients.get(name)).cloned()
+    }
+
+    /// There first, then where else something may be known of them.
     pub(crate) fn homes(&self, user: UserId) -> Vec<Client> {
+        let known = self.known();
+        let views = &known.views;
+        let first = views.follow(user.0);
+        let others = views.names(views.homes(user.0)).filter(|name| Some(*name) != first);
+        first.into_iter().chain(others).filter_map(|name| known.clients.get(name).cloned()).collect()
+    }
+
+    /// As of now.
+    fn known(&self) -> MutexGuard<'_, Known> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let members = self.presence.members();
         let now_ms = now_ms(self.started);
@@ -44,10 +59,7 @@ impl Instances {
             known.members = members;
         }
         known.views.tick(now_ms);
-        let views = &known.views;
-        let first = views.follow(user.0);
-        let others = views.names(views.homes(user.0)).filter(|name| Some(*name) != first);
-        first.into_iter().chain(others).filter_map(|name| known.clients.get(name).cloned()).collect()
+        known
     }
 }
 

@@ -104,7 +104,6 @@ impl Interest {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frames::Wire;
     use crate::mailbox::Item;
 
     fn told(mailbox: &Mailbox) -> usize {
@@ -114,9 +113,7 @@ mod tests {
     #[test]
     fn only_transitions_are_passed_on_and_unknown_is_none() {
         let mut interest = Interest::default();
-        let [one, two] = [1, 2].map(|session| {
-            Arc::new(Mailbox::new(session, UserId(session), "d", (uuid::Uuid::nil(), 0), Wire::Json, (8, 1_024)))
-        });
+        let [one, two] = [1, 2].map(|session| Arc::new(Mailbox::plain(session, UserId(session), (8, 1_024))));
         let ann = UserId(9);
         assert_eq!(interest.watch(&one, vec![ann]), [ann]);
         let say = |interest: &mut Interest, status: PresenceStatus, last_seen_ms| {

@@ -44,9 +44,7 @@ impl Keeper {
     }
 
     pub(crate) async fn keep(&self, request: KeepPollRequest) -> Keeping {
-        let Some(mut home) = self.presence.homes(UserId(request.user_id)).into_iter().next() else {
-            return Keeping::Unreachable;
-        };
+        let Some(mut home) = self.presence.home(UserId(request.user_id)) else { return Keeping::Unreachable };
         let request = KeepPollRequest { edge_id: self.edge_id.clone(), ..request };
         match home.keep_poll(request).await.map(tonic::Response::into_inner) {
             Ok(response) if response.moved => Keeping::Moved,
@@ -99,7 +97,7 @@ impl Keeper {
 
     /// Leaves answers to the edge that has a poll now.
     pub(crate) async fn pass(&self, session: Uuid, user: UserId, frames: Vec<String>) {
-        let Some(mut home) = self.presence.homes(user).into_iter().next() else { return };
+        let Some(mut home) = self.presence.home(user) else { return };
         let frames = Some(PollFrames { session: session.as_bytes().to_vec().into(), user_id: user.0, frames });
         // Whoever misses an answer asks again.
         drop(home.pass_poll_frames(PassPollFramesRequest { frames }).await);
