@@ -139,12 +139,17 @@ pub(crate) struct EdgeConfig {
     pub(crate) limits: LimitsConfig,
 }
 
+/// A hundred years.
+const RETENTION_DAYS_MAX: u32 = 36_500;
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct MessageConfig {
     /// Chats whose head, members and watermarks stay in memory; beyond it, the coldest is dropped and read again when needed.
     pub(crate) hot_chats_max: usize,
     /// Sends between arrival and durability, all chats together; more are answered `UNAVAILABLE`.
     pub(crate) in_flight_max: usize,
+    /// How long what was said is kept.
+    pub(crate) retention: Option<Duration>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -323,6 +328,7 @@ impl MessageConfig {
         Self {
             hot_chats_max: r.number("message.hot_chats_max", default.hot_chats_max, 1..=10_000_000),
             in_flight_max: r.number("message.in_flight_max", default.in_flight_max, 1..=1_048_576),
+            retention: r.days("message.retention_days", RETENTION_DAYS_MAX),
         }
     }
 }
@@ -368,7 +374,7 @@ impl Default for Config {
             log: LogConfig { format: LogFormat::Auto, filter: "info,fjall=warn,lsm_tree=warn,fred=error".to_owned() },
             token: TokenConfig::default(),
             edge: EdgeConfig::default(),
-            message: MessageConfig { hot_chats_max: 50_000, in_flight_max: 16_384 },
+            message: MessageConfig { hot_chats_max: 50_000, in_flight_max: 16_384, retention: None },
             presence: PresenceConfig { grace: Duration::from_secs(10) },
             mesh: MeshConfig::default(),
             storage: StorageConfig::Embedded,

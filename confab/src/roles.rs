@@ -93,8 +93,11 @@ pub(crate) async fn start(cfg: &Config, front: Option<Front>) -> anyhow::Result<
                 hosted.add(*role, confab_fanout_svc::build(deps), serves());
             }
             (Role::Message, _) => {
-                let deps =
-                    confab_message_svc::Deps { fanout: mesh.pool(Role::Fanout).await?, drain: drains.messages.clone() };
+                let deps = confab_message_svc::Deps {
+                    fanout: mesh.pool(Role::Fanout).await?,
+                    presence: mesh.pool(Role::Presence).await?,
+                    drain: drains.messages.clone(),
+                };
                 let bound =
                     listener.as_ref().and_then(|listener| listener.local_addr().ok()).unwrap_or(cfg.mesh.listen);
                 let messages = messages(cfg, &mesh, mesh.advertised(bound), redis.clone(), deps).await?;

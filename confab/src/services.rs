@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
-use crate::config::Config;
+use crate::config::{Config, MessageConfig};
 use crate::secret::{self, Secret};
 use crate::token;
 
@@ -54,7 +54,11 @@ pub(crate) async fn start(
         presence: alone("fanout-svc", &presence),
         drain: others_drain,
     });
-    let deps = confab_message_svc::Deps { fanout: alone("message-svc", &fanout), drain: messages_drain };
+    let deps = confab_message_svc::Deps {
+        fanout: alone("message-svc", &fanout),
+        presence: alone("message-svc", &presence),
+        drain: messages_drain,
+    };
     let messages = confab_message_svc::build(messages_config(cfg), embedded(cfg), deps)
         .await
         .with_context(|| format!("the data folder {}", cfg.data.display()))?;
@@ -108,7 +112,8 @@ pub(crate) fn embedded(cfg: &Config) -> Storage {
 }
 
 pub(crate) fn messages_config(cfg: &Config) -> confab_message_svc::Config {
-    confab_message_svc::Config { hot_chats_max: cfg.message.hot_chats_max, in_flight_max: cfg.message.in_flight_max }
+    let MessageConfig { hot_chats_max, in_flight_max, retention } = cfg.message;
+    confab_message_svc::Config { hot_chats_max, in_flight_max, retention }
 }
 
 /// A fresh folder has chat 1, of users 1 and 2: creating it again answers with the same one.

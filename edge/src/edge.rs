@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use confab_ids::{ChatId, Seq, UserId};
 use confab_mesh::Peer;
 use confab_proto::message::v1::message_service_client::MessageServiceClient;
-use confab_proto::message::v1::{FilterAcquaintedRequest, ListMessagesRequest, SyncRequest, SyncResponse};
+use confab_proto::message::v1::{
+    FilterAcquaintedRequest, FilterVisibleRequest, ListMessagesRequest, SyncRequest, SyncResponse,
+};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use tonic::{Code as Grpc, Status};
@@ -44,7 +46,7 @@ const SYNC_ATTEMPTS: u32 = 4;
 const SYNC_AGAIN: Duration = Duration::from_millis(150);
 
 /// Why somebody is not watched.
-pub(crate) const STRANGERS: &str = "people with whom no chat is shared are not watched";
+pub(crate) const STRANGERS: &str = "people with whom no chat is shared are not watched, nor those who have blocked, or are blocked";
 
 /// The syncs of one edge at once.
 pub(crate) fn syncs_max() -> usize {
@@ -227,6 +229,12 @@ impl Shared {
         let request = FilterAcquaintedRequest { user_id: user.0, user_ids };
         let known = self.messages.clone().filter_acquainted(request).await?.into_inner().user_ids;
         Ok(known.into_iter().map(UserId).collect())
+    }
+
+    /// Whether others are told when somebody was last there.
+    pub(crate) async fn visible(&self, user: u64) -> Result<bool, Status> {
+        let request = FilterVisibleRequest { user_ids: vec![user] };
+        Ok(self.messages.clone().filter_visible(request).await?.into_inner().user_ids.contains(&user))
     }
 
     /// Who of them may be watched, and what to say of the others.

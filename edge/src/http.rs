@@ -4,6 +4,7 @@ pub(crate) mod api;
 mod origins;
 pub(crate) mod poll;
 mod sessions;
+mod settings;
 pub(crate) mod upgrade;
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -15,7 +16,7 @@ use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{Extensions, HeaderMap, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{Html, IntoResponse, Response};
-use axum::routing::{any, delete, get, patch, post};
+use axum::routing::{any, delete, get, patch, post, put};
 use serde_json::json;
 use tonic::Status;
 
@@ -80,6 +81,14 @@ fn api(app: App) -> Router {
         .route("/v1/sessions", get(sessions::list).delete(sessions::revoke_all))
         .route("/v1/sessions/{id}", delete(sessions::revoke))
         .route("/v1/users/{id}/presence", get(api::presence))
+        .route("/v1/users/me", get(settings::me).delete(settings::erase_me))
+        .route("/v1/users/me/settings", get(settings::get).patch(settings::change))
+        .route("/v1/users/me/blocks", get(settings::list_blocks))
+        .route(
+            "/v1/users/me/blocks/{user}",
+            get(settings::get_block).put(settings::block).delete(settings::unblock),
+        )
+        .route("/v1/chats/{id}/mute", put(settings::mute).delete(settings::unmute))
         .route("/v1/chats/{id}/messages", get(api::list_messages).post(api::send_message))
         .merge(
             Router::new()
@@ -141,7 +150,7 @@ async fn ready(State(app): State<App>) -> Response {
 }
 
 /// The protocol's routes that come with later issues, by their first segment below `/v1`.
-const LATER: [&str; 4] = ["users", "media", "devices", "chats"];
+const LATER: [&str; 2] = ["media", "devices"];
 
 async fn elsewhere(uri: Uri) -> Problem {
     let below = uri.path().strip_prefix("/v1/").and_then(|path| path.split('/').next());

@@ -70,6 +70,13 @@ const IDEMPOTENT: &[&str] = &[
     "ListMembers",
     "ListReceipts",
     "FilterAcquainted",
+    "GetSettings",
+    "UpdateSettings",
+    "ListBlocks",
+    "SetBlock",
+    "SetMute",
+    "FilterVisible",
+    "EraseUser",
 ];
 
 const TIDY_EVERY: Duration = Duration::from_secs(30);
@@ -110,7 +117,7 @@ pub async fn serve(cfg: Config, front: Front, deps: Deps, drain: Drain) {
         verifier: deps.verifier.clone(),
         conversation: links::conversation::start(deps.owners, registry.clone(), &links),
         polls: Polls::new(presence.clone(), edge_id.clone()),
-        presences: links::presence::start(deps.presence, registry.clone(), edge_id, &links),
+        presences: links::presence::start(deps.presence, messages.clone(), registry.clone(), edge_id, &links),
         presence,
         messages,
         registry,

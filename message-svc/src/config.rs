@@ -1,5 +1,7 @@
 //! Bounds of message-svc.
 
+use std::time::Duration;
+
 use serde::Deserialize;
 
 /// What an operator can set; the defaults are in place.
@@ -11,10 +13,12 @@ pub struct Config {
     /// Sends that wait for the disk or for fanout, and commands that wait for a chat to be read. At the bound no more are
     /// taken: their senders wait.
     pub in_flight_max: usize,
+    /// How long what was said is kept; none: for good.
+    pub retention: Option<Duration>,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { hot_chats_max: 50_000, in_flight_max: 16_384 }
+        Self { hot_chats_max: 50_000, in_flight_max: 16_384, retention: None }
     }
 }

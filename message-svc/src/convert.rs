@@ -56,6 +56,7 @@ pub(crate) fn send(send: pb::Send) -> Result<(ChatId, Send), Invalid> {
             send.deletion.map(|deletion| *deletion),
             send.reaction.map(|reaction| *reaction),
         )?,
+        erases: false,
     };
     Ok((chat, send))
 }
@@ -302,6 +303,7 @@ pub(crate) fn view_wire(view: ChatView) -> pb::ChatView {
         read: view.read.0,
         own: view.own.0,
         epoch: view.epoch,
+        blocked: view.blocked,
         newest_after: view.newest.as_ref().map(|newest| newest.after.0),
         newest: view.newest.map(|newest| newest.events).unwrap_or_default(),
     }
@@ -328,6 +330,8 @@ pub(crate) fn view(view: pb::ChatView) -> ChatView {
         read: Seq(view.read),
         own: Seq(view.own),
         epoch: view.epoch,
+        blocked: view.blocked,
+        expired_upto: Seq::ZERO,
         newest: view.newest_after.map(|after| Newest { after: Seq(after), events: view.newest }),
         title: view.title,
     }

@@ -3,7 +3,7 @@
 //! [`owner::Owner`] is the whole; [`chat`] is one chat's state; [`roster`] who is in it; [`body`] what is sent to it; [`sends`]
 //! remembers idempotency keys; [`marks`] the watermarks; [`outbox`] what fanout has not settled; [`tail`] the newest events, for who
 //! reads. Among several owners, [`ownership`] says who has which chats, [`recovery`] what a new owner does with a log, and [`refusals`]
-//! what comes too late.
+//! what comes too late. [`user`] is what somebody has set for themselves.
 
 pub(crate) mod body;
 pub(crate) mod chat;
@@ -20,6 +20,7 @@ pub(crate) mod sends;
 #[cfg(test)]
 mod simulation;
 pub(crate) mod tail;
+pub(crate) mod user;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -40,6 +41,7 @@ use ownership::lease::Incarnation;
 use ownership::map::ShardMap;
 use sends::Sent;
 use tail::Newest;
+use user::Block;
 
 /// The time of an input.
 #[derive(Clone, Copy, Debug)]
@@ -75,6 +77,9 @@ pub(crate) enum Command {
     View(View),
     Receipts(Receipts),
     Change(Change),
+    /// What one of two says of the other has changed.
+    Block(Block),
+    Expire(Expire),
     /// The chat that its key names is to be there; among other owners only.
     Create(Box<Create>),
 }
@@ -82,7 +87,7 @@ pub(crate) enum Command {
 impl Command {
     /// Whether it may append to the log: then it waits for what has to be waited for.
     pub(crate) fn appends(&self) -> bool {
-        matches!(self, Self::Send(_) | Self::Change(_) | Self::Create(_))
+        matches!(self, Self::Send(_) | Self::Change(_) | Self::Expire(_) | Self::Create(_))
     }
 }
 
@@ -94,6 +99,8 @@ pub(crate) struct Send {
     /// Empty: none; then `message_id` is the key.
     pub client_id: String,
     pub body: Body,
+    /// By an erasure: its user may have left, or been blocked.
+    pub erases: bool,
 }
 
 /// Raises watermarks; [`Seq::ZERO`] leaves one as it is.
@@ -157,6 +164,15 @@ pub(crate) enum From {
     Confirmed,
 }
 
+/// Old events lose what they say.
+#[derive(Debug, Clone)]
+pub(crate) struct Expire {
+    /// Those that change, encoded.
+    pub rows: Vec<(Seq, Bytes)>,
+    /// Up to here no other is so old and says something.
+    pub upto: Seq,
+}
+
 /// Changes a group: what everyone is told by an event of its log.
 #[derive(Debug, Clone)]
 pub(crate) struct Change {
@@ -215,6 +231,12 @@ pub(crate) enum Outcome {
         chat: ChatId,
         existed: bool,
     },
+    /// A block counts from here on.
+    Blocked,
+    /// Those up to here lose, or have lost, what they say.
+    Expired {
+        upto: Seq,
+    },
     /// For whom it has changed something, and how many members there are after it.
     Changed {
         users: Vec<UserId>,
@@ -262,6 +284,10 @@ pub(crate) struct ChatView {
     pub own: Seq,
     /// The recovery that the head is of; 0: there is no other owner, or an older program's view doesn't say.
     pub epoch: i64,
+    /// Of a direct chat: one of the two has blocked the other.
+    pub blocked: bool,
+    /// Up to here its events have lost what they said; not told to other instances.
+    pub expired_upto: Seq,
     /// All events that the device misses, where they were asked for and are in the owner's memory.
     pub newest: Option<Newest>,
 }

@@ -5,6 +5,7 @@ use confab_proto::message::v1::Refused;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
+use crate::core::user::{BLOCKS_MAX, MUTES_MAX};
 use crate::store::{MEMBERS_MAX, StoreError};
 
 /// After how long a retry of what was refused for a passing reason makes sense, milliseconds.
@@ -23,6 +24,8 @@ pub(crate) enum SendError {
     UnknownTarget,
     #[error("the message is another member's")]
     NotYours,
+    #[error("one of the two has blocked the other: nothing is sent between them")]
+    Blocked,
     #[error("the message could not be stored; it may or may not be there: send it again with its client_id")]
     Unavailable,
     #[error("the chat is another instance's now")]
@@ -63,6 +66,14 @@ pub(crate) enum ChatError {
     Conflict,
     #[error("there is no such message that this member sees")]
     UnknownMessage,
+    #[error("one of the two has blocked the other")]
+    Blocked,
+    #[error("one of them has blocked who adds them, or is blocked")]
+    BlockedMember,
+    #[error("a user blocks at most {BLOCKS_MAX} others")]
+    TooManyBlocks,
+    #[error("a user mutes at most {MUTES_MAX} chats")]
+    TooManyMutes,
     #[error("as many chats are watched here as may be")]
     TooManyWatchers,
     #[error("storage is not available")]
@@ -126,6 +137,7 @@ impl Refusal for SendError {
             Self::ReplyBeyondHead => reason("NOT_FOUND", "reply_to", Code::NotFound),
             Self::UnknownTarget => reason("NOT_FOUND", "target", Code::NotFound),
             Self::NotYours => reason("FORBIDDEN", "target", Code::PermissionDenied),
+            Self::Blocked => reason("FORBIDDEN", "chat_id", Code::PermissionDenied),
             Self::Unavailable => reason("UNAVAILABLE", "", Code::Unavailable),
             Self::NotOwner => reason("NOT_OWNER", "", Code::Unavailable),
         }
@@ -155,6 +167,10 @@ impl Refusal for ChatError {
             Self::LastAdmin => reason("CONFLICT", "user_id", Code::FailedPrecondition),
             Self::Conflict => reason("CONFLICT", "client_id", Code::AlreadyExists),
             Self::UnknownMessage => reason("NOT_FOUND", "seq", Code::NotFound),
+            Self::Blocked => reason("FORBIDDEN", "user_id", Code::PermissionDenied),
+            Self::BlockedMember => reason("FORBIDDEN", "members", Code::PermissionDenied),
+            Self::TooManyBlocks => reason("TOO_LARGE", "user_id", Code::ResourceExhausted),
+            Self::TooManyMutes => reason("TOO_LARGE", "chat_id", Code::ResourceExhausted),
             Self::TooManyWatchers => reason("RATE_LIMITED", "", Code::ResourceExhausted),
             Self::Unavailable => reason("UNAVAILABLE", "", Code::Unavailable),
             Self::NotOwner => reason("NOT_OWNER", "", Code::Unavailable),

@@ -45,6 +45,19 @@ struct Among {
     others: Arc<Others>,
 }
 
+/// One of so many equal parts. While instances come and go two may overlap, or leave something out until the next time.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Part {
+    at: u64,
+    of: u64,
+}
+
+impl Part {
+    pub(crate) fn has(self, place: i64) -> bool {
+        place.cast_unsigned() % self.of == self.at
+    }
+}
+
 enum Place {
     Here,
     /// By its address.
@@ -85,6 +98,28 @@ impl Owners {
             },
             None => Err(Status::invalid_argument(format!("{RELAY_TO}: there is one instance only"))),
         }
+    }
+
+    /// Of no request: what this instance does by itself.
+    pub(crate) fn fresh_tries(&self) -> Tries {
+        self.tries_of(self.0.among.is_none())
+    }
+
+    /// Whether a shard is this instance's, by the map.
+    pub(crate) fn is_here(&self, shard: Shard) -> bool {
+        matches!(self.fresh_tries().place(shard), Place::Here)
+    }
+
+    /// Of all that the instances do together, the part of this one.
+    pub(crate) fn part(&self) -> Part {
+        let alone = Part { at: 0, of: 1 };
+        let Some(among) = &self.0.among else { return alone };
+        let map = self.0.here.map().borrow().clone();
+        let mut addrs: Vec<&str> = map.addrs.values().map(|addr| &**addr).collect();
+        addrs.sort_unstable();
+        addrs.dedup();
+        let at = addrs.iter().position(|addr| *addr == among.addr);
+        at.map_or(Part { at: 1, of: 1 }, |at| Part { at: at as u64, of: addrs.len() as u64 })
     }
 
     fn tries_of(&self, once: bool) -> Tries {

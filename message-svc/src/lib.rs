@@ -11,6 +11,7 @@ mod config;
 mod convert;
 mod core;
 mod error;
+mod expiry;
 mod hop;
 mod others;
 mod owner;
@@ -18,10 +19,12 @@ mod publisher;
 mod reads;
 mod service;
 mod store;
+mod users;
 mod watching;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use confab_mesh::{Drain, Peer, Pool, ServerConfig};
 use confab_proto::message::v1::message_service_server::MessageServiceServer;
@@ -42,6 +45,7 @@ use crate::store::Store;
 use crate::store::cassandra::Cassandra;
 use crate::store::embedded::Embedded;
 use crate::store::recent::Recent;
+use crate::users::Users;
 
 /// Events of fanout that wait for the owner; beyond it fanout's stream waits.
 const FANOUT_EVENTS_MAX: usize = 256;
@@ -75,6 +79,7 @@ pub enum BuildError {
 /// Whom this service calls, and when it stops.
 pub struct Deps {
     pub fanout: Pool,
+    pub presence: Pool,
     /// Begun once no caller needs this service any more.
     pub drain: Drain,
 }
@@ -114,6 +119,7 @@ pub async fn build(cfg: Config, storage: Storage, deps: Deps) -> Result<MessageS
     let (fanout, drain) = (deps.fanout.clone(), deps.drain.clone());
     let publisher = move || drop(tokio::spawn(publisher::run(fanout, events, drain)));
     let limits = Limits { hot_chats: cfg.hot_chats_max, in_flight: cfg.in_flight_max, window: WINDOW };
+    let keep = cfg.retention;
     match storage {
         Storage::Embedded { folder, durability } => {
             let store = tokio::task::spawn_blocking(move || Embedded::open(&folder, durability))
@@ -123,7 +129,7 @@ pub async fn build(cfg: Config, storage: Storage, deps: Deps) -> Result<MessageS
             publisher();
             let owner = owner::start(limits, last_chat + 1, store.clone(), from_fanout, &deps.drain);
             let owners = Owners::alone(owner.clone());
-            Ok(serve(Reader { store, recent: Recent::default(), owner, owners }, deps.drain))
+            Ok(serve(Reader { store, recent: Recent::default(), owner, owners }, deps, keep))
         }
         Storage::Cassandra { cfg, addr, instances, redis } => {
             let store = Cassandra::open(&cfg).await?;
@@ -133,14 +139,19 @@ pub async fn build(cfg: Config, storage: Storage, deps: Deps) -> Result<MessageS
             let recent = redis.map(Recent::start).unwrap_or_default();
             let owner = owner::start_among(limits, store.clone(), place, recent.clone(), from_fanout, &deps.drain);
             let owners = Owners::among(owner.clone(), addr, others);
-            Ok(serve(Reader { store, recent, owner, owners }, deps.drain))
+            Ok(serve(Reader { store, recent, owner, owners }, deps, keep))
         }
     }
 }
 
-fn serve(reader: Reader<impl Store>, drain: Drain) -> MessageSvc {
+fn serve(reader: Reader<impl Store>, deps: Deps, keep: Option<Duration>) -> MessageSvc {
+    let Deps { presence, drain, .. } = deps;
     let health = Health(reader.owner.clone());
-    let service = MessageServiceServer::new(service::Service::new(reader, drain.clone()));
+    if let Some(keep) = keep {
+        expiry::start(reader.clone(), keep, &drain);
+    }
+    let users = Users::start(reader.clone(), presence, &drain);
+    let service = MessageServiceServer::new(service::Service::new(reader, users, drain.clone()));
     let server = ServerConfig::new("message-svc").streaming(&["Converse", "WatchShards", "WatchChat"]).drain(drain);
     MessageSvc { peer: confab_mesh::server(server, service), health }
 }

@@ -582,6 +582,8 @@ fn wire(session: u64, call: u64, outcome: Outcome) -> Option<Reply> {
         | Outcome::Marked
         | Outcome::Created { .. }
         | Outcome::Changed { .. }
+        | Outcome::Blocked
+        | Outcome::Expired { .. }
         | Outcome::ChatRefused(_) => return None,
     };
     Some(Reply { session, call, outcome: Some(outcome) })

@@ -249,6 +249,7 @@ fn start_of(view: &ChatView, positions: &HashMap<u64, u64>, from_read: bool) -> 
         peer_delivered: view.peer_delivered.0,
         peer_read: view.peer_read.0,
         left: view.has_left(),
+        blocked: view.blocked,
     }
 }
 
@@ -267,5 +268,6 @@ fn chat(view: ChatView) -> pb::Chat {
         role: view.role.into(),
         unread: 0,
         last_event: Default::default(),
+        muted_until_ms: None,
     }
 }

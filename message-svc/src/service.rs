@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use confab_ids::{ChatId, MessageId, Seq, Shard};
+use confab_ids::{ChatId, MessageId, Seq, Shard, UserId};
 use confab_mesh::Drain;
 use confab_proto::message::v1::{
     self as pb, Command as WireCommand, ConverseRequest, ConverseResponse, Reply, command,
@@ -18,14 +18,16 @@ use tonic::{Request, Response, Status, Streaming};
 use uuid::Uuid;
 
 use crate::convert::{self, Asked, GroupRequest};
-use crate::core::{ChatView, Command, Mark, Outcome, Receipts};
+use crate::core::user::Block;
+use crate::core::{ChatView, Command, Create, Mark, Outcome, Receipts, What};
 use crate::error::{ChatError, Invalid, MarkError, SendError};
 use crate::hop::{Tries, Viewer, passed_on};
 use crate::others::Client;
 use crate::owner::{StreamCommand, accepted_wire};
 use crate::reads::{PageRequest, Reader};
 use crate::store::{CreationKey, Store};
-use crate::watching;
+use crate::users::Users;
+use crate::{expiry, users, watching};
 
 /// Frames of replies that an edge may leave unread before its stream is cut.
 const REPLIES_MAX: usize = 1_024;
@@ -43,19 +45,21 @@ const LIST_DEFAULT: u32 = 50;
 const MESSAGES_MAX: u32 = 1_000;
 const CHATS_MAX: u32 = 200;
 const MEMBERS_PAGE_MAX: u32 = 1_000;
+const BLOCKS_PAGE_MAX: u32 = 1_000;
 
 type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 pub(crate) struct Service<S> {
     reader: Reader<S>,
+    users: Users<S>,
     drain: Drain,
     streams: AtomicU64,
     searches: Searches,
 }
 
 impl<S: Store> Service<S> {
-    pub(crate) fn new(reader: Reader<S>, drain: Drain) -> Self {
-        Self { reader, drain, streams: AtomicU64::new(0), searches: Searches::new() }
+    pub(crate) fn new(reader: Reader<S>, users: Users<S>, drain: Drain) -> Self {
+        Self { reader, users, drain, streams: AtomicU64::new(0), searches: Searches::new() }
     }
 }
 
@@ -331,8 +335,8 @@ impl<S: Store> MessageService for Service<S> {
         let request = request.into_inner();
         let user = convert::user_id("user_id", request.user_id)?;
         let view = self.reader.member_view(convert::chat_id(request.chat_id)?, user).await?;
-        let chat = self.reader.chats(vec![view], true).await?.pop();
-        Ok(Response::new(pb::GetChatResponse { chat }))
+        let chats = self.users.with_mutes(user, self.reader.chats(vec![view], true).await?).await?;
+        Ok(Response::new(pb::GetChatResponse { chat: chats.into_iter().next() }))
     }
 
     async fn list_chats(
@@ -356,7 +360,8 @@ impl<S: Store> MessageService for Service<S> {
             }
         }
         let last_chat_id = ids.last().map_or(0, |chat| chat.0);
-        Ok(Response::new(pb::ListChatsResponse { chats: self.reader.chats(views, true).await?, more, last_chat_id }))
+        let chats = self.users.with_mutes(user, self.reader.chats(views, true).await?).await?;
+        Ok(Response::new(pb::ListChatsResponse { chats, more, last_chat_id }))
     }
 
     async fn add_members(
@@ -498,7 +503,92 @@ impl<S: Store> MessageService for Service<S> {
         let user = convert::user_id("user_id", request.user_id)?;
         let others = convert::user_ids("user_ids", &request.user_ids)?;
         let known = self.reader.store.acquainted(user, others).await?;
+        let known = self.users.unblocked(user, known).await?;
         Ok(Response::new(pb::FilterAcquaintedResponse { user_ids: known.iter().map(|user| user.0).collect() }))
+    }
+
+    async fn get_settings(
+        &self,
+        request: Request<pb::GetSettingsRequest>,
+    ) -> Result<Response<pb::GetSettingsResponse>, Status> {
+        let user = convert::user_id("user_id", request.into_inner().user_id)?;
+        let settings = Some(users::settings(&self.users.of(user).await?));
+        Ok(Response::new(pb::GetSettingsResponse { settings }))
+    }
+
+    async fn update_settings(
+        &self,
+        request: Request<pb::UpdateSettingsRequest>,
+    ) -> Result<Response<pb::UpdateSettingsResponse>, Status> {
+        let settings = Some(self.users.update(request.into_inner()).await?);
+        Ok(Response::new(pb::UpdateSettingsResponse { settings }))
+    }
+
+    async fn list_blocks(
+        &self,
+        request: Request<pb::ListBlocksRequest>,
+    ) -> Result<Response<pb::ListBlocksResponse>, Status> {
+        let request = request.into_inner();
+        let user = convert::user_id("user_id", request.user_id)?;
+        let limit = limit(request.limit, BLOCKS_PAGE_MAX)?;
+        Ok(Response::new(self.users.list_blocks(user, UserId(request.after), limit).await?))
+    }
+
+    async fn set_block(&self, request: Request<pb::SetBlockRequest>) -> Result<Response<pb::SetBlockResponse>, Status> {
+        let tries = self.reader.owners.tries(&request);
+        self.users.set_block(tries, request.into_inner()).await?;
+        Ok(Response::new(pb::SetBlockResponse {}))
+    }
+
+    async fn set_mute(&self, request: Request<pb::SetMuteRequest>) -> Result<Response<pb::SetMuteResponse>, Status> {
+        self.users.set_mute(request.into_inner()).await?;
+        Ok(Response::new(pb::SetMuteResponse {}))
+    }
+
+    async fn filter_visible(
+        &self,
+        request: Request<pb::FilterVisibleRequest>,
+    ) -> Result<Response<pb::FilterVisibleResponse>, Status> {
+        let users = convert::user_ids("user_ids", &request.into_inner().user_ids)?;
+        Ok(Response::new(pb::FilterVisibleResponse { user_ids: self.users.visible(users).await? }))
+    }
+
+    async fn apply_block(
+        &self,
+        request: Request<pb::ApplyBlockRequest>,
+    ) -> Result<Response<pb::ApplyBlockResponse>, Status> {
+        let pb::ApplyBlockRequest { chat_id, user_id, blocked, version } = request.into_inner();
+        let block = Block { by: convert::user_id("user_id", user_id)?, version, blocked };
+        self.users.apply_here(convert::chat_id(chat_id)?, block).await?;
+        Ok(Response::new(pb::ApplyBlockResponse {}))
+    }
+
+    async fn erase_user(
+        &self,
+        request: Request<pb::EraseUserRequest>,
+    ) -> Result<Response<pb::EraseUserResponse>, Status> {
+        let tries = self.reader.owners.tries(&request);
+        let request = request.into_inner();
+        let user = convert::user_id("user_id", request.user_id)?;
+        let there = |mut owner: Client| async move { owner.erase_user(passed_on(request)).await };
+        let here = || async { self.users.erase_here(user, request.look_only).await.map(Response::new) };
+        tries.call(Shard::of_user(user), here, there).await
+    }
+
+    async fn erase_in_chat(
+        &self,
+        request: Request<pb::EraseInChatRequest>,
+    ) -> Result<Response<pb::EraseInChatResponse>, Status> {
+        Ok(Response::new(self.users.erase_in_chat(request.into_inner()).await?))
+    }
+
+    async fn expire_chat(
+        &self,
+        request: Request<pb::ExpireChatRequest>,
+    ) -> Result<Response<pb::ExpireChatResponse>, Status> {
+        let pb::ExpireChatRequest { chat_id, before_ms } = request.into_inner();
+        let done = expiry::expire_part(&self.reader, convert::chat_id(chat_id)?, before_ms).await?;
+        Ok(Response::new(pb::ExpireChatResponse { done }))
     }
 }
 
@@ -540,6 +630,8 @@ impl<S: Store> Service<S> {
     ) -> Result<Response<pb::CreateChatResponse>, Status> {
         let create = convert::create(request, message_id)?;
         let (user, device) = (create.by, create.device.clone());
+        let key = create.key.clone();
+        self.may_be_together(&create).await?;
         // An owner among others looks the key up itself.
         let known = match self.reader.owners.is_alone() {
             true => self.reader.store.creation(create.key.clone()).await?,
@@ -554,12 +646,36 @@ impl<S: Store> Service<S> {
                 _ => return Err(ChatError::Unavailable.into()),
             },
         };
+        if let CreationKey::Direct(one, other) = key
+            && !existed
+        {
+            // Who has blocked the other since it was looked at has found no chat to tell of it.
+            for block in self.users.blocks_between(one, other).await? {
+                self.users.apply_here(chat, block).await?;
+            }
+        }
         let view = self.reader.owners.view_here(chat, &Viewer::of(user, &device)).await?;
         if view.has_left() {
             return Err(ChatError::NotMember.into());
         }
         let chat = self.reader.chats(vec![view], false).await?.pop();
         Ok(Response::new(pb::CreateChatResponse { chat, existed }))
+    }
+
+    /// Whether the creator of a chat and its members have nothing against each other. A pair's chat that is there stays.
+    async fn may_be_together(&self, create: &Create) -> Result<(), Status> {
+        let others: Vec<UserId> = create.members.iter().copied().filter(|member| *member != create.by).collect();
+        let asked = others.len();
+        if self.users.unblocked(create.by, others).await?.len() == asked {
+            return Ok(());
+        }
+        match &create.key {
+            CreationKey::Group { .. } => Err(ChatError::BlockedMember.into()),
+            key => match self.reader.store.creation(key.clone()).await? {
+                Some(_) => Ok(()),
+                None => Err(ChatError::Blocked.into()),
+            },
+        }
     }
 
     async fn receipts_here(&self, chat: ChatId, asked: Receipts) -> Result<Response<pb::ListReceiptsResponse>, Status> {
@@ -582,6 +698,11 @@ impl<S: Store> Service<S> {
         O: Future<Output = Result<Response<T>, Status>>,
     {
         let (chat, change) = convert::change(request, fresh_id())?;
+        if let What::Add(users) = &change.what
+            && self.users.unblocked(change.by, users.clone()).await?.len() < users.len()
+        {
+            return Err(ChatError::BlockedMember.into());
+        }
         let here = || async {
             match self.reader.owner.call(chat, Command::Change(change.clone())).await {
                 Outcome::Changed { users, members } => {

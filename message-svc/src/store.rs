@@ -21,6 +21,7 @@ use crate::core::ownership::map::ShardMap;
 use crate::core::recovery::LogRow;
 use crate::core::roster::membership;
 use crate::core::sends::Sent;
+use crate::core::user::{Block, UserRecord};
 use crate::core::{Found, Lookup, RowRead};
 
 /// Members of a chat at most.
@@ -131,6 +132,8 @@ pub(crate) struct Meta {
     pub created_at_ms: i64,
     /// The buckets whose keys are kept, ascending.
     pub openings: Vec<Opening>,
+    /// Up to here the log's events were too old, and say nothing any more.
+    pub expired_upto: Seq,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -238,6 +241,8 @@ pub(crate) struct ChatRecord {
     /// Countable events up to the head.
     pub count: u64,
     pub last_at_ms: i64,
+    /// Of a direct chat: what its two say of each other.
+    pub blocks: Vec<Block>,
 }
 
 /// The idempotency key of a send within its chat: sender, device, and `client_id` or else `message_id`.
@@ -312,6 +317,15 @@ pub(crate) struct Creation {
 pub(crate) struct ChatOfUser {
     pub chat: ChatId,
     pub kind: ChatKind,
+}
+
+/// A chat among all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct EveryChat {
+    /// Its place in the store's order.
+    pub place: i64,
+    pub chat: ChatId,
+    pub expired_upto: Seq,
 }
 
 /// A part of a log. Bounds are exclusive.
@@ -389,6 +403,27 @@ pub(crate) trait Store: Clone + Send + Sync + 'static {
 
     fn creation(&self, key: CreationKey) -> impl Future<Output = Result<Option<Creation>, StoreError>> + Send;
 
+    /// Some chats, in an order of the store's, and up to where they are expired; `after`: where the page before ended. A full page
+    /// may be followed by more.
+    fn every_chat(
+        &self,
+        after: Option<i64>,
+        limit: usize,
+    ) -> impl Future<Output = Result<Vec<EveryChat>, StoreError>> + Send;
+
+    /// What users have set, in their order; of version 0 where that is nothing.
+    fn users(&self, users: Vec<UserId>) -> impl Future<Output = Result<Vec<UserRecord>, StoreError>> + Send;
+
+    /// Stores what a user has set, if what is there is of the version before; `false`: it isn't. Of an error nobody knows what came.
+    fn swap_user(
+        &self,
+        user: UserId,
+        record: UserRecord,
+    ) -> impl Future<Output = Result<bool, StoreError>> + Send;
+
+    /// Users whose erasure has begun and isn't done, and perhaps some more.
+    fn erasing(&self) -> impl Future<Output = Result<Vec<UserId>, StoreError>> + Send;
+
     /// The highest chat id that was ever given out; 0: none.
     fn last_chat(&self) -> impl Future<Output = Result<u64, StoreError>> + Send;
 }
@@ -436,6 +471,7 @@ mod tests {
             created_by: UserId(1),
             created_at_ms: 0,
             openings: openings.iter().map(|(bucket, at_ms)| Opening { bucket: *bucket, at_ms: *at_ms }).collect(),
+            expired_upto: Seq::ZERO,
         }
     }
 

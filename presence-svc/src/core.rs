@@ -424,6 +424,11 @@ impl Roster {
         self.watchers.unwatch(watcher, user);
     }
 
+    /// The streams that watch a user.
+    pub(crate) fn watchers_of(&self, user: UserId) -> impl Iterator<Item = Watcher> + '_ {
+        self.watchers.of(user)
+    }
+
     /// A watching stream has ended.
     pub(crate) fn end_watch(&mut self, watcher: Watcher) {
         self.watchers.end(watcher);

@@ -11,9 +11,10 @@ use confab_mesh::Drain;
 use confab_proto::presence::v1::presence_service_server::PresenceService;
 use confab_proto::presence::v1::{
     EndPollRequest, EndPollResponse, GetPresenceRequest, GetPresenceResponse, KeepPollRequest, KeepPollResponse,
-    ListSessionsRequest, ListSessionsResponse, LocateRequest, LocateResponse, OpenSession, PassPollFramesRequest,
-    PassPollFramesResponse, RevokeSessionsRequest, RevokeSessionsResponse, TakePollRequest, TakePollResponse,
-    TakenPoll, TrackRequest, TrackResponse, WatchRequest, WatchResponse,
+    ListSessionsRequest, ListSessionsResponse, LocateRequest, LocateResponse, NoticeVisibilityRequest,
+    NoticeVisibilityResponse, OpenSession, PassPollFramesRequest, PassPollFramesResponse, PollFrames,
+    RevokeSessionsRequest, RevokeSessionsResponse, TakePollRequest, TakePollResponse, TakenPoll, TrackRequest,
+    TrackResponse, WatchRequest, WatchResponse,
 };
 use futures_util::{Stream, StreamExt};
 use tokio::sync::mpsc;
@@ -203,6 +204,18 @@ impl Service {
         let told = request.watch.iter().map(|user| (watcher, state.roster.watch(watcher, UserId(*user)))).collect();
         state.tell(told);
     }
+
+    /// Has the watchers of some users look up again what they may be told.
+    fn notice(&self, users: &[u64]) {
+        let mut state = self.state();
+        let mut frames: HashMap<Watcher, WatchResponse> = HashMap::new();
+        for user in users {
+            for watcher in state.roster.watchers_of(UserId(*user)) {
+                frames.entry(watcher).or_default().changed.push(*user);
+            }
+        }
+        state.send(frames);
+    }
 }
 
 impl State {
@@ -211,6 +224,11 @@ impl State {
         for (watcher, presence) in told {
             frames.entry(watcher).or_default().presences.push(presence);
         }
+        self.send(frames);
+    }
+
+    /// A watcher that doesn't keep up has to come again.
+    fn send(&mut self, frames: HashMap<Watcher, WatchResponse>) {
         for (watcher, frame) in frames {
             let Some(stream) = self.watchers.get(&watcher) else { continue };
             if stream.try_send(Ok(frame)).is_err() {
@@ -323,9 +341,11 @@ impl PresenceService for Service {
         if request.watch.as_ref().is_some_and(|watch| watch.user_ids.len() > POLL_WATCHED_MAX) {
             return Err(Status::invalid_argument(format!("watch: at most {POLL_WATCHED_MAX} users")));
         }
-        let keeping = self.polls().keep(self.now().mono_ms, id, request);
-        let response = KeepPollResponse { moved: keeping == Keeping::Moved, unknown: keeping == Keeping::Unknown };
-        Ok(Response::new(response))
+        let mut polls = self.polls();
+        let keeping = polls.keep(self.now().mono_ms, id, request);
+        let passed = if keeping == Keeping::Kept { polls.passed(&id) } else { Vec::new() };
+        let (moved, unknown) = (keeping == Keeping::Moved, keeping == Keeping::Unknown);
+        Ok(Response::new(KeepPollResponse { moved, unknown, passed }))
     }
 
     async fn take_poll(&self, request: Request<TakePollRequest>) -> Result<Response<TakePollResponse>, Status> {
@@ -352,10 +372,23 @@ impl PresenceService for Service {
         &self,
         request: Request<PassPollFramesRequest>,
     ) -> Result<Response<PassPollFramesResponse>, Status> {
-        let frames = request.into_inner().frames.unwrap_or_default();
-        let edge = self.polls().edge(&poll_id(&frames.session)?, UserId(frames.user_id));
-        self.tell_edge(edge.as_deref(), TrackResponse { passed: vec![frames], ..TrackResponse::default() });
+        let PollFrames { session, user_id, frames } = request.into_inner().frames.unwrap_or_default();
+        let edge = self.polls().pass(&poll_id(&session)?, UserId(user_id), frames);
+        let passed = vec![PollFrames { session, user_id, frames: Vec::new() }];
+        self.tell_edge(edge.as_deref(), TrackResponse { passed, ..TrackResponse::default() });
         Ok(Response::new(PassPollFramesResponse {}))
+    }
+
+    async fn notice_visibility(
+        &self,
+        request: Request<NoticeVisibilityRequest>,
+    ) -> Result<Response<NoticeVisibilityResponse>, Status> {
+        let users = request.into_inner().user_ids;
+        if users.len() > USERS_MAX {
+            return Err(Status::invalid_argument(format!("user_ids: at most {USERS_MAX}")));
+        }
+        self.notice(&users);
+        Ok(Response::new(NoticeVisibilityResponse {}))
     }
 
     async fn list_sessions(

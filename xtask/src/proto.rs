@@ -5,11 +5,12 @@ use std::path::Path;
 
 use anyhow::Context;
 
-const FILES: [&str; 5] = [
+const FILES: [&str; 6] = [
     "confab/client/v1/client.proto",
     "confab/fanout/v1/fanout.proto",
     "confab/message/v1/event.proto",
     "confab/message/v1/message.proto",
+    "confab/message/v1/user.proto",
     "confab/presence/v1/presence.proto",
 ];
 

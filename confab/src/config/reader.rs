@@ -8,6 +8,8 @@ use std::time::Duration;
 use super::problem::{Problem, Problems};
 use super::source::{Layer, Raw, Source};
 
+const DAY_S: f64 = 86_400.0;
+
 pub(crate) struct Reader {
     /// The first one that has a key decides.
     layers: Vec<Layer>,
@@ -41,6 +43,21 @@ impl Reader {
 
     pub(crate) fn seconds(&mut self, key: &'static str, default: Duration, range: RangeInclusive<u64>) -> Duration {
         Duration::from_secs(self.number(key, default.as_secs(), range))
+    }
+
+    /// Days, or parts of one; 0, and where nothing is written: none.
+    pub(crate) fn days(&mut self, key: &'static str, max: u32) -> Option<Duration> {
+        let (raw, source) = self.find(key)?;
+        let days = match &raw {
+            Raw::Integer(number) => u32::try_from(*number).ok().map(f64::from),
+            Raw::Text(text) | Raw::Other(text) => text.trim().parse::<f64>().ok(),
+            Raw::String(_) | Raw::List(_) => None,
+        };
+        let Some(days) = days.filter(|days| (0.0..=f64::from(max)).contains(days)) else {
+            self.problem(key, Some(raw.to_string()), Some(source), format!("must be a number from 0 to {max}"));
+            return None;
+        };
+        (days > 0.0).then(|| Duration::from_secs_f64(days * DAY_S))
     }
 
     /// A text that `parse` understands; `right` says what that would be, as in "must be …".

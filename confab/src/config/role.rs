@@ -50,8 +50,8 @@ impl Role {
             Self::Presence => &[],
             Self::Fanout => &[Self::Presence],
             Self::Message => match storage {
-                StorageConfig::Embedded => &[Self::Fanout],
-                StorageConfig::Cassandra(_) => &[Self::Fanout, Self::Message],
+                StorageConfig::Embedded => &[Self::Fanout, Self::Presence],
+                StorageConfig::Cassandra(_) => &[Self::Fanout, Self::Presence, Self::Message],
             },
             Self::Edge => &[Self::Message, Self::Fanout, Self::Presence],
         }

@@ -24,16 +24,16 @@ const LIMIT_MAX: u32 = 200;
 
 /// Where a page begins, and how long it is.
 #[derive(Default)]
-struct PageParams {
-    limit: Option<u32>,
-    next: Option<u64>,
+pub(super) struct PageParams {
+    pub(super) limit: Option<u32>,
+    pub(super) next: Option<u64>,
     before: Option<u64>,
     after: Option<u64>,
 }
 
 impl PageParams {
     /// Unknown parameters are ignored; one that is no number is named.
-    fn read(query: Option<&str>) -> Result<Self, Problem> {
+    pub(super) fn read(query: Option<&str>) -> Result<Self, Problem> {
         let mut params = Self::default();
         for (name, value) in pairs(query) {
             let number = |field| {
@@ -60,11 +60,11 @@ impl PageParams {
 const CHAT_ID: &str = "chat_id is a number from 1 to 2^53 - 1";
 const SEQ: &str = "seq is a number from 1 to 2^53 - 1";
 
-fn chat_id(id: &str) -> Result<u64, Problem> {
+pub(super) fn chat_id(id: &str) -> Result<u64, Problem> {
     id.parse().map_err(|_| Problem::new(Code::InvalidFrame, CHAT_ID, Some("chat_id")))
 }
 
-fn user_id(id: &str) -> Result<u64, Problem> {
+pub(super) fn user_id(id: &str) -> Result<u64, Problem> {
     id.parse().map_err(|_| Problem::new(Code::InvalidFrame, "user_id is a number from 1 to 2^53 - 1", Some("user_id")))
 }
 
@@ -383,7 +383,8 @@ pub(crate) async fn presence(
     let presences = home.get_presence(GetPresenceRequest { user_ids: vec![user] }).await?.into_inner().presences;
     let presence = presences.into_iter().next().unwrap_or_default();
     let status = presence_name(presence.status()).ok_or_else(unavailable)?;
-    let last_seen = (presence.last_seen_ms > 0).then(|| time(presence.last_seen_ms));
+    let is_shown = user == claims.user.0 || app.shared.visible(user).await?;
+    let last_seen = (presence.last_seen_ms > 0 && is_shown).then(|| time(presence.last_seen_ms));
     Ok(axum::Json(json!({"user_id": user, "status": status, "last_seen": last_seen})).into_response())
 }
 
@@ -427,6 +428,8 @@ fn chat_json(chat: &pb::Chat, user: UserId) -> Value {
         "read": chat.read,
         "delivered": chat.delivered,
         "unread": chat.unread,
+        "muted": chat.muted_until_ms.is_some(),
+        "muted_until": chat.muted_until_ms.filter(|until| *until > 0).map(time),
         "last_message": last.and_then(|event| event.json_for(user)),
     })
 }

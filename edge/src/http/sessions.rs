@@ -60,6 +60,11 @@ pub(crate) async fn revoke(
     revoke_those(&app, RevokeSessionsRequest { names, ..of(claims.user) }).await
 }
 
+/// All of a user's.
+pub(super) async fn revoke_of(app: &App, user: UserId) -> Result<Response, Problem> {
+    revoke_those(app, of(user)).await
+}
+
 /// At all instances that may know some of them.
 async fn revoke_those(app: &App, request: RevokeSessionsRequest) -> Result<Response, Problem> {
     for mut home in homes(app, UserId(request.user_id))? {

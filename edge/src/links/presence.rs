@@ -19,6 +19,7 @@ use std::time::Duration;
 use confab_ids::UserId;
 use confab_mesh::views::{Names, VIEW_LAG_MS};
 use confab_mesh::{ClientConfig, Drain, Member, Members, Peer, Pool, client};
+use confab_proto::message::v1::message_service_client::MessageServiceClient;
 use confab_proto::presence::v1::presence_service_client::PresenceServiceClient;
 use tokio::sync::mpsc;
 
@@ -80,11 +81,17 @@ impl Presences {
 }
 
 /// Starts the links.
-pub(crate) fn start(presence: Pool, registry: Registry, edge_id: String, drain: &Drain) -> Presences {
+pub(crate) fn start(
+    presence: Pool,
+    messages: MessageServiceClient<Peer>,
+    registry: Registry,
+    edge_id: String,
+    drain: &Drain,
+) -> Presences {
     let (changes, changed) = mpsc::unbounded_channel();
     let (wishes, wished) = mpsc::unbounded_channel();
     let interest = Shared::default();
-    let watching = watching::run(presence.clone(), interest.clone(), wished);
+    let watching = watching::run(presence.clone(), messages, interest.clone(), wished);
     // It says goodbye when the drain begins.
     drain.spawn(tracking::run(presence, registry, edge_id, changed, drain.clone()));
     let ended = drain.clone();

@@ -177,6 +177,7 @@ impl Poll {
     async fn mail(&mut self) -> Result<(), End> {
         let now = self.shared.now();
         let mut end = None;
+        let mut was_passed = false;
         for item in self.mailbox.take() {
             match item {
                 Item::Reconnect { .. } => end = end.or(Some(End::Left)),
@@ -184,9 +185,16 @@ impl Poll {
                 // One that it has taken itself since is no news.
                 Item::Taken { generation } if generation <= self.generation => {}
                 Item::Taken { .. } => end = Some(End::Superseded),
-                Item::Passed(frames) => frames.into_iter().for_each(|frame| self.ready(frame, true, true)),
+                Item::Passed(frames) => {
+                    was_passed = true;
+                    frames.into_iter().for_each(|frame| self.ready(frame, true, true));
+                }
                 item => self.session.item(now, item),
             }
+        }
+        if was_passed && end.is_none() {
+            // Its answer has them.
+            self.keep(Positions::new()).await?;
         }
         match end {
             Some(end) => {
@@ -358,15 +366,19 @@ impl Poll {
             return Ok(self.batches.nothing());
         }
         let (events, places) = self.session.take_written();
-        let page = self.batches.give(std::mem::take(&mut self.ready), events, places);
+        let (ready, aside) = (std::mem::take(&mut self.ready), std::mem::take(&mut self.aside));
+        (self.ready_bytes, self.has_news) = (0, false);
+        let page = self.batches.give(ready, events, places);
         if self.synced_batch == 0 && self.session.is_in_sync() {
             self.synced_batch = page.cursor;
         }
         // Without presence-svc the client goes on here, or opens another.
-        self.keep(self.batches.given()).await?;
-        (self.ready_bytes, self.has_news) = (0, false);
-        self.aside.clear();
-        Ok(page)
+        let kept = self.keep(self.batches.given()).await;
+        if kept.is_err() {
+            // Its client doesn't get it here: the edge that has it now is told of what no log has.
+            self.aside.splice(0..0, aside);
+        }
+        kept.map(|()| page)
     }
 
     /// Says how far the client is with the newest batch, which has brought `given`; none: that it is still there.
@@ -388,7 +400,8 @@ impl Poll {
             ..KeepPollRequest::default()
         };
         let keeper = &self.shared.polls.keeper;
-        let mut keeping = if self.tell_all { Keeping::Unknown } else { keeper.keep(request.clone()).await };
+        let untold = (Keeping::Unknown, Vec::new());
+        let (mut keeping, mut passed) = if self.tell_all { untold } else { keeper.keep(request.clone()).await };
         if keeping == Keeping::Unknown {
             let (before, given) = match &self.kept {
                 Some(kept) => (kept.before.clone(), kept.given.clone()),
@@ -396,8 +409,10 @@ impl Poll {
             };
             let before = Some(PollPositions { chats: before });
             let watch = Some(PollUsers { user_ids: watched.clone() });
-            keeping = keeper.keep(KeepPollRequest { before, watch, given, ..request }).await;
+            (keeping, passed) = keeper.keep(KeepPollRequest { before, watch, given, ..request }).await;
         }
+        let passed = passed.into_iter().map(|frame| Frame::Text(frame.into()));
+        passed.for_each(|frame| self.ready(frame, true, true));
         self.tell_all = keeping != Keeping::Kept;
         match keeping {
             Keeping::Kept => self.watch_kept = watched,

@@ -14,6 +14,7 @@ use super::recovery::Recovered;
 use super::roster;
 use super::sends::Sends;
 use super::tail::Tail;
+use super::user::Block;
 use super::{Accepted, ChatView, Count, From, MemberReceipt, Origin, Outcome, Payload, ReceiptPage, Receipts, View};
 use crate::error::ChatError;
 use crate::store::{Certain, ChatRecord, MemberRow, Meta, Roster, Row, bucket_of};
@@ -146,6 +147,8 @@ pub(crate) struct Chat {
     /// The newest events up to the head.
     pub tail: Tail,
     pub sends: Sends,
+    /// Of a direct chat: what its two say of each other; who isn't here never said anything.
+    blocks: Vec<Block>,
     /// Of its last recovery; its epoch is 0 where there is no other owner.
     pub certain: Certain,
     /// The last event that changed the chat's row: its members, or its title.
@@ -173,6 +176,7 @@ impl Chat {
         chat.take_rows(record.members);
         chat.roster_seq = record.roster_seq;
         chat.certain = record.certain;
+        chat.blocks = record.blocks;
         chat.last = record.head;
         chat.head = record.head;
         chat.settled = record.head;
@@ -217,6 +221,7 @@ impl Chat {
             pending: VecDeque::new(),
             tail: Tail::default(),
             sends,
+            blocks: Vec::new(),
             certain: Certain::default(),
             roster_seq: Seq::ZERO,
             rows_read: Vec::new(),
@@ -268,6 +273,20 @@ impl Chat {
         self.take_rows(changed.iter().cloned().map(|row| (row, Marks::default())));
         self.meta.apply(event);
         (changed, gone)
+    }
+
+    /// One of its two has blocked the other.
+    pub(crate) fn is_blocked_by_one(&self) -> bool {
+        self.blocks.iter().any(|block| block.blocked)
+    }
+
+    /// Notes what one says of the other, unless something newer is known.
+    pub(crate) fn note_block(&mut self, block: Block) {
+        match self.blocks.iter_mut().find(|known| known.by == block.by) {
+            Some(known) if known.version >= block.version => {}
+            Some(known) => *known = block,
+            None => self.blocks.push(block),
+        }
     }
 
     pub(crate) fn slot(&self, user: UserId) -> Option<usize> {
@@ -430,6 +449,8 @@ impl Chat {
             read: member.marks.read,
             own: member.marks.own,
             epoch: self.certain.epoch,
+            blocked: self.is_blocked_by_one(),
+            expired_upto: self.meta.expired_upto,
             newest,
         })
     }

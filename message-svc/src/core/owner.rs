@@ -8,11 +8,15 @@
 //! changing.rs    edits, deletions, reactions        durable.rs   what is written, and then
 //! creating.rs    chats that are made                fenced.rs    among other owners: recovery, shards that come and go
 //! membership.rs  members, roles, titles             making.rs    among other owners: chats that are made
+//! expiring.rs    what is too old
 //! ```
 
 mod changing;
 mod creating;
 mod durable;
+mod expiring;
+#[cfg(test)]
+mod expiring_test;
 mod fenced;
 mod making;
 mod marking;
@@ -339,6 +343,11 @@ impl Owner {
                 fx.replies.push((origin, answer));
             }
             Command::Change(change) => self.change_group(now, id, origin, change, fx),
+            Command::Block(block) => {
+                chat.note_block(block);
+                fx.replies.push((origin, Outcome::Blocked));
+            }
+            Command::Expire(expire) => self.expire(now, id, origin, expire, fx),
             Command::Create(create) => self.ensure(now, id, origin, *create, fx),
         }
     }
@@ -435,7 +444,12 @@ fn refusal(command: &Command, send: SendError, mark: MarkError, chat: ChatError)
     match command {
         Command::Send(_) => Outcome::SendRefused(send),
         Command::Mark(_) | Command::Typing(_) => Outcome::MarkRefused(mark),
-        Command::View(_) | Command::Receipts(_) | Command::Change(_) | Command::Create(_) => Outcome::ChatRefused(chat),
+        Command::View(_)
+        | Command::Receipts(_)
+        | Command::Change(_)
+        | Command::Block(_)
+        | Command::Expire(_)
+        | Command::Create(_) => Outcome::ChatRefused(chat),
     }
 }
 

@@ -81,7 +81,7 @@ impl Recovery {
         Self { record, to_read, tail, rows: Vec::new(), sends: Vec::new(), rewrites: VecDeque::new() }
     }
 
-    /// A chat's row that was read again, with the watermarks of the first time: who owned it before writes none any more, or
+    /// A chat's row that was read again, with the watermarks and the blocks of the first time (a block since then waits behind this): who owned it before writes none any more, or
     /// none that are worth another read.
     pub(crate) fn with_marks(&self, mut record: ChatRecord) -> ChatRecord {
         let known: HashMap<UserId, &Marks> =
@@ -91,6 +91,7 @@ impl Recovery {
                 marks.clone_from(known);
             }
         }
+        record.blocks.clone_from(&self.record.blocks);
         record
     }
 

@@ -14,6 +14,7 @@ mod sends;
 mod statements;
 #[cfg(test)]
 mod tests;
+mod users;
 mod writes;
 
 use std::sync::Arc;
@@ -29,8 +30,9 @@ use scylla::serialize::row::SerializeRow;
 use scylla::statement::prepared::PreparedStatement;
 
 use self::statements::Statements;
-use super::{ChatOfUser, ChatRecord, Creation, CreationKey, MemberRow, Page, Range, Row, Store, StoreError};
+use super::{ChatOfUser, ChatRecord, Creation, CreationKey, EveryChat, MemberRow, Page, Range, Row, Store, StoreError};
 use crate::core::recovery::LogRow;
+use crate::core::user::UserRecord;
 use crate::core::{Found, Lookup};
 
 pub use schema::migrate;
@@ -247,6 +249,22 @@ impl Store for Cassandra {
         let key = Bytes::from(key.encoded());
         let row: Option<(i64, i64)> = self.row(&self.statements.creation, (key,)).await?;
         Ok(row.map(|(chat, hash)| Creation { chat: ChatId(chat.cast_unsigned()), body_hash: hash.cast_unsigned() }))
+    }
+
+    async fn every_chat(&self, after: Option<i64>, limit: usize) -> Result<Vec<EveryChat>, StoreError> {
+        self.chats_after(after, limit).await
+    }
+
+    async fn users(&self, users: Vec<UserId>) -> Result<Vec<UserRecord>, StoreError> {
+        self.users_of(users).await
+    }
+
+    async fn swap_user(&self, user: UserId, record: UserRecord) -> Result<bool, StoreError> {
+        self.swap_one(user, record).await
+    }
+
+    async fn erasing(&self) -> Result<Vec<UserId>, StoreError> {
+        self.erasures().await
     }
 
     /// Ids come from blocks of their own here: see [`Ledger::take_chat_ids`](super::Ledger::take_chat_ids).

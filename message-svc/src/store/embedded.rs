@@ -13,11 +13,12 @@ use std::time::{Duration, Instant};
 
 use confab_ids::{ChatId, UserId};
 use fjall::PersistMode;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Mutex, mpsc, oneshot};
 
 use self::tables::Tables;
-use super::{ChatOfUser, ChatRecord, Creation, CreationKey, MemberRow, Page, Range, Row, Store, StoreError};
+use super::{ChatOfUser, ChatRecord, Creation, CreationKey, EveryChat, MemberRow, Page, Range, Row, Store, StoreError};
 use crate::core::recovery::LogRow;
+use crate::core::user::UserRecord;
 use crate::core::{Found, Lookup};
 
 /// Rows that one fsync commits at most.
@@ -62,6 +63,7 @@ impl From<fjall::Error> for OpenError {
 
 struct Commit {
     rows: Vec<Row>,
+    user: Option<(UserId, UserRecord)>,
     done: oneshot::Sender<Result<(), StoreError>>,
 }
 
@@ -71,6 +73,8 @@ pub(crate) struct Embedded {
     tables: Arc<Tables>,
     // Not bounded here: the owner takes no commands beyond its `in_flight` bound.
     commits: mpsc::UnboundedSender<Commit>,
+    /// One change of what users have set at a time: it is read before.
+    changing_users: Arc<Mutex<()>>,
 }
 
 impl Embedded {
@@ -85,7 +89,20 @@ impl Embedded {
         std::thread::Builder::new()
             .name("confab-commit".into())
             .spawn(move || commit_groups(&writer, queue, durability))?;
-        Ok(Self { tables, commits })
+        Ok(Self { tables, commits, changing_users: Arc::default() })
+    }
+
+    fn store(
+        &self,
+        rows: Vec<Row>,
+        user: Option<(UserId, UserRecord)>,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send + 'static {
+        let (done, result) = oneshot::channel();
+        let queued = self.commits.send(Commit { rows, user, done });
+        async move {
+            queued.map_err(|_| failed("the committing thread has ended"))?;
+            result.await.unwrap_or_else(|_| Err(failed("the committing thread has ended")))
+        }
     }
 
     /// Runs reads where they may block.
@@ -123,7 +140,10 @@ fn commit_groups(tables: &Tables, mut queue: mpsc::UnboundedReceiver<Commit>, du
         // After a failed write or fsync the disk's state is unknown: nothing more is written over it.
         let result = match &failure {
             Some(error) => Err(error.clone()),
-            None => tables.write(group.iter().flat_map(|commit| &commit.rows), mode),
+            None => {
+                let users = group.iter().filter_map(|commit| commit.user.as_ref());
+                tables.write(group.iter().flat_map(|commit| &commit.rows), users, mode)
+            }
         };
         if let Err(error) = &result {
             failure.get_or_insert_with(|| error.clone());
@@ -141,12 +161,7 @@ fn failed(error: impl std::fmt::Display) -> StoreError {
 
 impl Store for Embedded {
     fn commit(&self, rows: Vec<Row>, _stamp: i64) -> impl Future<Output = Result<(), StoreError>> + Send + 'static {
-        let (done, result) = oneshot::channel();
-        let queued = self.commits.send(Commit { rows, done });
-        async move {
-            queued.map_err(|_| failed("the committing thread has ended"))?;
-            result.await.unwrap_or_else(|_| Err(failed("the committing thread has ended")))
-        }
+        self.store(rows, None)
     }
 
     async fn load(&self, chats: Vec<ChatId>) -> Result<Vec<Option<ChatRecord>>, StoreError> {
@@ -187,6 +202,28 @@ impl Store for Embedded {
 
     async fn creation(&self, key: CreationKey) -> Result<Option<Creation>, StoreError> {
         self.reading(move |tables| tables.creation(&key)).await
+    }
+
+    async fn every_chat(&self, after: Option<i64>, limit: usize) -> Result<Vec<EveryChat>, StoreError> {
+        self.reading(move |tables| tables.every_chat(after, limit)).await
+    }
+
+    async fn users(&self, users: Vec<UserId>) -> Result<Vec<UserRecord>, StoreError> {
+        self.reading(move |tables| users.into_iter().map(|user| tables.user(user)).collect()).await
+    }
+
+    async fn swap_user(&self, user: UserId, record: UserRecord) -> Result<bool, StoreError> {
+        let _alone = self.changing_users.lock().await;
+        let known = self.reading(move |tables| tables.user(user)).await?;
+        let follows = known.version + 1 == record.version;
+        if follows {
+            self.store(Vec::new(), Some((user, record))).await?;
+        }
+        Ok(follows)
+    }
+
+    async fn erasing(&self) -> Result<Vec<UserId>, StoreError> {
+        self.reading(Tables::erasing).await
     }
 
     async fn last_chat(&self) -> Result<u64, StoreError> {

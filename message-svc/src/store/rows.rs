@@ -8,6 +8,7 @@ use super::{Certain, MemberRow, Meta, Opening, Roster};
 use crate::core::marks::Marks;
 use crate::core::owner::WINDOW_MAX;
 use crate::core::sends::Sent;
+use crate::core::user::{Erasure, QuietHours, UserRecord};
 
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct ChatValue {
@@ -21,6 +22,8 @@ pub(super) struct ChatValue {
     created_at_ms: i64,
     #[prost(message, repeated, tag = "5")]
     openings: Vec<OpeningValue>,
+    #[prost(uint64, tag = "6")]
+    expired_upto: u64,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -40,6 +43,7 @@ impl ChatValue {
             created_by: meta.created_by.0,
             created_at_ms: meta.created_at_ms,
             openings: openings.collect(),
+            expired_upto: meta.expired_upto.0,
         }
     }
 
@@ -50,6 +54,7 @@ impl ChatValue {
             created_by: UserId(self.created_by),
             created_at_ms: self.created_at_ms,
             openings: self.openings.iter().map(|o| Opening { bucket: o.bucket, at_ms: o.at_ms }).collect(),
+            expired_upto: Seq(self.expired_upto),
             title: self.title,
         }
     }
@@ -229,5 +234,90 @@ impl MarksValue {
             let marks = Marks { read: Seq(member.read), own: Seq(member.own), devices: devices.collect() };
             (UserId(member.user), marks)
         })
+    }
+}
+
+/// What a user has set; its version is beside it where it is compared by the store.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct UserValue {
+    #[prost(uint64, tag = "1")]
+    version: u64,
+    #[prost(bool, tag = "2")]
+    hides_last_seen: bool,
+    #[prost(bool, tag = "3")]
+    hides_preview: bool,
+    #[prost(message, optional, tag = "4")]
+    quiet_hours: Option<QuietHoursValue>,
+    #[prost(message, repeated, tag = "5")]
+    mutes: Vec<MuteValue>,
+    #[prost(uint64, repeated, tag = "6")]
+    blocks: Vec<u64>,
+    #[prost(message, optional, tag = "7")]
+    erasure: Option<ErasureValue>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct QuietHoursValue {
+    #[prost(uint32, tag = "1")]
+    from_minute: u32,
+    #[prost(uint32, tag = "2")]
+    to_minute: u32,
+    #[prost(string, tag = "3")]
+    time_zone: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+struct MuteValue {
+    #[prost(uint64, tag = "1")]
+    chat: u64,
+    #[prost(int64, tag = "2")]
+    until_ms: i64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+struct ErasureValue {
+    #[prost(int64, tag = "1")]
+    asked_at_ms: i64,
+    #[prost(int64, tag = "2")]
+    done_at_ms: i64,
+}
+
+impl UserValue {
+    pub(super) fn of(record: &UserRecord) -> Self {
+        let quiet_hours = |quiet: &QuietHours| QuietHoursValue {
+            from_minute: quiet.from_minute.into(),
+            to_minute: quiet.to_minute.into(),
+            time_zone: quiet.time_zone.clone(),
+        };
+        let mute = |(chat, until_ms): (&ChatId, &i64)| MuteValue { chat: chat.0, until_ms: *until_ms };
+        let erasure = |Erasure { asked_at_ms, done_at_ms }| ErasureValue { asked_at_ms, done_at_ms };
+        Self {
+            version: record.version,
+            hides_last_seen: record.hides_last_seen,
+            hides_preview: record.hides_preview,
+            quiet_hours: record.quiet_hours.as_ref().map(quiet_hours),
+            mutes: record.mutes.iter().map(mute).collect(),
+            blocks: record.blocks.iter().map(|user| user.0).collect(),
+            erasure: record.erasure.map(erasure),
+        }
+    }
+
+    pub(super) fn record(self) -> UserRecord {
+        let minute = |minute: u32| u16::try_from(minute).unwrap_or_default();
+        let quiet_hours = |quiet: QuietHoursValue| QuietHours {
+            from_minute: minute(quiet.from_minute),
+            to_minute: minute(quiet.to_minute),
+            time_zone: quiet.time_zone,
+        };
+        let erasure = |ErasureValue { asked_at_ms, done_at_ms }| Erasure { asked_at_ms, done_at_ms };
+        UserRecord {
+            version: self.version,
+            hides_last_seen: self.hides_last_seen,
+            hides_preview: self.hides_preview,
+            quiet_hours: self.quiet_hours.map(quiet_hours),
+            mutes: self.mutes.into_iter().map(|mute| (ChatId(mute.chat), mute.until_ms)).collect(),
+            blocks: self.blocks.into_iter().map(UserId).collect(),
+            erasure: self.erasure.map(erasure),
+        }
     }
 }

@@ -4,7 +4,7 @@
 pub(crate) mod ledger;
 pub(crate) mod stamps;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use confab_ids::{ChatId, MessageId, Seq, UserId};
@@ -18,6 +18,7 @@ use super::{
 use crate::core::marks::Marks;
 use crate::core::recovery::LogRow;
 use crate::core::sends::{Sent, hash};
+use crate::core::user::{Block, Erasure, QuietHours, UserRecord};
 use crate::core::{Found, Lookup};
 
 /// Who writes to a store: what it keeps for them differs.
@@ -48,6 +49,7 @@ pub(crate) async fn run(store: &impl Store, writers: Writers) {
     check(store, writers).await;
     drop_sends(store, writers).await;
     leave(store, writers).await;
+    users(store).await;
 }
 
 pub(crate) async fn fill(store: &impl Store, writers: Writers) {
@@ -96,6 +98,40 @@ pub(crate) async fn check(store: &impl Store, writers: Writers) {
     assert_eq!(store.creation(direct()).await.expect("read"), Some(MADE));
     let acquainted = store.acquainted(UserId(1), vec![UserId(2), UserId(3)]).await.expect("read");
     assert_eq!(acquainted, [UserId(2)]);
+}
+
+/// What users have set is changed by one after the other, and who changes what is no longer so is told.
+async fn users(store: &impl Store) {
+    let (ann, ben) = (UserId(1), UserId(2));
+    let nothing = UserRecord::default();
+    assert_eq!(store.users(vec![ben, ann]).await.expect("read"), [nothing.clone(), nothing.clone()]);
+    let quiet = QuietHours { from_minute: 1_320, to_minute: 420, time_zone: "Europe/Berlin".into() };
+    let first = UserRecord {
+        version: 1,
+        hides_last_seen: true,
+        hides_preview: true,
+        quiet_hours: Some(quiet),
+        mutes: BTreeMap::from([(CHAT, 0), (ChatId(9), 77)]),
+        blocks: BTreeSet::from([UserId(2), UserId(1 << 40)]),
+        erasure: None,
+    };
+    assert!(store.swap_user(ann, first.clone()).await.expect("written"));
+    assert!(!store.swap_user(ann, first.clone()).await.expect("refused"), "another was first");
+    assert_eq!(store.users(vec![ben, ann]).await.expect("read"), [nothing, first.clone()]);
+    let record = store.load(vec![CHAT]).await.expect("read").remove(0).expect("the chat");
+    let has_blocks = record.members.iter().any(|(member, _)| member.user == ben);
+    let block = Block { by: ann, version: 1, blocked: true };
+    assert_eq!(record.blocks, if has_blocks { vec![block] } else { Vec::new() });
+
+    assert!(store.erasing().await.expect("read").is_empty());
+    let begun = UserRecord { version: 2, erasure: Some(Erasure { asked_at_ms: 5, done_at_ms: 0 }), ..first };
+    assert!(store.swap_user(ann, begun.clone()).await.expect("written"));
+    assert_eq!(store.erasing().await.expect("read"), [ann]);
+    let done = UserRecord { version: 3, erasure: Some(Erasure { asked_at_ms: 5, done_at_ms: 6 }), ..begun };
+    assert!(store.swap_user(ann, done.clone()).await.expect("written"));
+    assert!(store.erasing().await.expect("read").is_empty());
+    assert!(!store.swap_user(ann, UserRecord { version: 5, ..done.clone() }).await.expect("refused"));
+    assert_eq!(store.users(vec![ann]).await.expect("read"), [done]);
 }
 
 /// Who has left shares the chat no longer, and who comes back does.
@@ -241,6 +277,7 @@ fn meta() -> Meta {
         created_by: UserId(1),
         created_at_ms: 5,
         openings: (0..=bucket_of(Seq(EVENTS))).map(|bucket| Opening { bucket, at_ms: 5 }).collect(),
+        expired_upto: Seq::ZERO,
     }
 }
 

@@ -13,6 +13,12 @@ pub(crate) const POLL_LIFE_MS: u64 = 90_000;
 /// another.
 const POSITIONS_MAX: usize = if cfg!(test) { 20 } else { 4_000_000 };
 
+/// What is passed on for one poll, and not fetched yet, bytes; beyond it the newest is dropped.
+const PASSED_BYTES_MAX: usize = if cfg!(test) { 8 } else { 256 * 1_024 };
+
+/// So many bytes of that weigh as much as a chat.
+const BYTES_PER_CHAT: usize = 16;
+
 /// A poll's name.
 pub(crate) type PollId = [u8; 16];
 
@@ -29,6 +35,8 @@ struct Kept {
     given: HashMap<u64, u64>,
     watched: Vec<u64>,
     synced_batch: u64,
+    /// Of an edge that had it, for its client.
+    passed: Vec<String>,
     heard_ms: u64,
 }
 
@@ -48,12 +56,17 @@ impl Kept {
             given,
             watched,
             synced_batch,
+            passed: Vec::new(),
             heard_ms: 0,
         }
     }
 
     fn size(&self) -> usize {
-        1 + self.before.len() + self.given.len() + self.watched.len()
+        1 + self.before.len() + self.given.len() + self.watched.len() + self.passed_bytes().div_ceil(BYTES_PER_CHAT)
+    }
+
+    fn passed_bytes(&self) -> usize {
+        self.passed.iter().map(String::len).sum()
     }
 
     /// Takes a batch that goes on this; `false`: it doesn't.
@@ -105,7 +118,10 @@ impl Polls {
         let generation = known.as_ref().map_or(0, |kept| kept.generation);
         let (kept, keeping) = match (known, before) {
             (Some(kept), _) if request.generation < generation => (Some(kept), Keeping::Moved),
-            (_, Some(before)) => (Some(Kept::new(request, before.chats)), Keeping::Kept),
+            (known, Some(before)) => {
+                let passed = known.map(|kept| kept.passed).unwrap_or_default();
+                (Some(Kept { passed, ..Kept::new(request, before.chats) }), Keeping::Kept)
+            }
             // It was taken elsewhere meanwhile: what is here is of before.
             (known, None) if request.generation > generation => (known, Keeping::Unknown),
             (Some(mut kept), None) => match kept.go_on(request) {
@@ -161,6 +177,31 @@ impl Polls {
     /// The edge that has a user's poll.
     pub(crate) fn edge(&self, id: &PollId, user: UserId) -> Option<String> {
         self.kept.get(id).filter(|kept| kept.user == user).map(|kept| kept.edge.clone())
+    }
+
+    /// Keeps what is passed on for a poll's client until the edge that has it asks. That edge.
+    pub(crate) fn pass(&mut self, id: &PollId, user: UserId, frames: Vec<String>) -> Option<String> {
+        self.edge(id, user)?;
+        let mut kept = self.forget(id)?;
+        let mut bytes = kept.passed_bytes();
+        kept.passed.extend(frames.into_iter().take_while(|frame| {
+            bytes += frame.len();
+            bytes <= PASSED_BYTES_MAX
+        }));
+        let edge = kept.edge.clone();
+        self.put(*id, kept);
+        Some(edge)
+    }
+
+    /// What was passed on for a poll's client, once.
+    pub(crate) fn passed(&mut self, id: &PollId) -> Vec<String> {
+        if self.kept.get(id).is_none_or(|kept| kept.passed.is_empty()) {
+            return Vec::new();
+        }
+        let Some(mut kept) = self.forget(id) else { return Vec::new() };
+        let passed = std::mem::take(&mut kept.passed);
+        self.put(*id, kept);
+        passed
     }
 
     /// It is over: the edge that had it.
@@ -269,6 +310,23 @@ mod tests {
         assert_eq!(polls.keep(1, ID, batch("c", 2, 3, &[])), Keeping::Unknown);
         assert_eq!(polls.keep(1, ID, whole("c", 2, 3, &[(1, 7)], &[])), Keeping::Kept);
         assert_eq!(polls.keep(1, ID, batch("b", 2, 3, &[(1, 8)])), Keeping::Moved);
+    }
+
+    #[test]
+    fn what_is_passed_on_waits_for_whoever_has_the_poll_and_comes_once() {
+        let mut polls = Polls::default();
+        polls.keep(0, ID, whole("a", 0, 1, &[], &[(1, 6)]));
+        polls.take(0, ID, "b".into(), ANN, "phone").expect("it is kept");
+        let frames = |of: &[&str]| of.iter().map(|frame| (*frame).to_owned()).collect::<Vec<String>>();
+        assert_eq!(polls.pass(&ID, UserId(2), frames(&["no"])), None);
+        assert_eq!(polls.pass(&ID, ANN, frames(&["one", "two"])).as_deref(), Some("b"));
+        assert_eq!(polls.pass(&ID, ANN, frames(&["three"])).as_deref(), Some("b"), "beyond the bound");
+        polls.take(0, ID, "c".into(), ANN, "phone").expect("it is kept");
+        assert_eq!(polls.keep(0, ID, whole("c", 0, 1, &[], &[(1, 6)])), Keeping::Kept);
+        assert_eq!(polls.passed(&ID), frames(&["one", "two"]));
+        assert!(polls.passed(&ID).is_empty());
+        polls.end(&ID, ANN);
+        assert_eq!(polls.size, 0);
     }
 
     #[test]

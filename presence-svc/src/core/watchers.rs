@@ -52,9 +52,13 @@ impl Watchers {
         self.watchers.keys().copied()
     }
 
+    /// Who watches a user.
+    pub(super) fn of(&self, user: UserId) -> impl Iterator<Item = Watcher> + '_ {
+        self.watchers.get(&user).into_iter().flatten().copied()
+    }
+
     pub(super) fn tell(&self, presence: Presence) -> Told {
-        let watchers = self.watchers.get(&UserId(presence.user_id));
-        watchers.into_iter().flatten().map(|watcher| (*watcher, presence)).collect()
+        self.of(UserId(presence.user_id)).map(|watcher| (watcher, presence)).collect()
     }
 }
 

@@ -228,6 +228,189 @@ impl Role {
         }
     }
 }
+/// What a user has set, for all of their devices.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Settings {
+    /// Whether those who may watch the user are told when they were last there.
+    #[prost(bool, tag = "1")]
+    pub last_seen: bool,
+    /// Whether a push says what was said, or only that something was.
+    #[prost(bool, tag = "2")]
+    pub preview: bool,
+    /// When nothing is pushed; unset: never so.
+    #[prost(message, optional, tag = "3")]
+    pub quiet_hours: ::core::option::Option<QuietHours>,
+}
+/// Every day, on the user's clock: from `from_minute` until `to_minute`, which may be the next day's. They differ.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct QuietHours {
+    /// Minutes since midnight, under 1,440.
+    #[prost(uint32, tag = "1")]
+    pub from_minute: u32,
+    #[prost(uint32, tag = "2")]
+    pub to_minute: u32,
+    /// A name of the IANA time zone database, like `Europe/Berlin`.
+    #[prost(string, tag = "3")]
+    pub time_zone: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetSettingsRequest {
+    #[prost(uint64, tag = "1")]
+    pub user_id: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetSettingsResponse {
+    #[prost(message, optional, tag = "1")]
+    pub settings: ::core::option::Option<Settings>,
+}
+/// What is unset stays as it is.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UpdateSettingsRequest {
+    #[prost(uint64, tag = "1")]
+    pub user_id: u64,
+    #[prost(bool, optional, tag = "2")]
+    pub last_seen: ::core::option::Option<bool>,
+    #[prost(bool, optional, tag = "3")]
+    pub preview: ::core::option::Option<bool>,
+    #[prost(oneof = "update_settings_request::Quiet", tags = "4, 5")]
+    pub quiet: ::core::option::Option<update_settings_request::Quiet>,
+}
+/// Nested message and enum types in `UpdateSettingsRequest`.
+pub mod update_settings_request {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Quiet {
+        #[prost(message, tag = "4")]
+        QuietHours(super::QuietHours),
+        /// None from now on.
+        #[prost(bool, tag = "5")]
+        NoQuietHours(bool),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UpdateSettingsResponse {
+    #[prost(message, optional, tag = "1")]
+    pub settings: ::core::option::Option<Settings>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListBlocksRequest {
+    #[prost(uint64, tag = "1")]
+    pub user_id: u64,
+    /// Ascending ids, exclusive; 0: from the start.
+    #[prost(uint64, tag = "2")]
+    pub after: u64,
+    /// 1 to 1,000; 0: 50.
+    #[prost(uint32, tag = "3")]
+    pub limit: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListBlocksResponse {
+    #[prost(uint64, repeated, tag = "1")]
+    pub user_ids: ::prost::alloc::vec::Vec<u64>,
+    #[prost(bool, tag = "2")]
+    pub more: bool,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SetBlockRequest {
+    #[prost(uint64, tag = "1")]
+    pub user_id: u64,
+    /// Who is blocked, or not any more.
+    #[prost(uint64, tag = "2")]
+    pub peer: u64,
+    #[prost(bool, tag = "3")]
+    pub blocked: bool,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SetBlockResponse {}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SetMuteRequest {
+    #[prost(uint64, tag = "1")]
+    pub chat_id: u64,
+    #[prost(uint64, tag = "2")]
+    pub user_id: u64,
+    #[prost(bool, tag = "3")]
+    pub muted: bool,
+    /// Until then, Unix time in milliseconds; 0: for good.
+    #[prost(int64, tag = "4")]
+    pub until_ms: i64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SetMuteResponse {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FilterVisibleRequest {
+    /// At most 1,000.
+    #[prost(uint64, repeated, tag = "1")]
+    pub user_ids: ::prost::alloc::vec::Vec<u64>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FilterVisibleResponse {
+    /// Of whom may be told when they were last there.
+    #[prost(uint64, repeated, tag = "1")]
+    pub user_ids: ::prost::alloc::vec::Vec<u64>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ApplyBlockRequest {
+    #[prost(uint64, tag = "1")]
+    pub chat_id: u64,
+    #[prost(uint64, tag = "2")]
+    pub user_id: u64,
+    #[prost(bool, tag = "3")]
+    pub blocked: bool,
+    /// Of the user's row, which rises: an older one changes nothing.
+    #[prost(uint64, tag = "4")]
+    pub version: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ApplyBlockResponse {}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EraseUserRequest {
+    #[prost(uint64, tag = "1")]
+    pub user_id: u64,
+    /// Only how far it is, where it was asked for before.
+    #[prost(bool, tag = "2")]
+    pub look_only: bool,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EraseUserResponse {
+    /// Unix time in milliseconds; 0: it was never asked for.
+    #[prost(int64, tag = "1")]
+    pub asked_at_ms: i64,
+    /// 0: it isn't done yet.
+    #[prost(int64, tag = "2")]
+    pub done_at_ms: i64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EraseInChatRequest {
+    #[prost(uint64, tag = "1")]
+    pub chat_id: u64,
+    #[prost(uint64, tag = "2")]
+    pub user_id: u64,
+    /// Exclusive: where an earlier call has come to.
+    #[prost(uint64, tag = "3")]
+    pub after: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EraseInChatResponse {
+    /// Up to here nothing of the user's is left.
+    #[prost(uint64, tag = "1")]
+    pub seq: u64,
+    /// And that is all there is; they are in the chat no more, if it is a group.
+    #[prost(bool, tag = "2")]
+    pub done: bool,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExpireChatRequest {
+    #[prost(uint64, tag = "1")]
+    pub chat_id: u64,
+    /// Unix time in milliseconds.
+    #[prost(int64, tag = "2")]
+    pub before_ms: i64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExpireChatResponse {
+    /// There is none left of before that time that says something.
+    #[prost(bool, tag = "1")]
+    pub done: bool,
+}
 /// A batch of commands; what was ready when the frame was filled.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ConverseRequest {
@@ -498,6 +681,9 @@ pub struct ChatSync {
     /// The user has left: `head` is the last seq that they may see. Such a chat comes while the device is behind that.
     #[prost(bool, tag = "10")]
     pub left: bool,
+    /// Of a direct chat: one of the two has blocked the other.
+    #[prost(bool, tag = "11")]
+    pub blocked: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CreateChatRequest {
@@ -559,6 +745,9 @@ pub struct Chat {
     /// The newest event, encoded; empty where it is not asked for.
     #[prost(bytes = "bytes", tag = "13")]
     pub last_event: ::prost::bytes::Bytes,
+    /// The asking user has muted it: until then, Unix time in milliseconds, or for good (0).
+    #[prost(int64, optional, tag = "14")]
+    pub muted_until_ms: ::core::option::Option<i64>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetChatRequest {
@@ -847,6 +1036,9 @@ pub struct ChatView {
     /// The member has left with this event, which is the `head` here. 0: they are there.
     #[prost(uint64, tag = "21")]
     pub left_seq: u64,
+    /// Of a direct chat: one of the two has blocked the other.
+    #[prost(bool, tag = "22")]
+    pub blocked: bool,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WatchChatRequest {
@@ -1401,7 +1593,7 @@ pub mod message_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
-        /// Which of some users share a chat with one: who may be watched.
+        /// Which of some users share a chat with one, and neither has blocked the other: who may be watched.
         pub async fn filter_acquainted(
             &mut self,
             request: impl tonic::IntoRequest<super::FilterAcquaintedRequest>,
@@ -1428,6 +1620,273 @@ pub mod message_service_client {
                         "confab.message.v1.MessageService",
                         "FilterAcquainted",
                     ),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// What a user has set for themselves.
+        pub async fn get_settings(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetSettingsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetSettingsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/confab.message.v1.MessageService/GetSettings",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("confab.message.v1.MessageService", "GetSettings"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn update_settings(
+            &mut self,
+            request: impl tonic::IntoRequest<super::UpdateSettingsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::UpdateSettingsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/confab.message.v1.MessageService/UpdateSettings",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("confab.message.v1.MessageService", "UpdateSettings"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn list_blocks(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListBlocksRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListBlocksResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/confab.message.v1.MessageService/ListBlocks",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("confab.message.v1.MessageService", "ListBlocks"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Blocks somebody, or ends that. While one of two has blocked the other, nothing is sent to their direct chat, none is made, neither
+        /// adds the other to a group, and neither is told of the other's presence. RESOURCE_EXHAUSTED (`TOO_LARGE`): the user has blocked as
+        /// many as may be.
+        pub async fn set_block(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SetBlockRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::SetBlockResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/confab.message.v1.MessageService/SetBlock",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("confab.message.v1.MessageService", "SetBlock"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Nothing is pushed of a muted chat.
+        pub async fn set_mute(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SetMuteRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::SetMuteResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/confab.message.v1.MessageService/SetMute",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("confab.message.v1.MessageService", "SetMute"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Of which users may be told when they were last there.
+        pub async fn filter_visible(
+            &mut self,
+            request: impl tonic::IntoRequest<super::FilterVisibleRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::FilterVisibleResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/confab.message.v1.MessageService/FilterVisible",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("confab.message.v1.MessageService", "FilterVisible"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Tells a direct chat's owner of a block that is stored. For other instances.
+        pub async fn apply_block(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ApplyBlockRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ApplyBlockResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/confab.message.v1.MessageService/ApplyBlock",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("confab.message.v1.MessageService", "ApplyBlock"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Erases what a user has sent, what they have set, and their places in groups. It goes on by itself; asked again, it says how far
+        /// it is. Sessions are the caller's to end.
+        pub async fn erase_user(
+            &mut self,
+            request: impl tonic::IntoRequest<super::EraseUserRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::EraseUserResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/confab.message.v1.MessageService/EraseUser",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("confab.message.v1.MessageService", "EraseUser"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// A part of that, at a chat's owner. For other instances.
+        pub async fn erase_in_chat(
+            &mut self,
+            request: impl tonic::IntoRequest<super::EraseInChatRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::EraseInChatResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/confab.message.v1.MessageService/EraseInChat",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("confab.message.v1.MessageService", "EraseInChat"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Has a chat's events of before a time lose what they say, a part at a time, at its owner. For other instances.
+        pub async fn expire_chat(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ExpireChatRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ExpireChatResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/confab.message.v1.MessageService/ExpireChat",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("confab.message.v1.MessageService", "ExpireChat"),
                 );
             self.inner.unary(req, path, codec).await
         }
@@ -1675,12 +2134,90 @@ pub mod message_service_server {
             tonic::Response<super::ListReceiptsResponse>,
             tonic::Status,
         >;
-        /// Which of some users share a chat with one: who may be watched.
+        /// Which of some users share a chat with one, and neither has blocked the other: who may be watched.
         async fn filter_acquainted(
             &self,
             request: tonic::Request<super::FilterAcquaintedRequest>,
         ) -> std::result::Result<
             tonic::Response<super::FilterAcquaintedResponse>,
+            tonic::Status,
+        >;
+        /// What a user has set for themselves.
+        async fn get_settings(
+            &self,
+            request: tonic::Request<super::GetSettingsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetSettingsResponse>,
+            tonic::Status,
+        >;
+        async fn update_settings(
+            &self,
+            request: tonic::Request<super::UpdateSettingsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::UpdateSettingsResponse>,
+            tonic::Status,
+        >;
+        async fn list_blocks(
+            &self,
+            request: tonic::Request<super::ListBlocksRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListBlocksResponse>,
+            tonic::Status,
+        >;
+        /// Blocks somebody, or ends that. While one of two has blocked the other, nothing is sent to their direct chat, none is made, neither
+        /// adds the other to a group, and neither is told of the other's presence. RESOURCE_EXHAUSTED (`TOO_LARGE`): the user has blocked as
+        /// many as may be.
+        async fn set_block(
+            &self,
+            request: tonic::Request<super::SetBlockRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::SetBlockResponse>,
+            tonic::Status,
+        >;
+        /// Nothing is pushed of a muted chat.
+        async fn set_mute(
+            &self,
+            request: tonic::Request<super::SetMuteRequest>,
+        ) -> std::result::Result<tonic::Response<super::SetMuteResponse>, tonic::Status>;
+        /// Of which users may be told when they were last there.
+        async fn filter_visible(
+            &self,
+            request: tonic::Request<super::FilterVisibleRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::FilterVisibleResponse>,
+            tonic::Status,
+        >;
+        /// Tells a direct chat's owner of a block that is stored. For other instances.
+        async fn apply_block(
+            &self,
+            request: tonic::Request<super::ApplyBlockRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ApplyBlockResponse>,
+            tonic::Status,
+        >;
+        /// Erases what a user has sent, what they have set, and their places in groups. It goes on by itself; asked again, it says how far
+        /// it is. Sessions are the caller's to end.
+        async fn erase_user(
+            &self,
+            request: tonic::Request<super::EraseUserRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::EraseUserResponse>,
+            tonic::Status,
+        >;
+        /// A part of that, at a chat's owner. For other instances.
+        async fn erase_in_chat(
+            &self,
+            request: tonic::Request<super::EraseInChatRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::EraseInChatResponse>,
+            tonic::Status,
+        >;
+        /// Has a chat's events of before a time lose what they say, a part at a time, at its owner. For other instances.
+        async fn expire_chat(
+            &self,
+            request: tonic::Request<super::ExpireChatRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ExpireChatResponse>,
             tonic::Status,
         >;
         /// Server streaming response type for the WatchShards method.
@@ -2561,6 +3098,457 @@ pub mod message_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = FilterAcquaintedSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/confab.message.v1.MessageService/GetSettings" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetSettingsSvc<T: MessageService>(pub Arc<T>);
+                    impl<
+                        T: MessageService,
+                    > tonic::server::UnaryService<super::GetSettingsRequest>
+                    for GetSettingsSvc<T> {
+                        type Response = super::GetSettingsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetSettingsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as MessageService>::get_settings(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetSettingsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/confab.message.v1.MessageService/UpdateSettings" => {
+                    #[allow(non_camel_case_types)]
+                    struct UpdateSettingsSvc<T: MessageService>(pub Arc<T>);
+                    impl<
+                        T: MessageService,
+                    > tonic::server::UnaryService<super::UpdateSettingsRequest>
+                    for UpdateSettingsSvc<T> {
+                        type Response = super::UpdateSettingsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::UpdateSettingsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as MessageService>::update_settings(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = UpdateSettingsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/confab.message.v1.MessageService/ListBlocks" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListBlocksSvc<T: MessageService>(pub Arc<T>);
+                    impl<
+                        T: MessageService,
+                    > tonic::server::UnaryService<super::ListBlocksRequest>
+                    for ListBlocksSvc<T> {
+                        type Response = super::ListBlocksResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListBlocksRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as MessageService>::list_blocks(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListBlocksSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/confab.message.v1.MessageService/SetBlock" => {
+                    #[allow(non_camel_case_types)]
+                    struct SetBlockSvc<T: MessageService>(pub Arc<T>);
+                    impl<
+                        T: MessageService,
+                    > tonic::server::UnaryService<super::SetBlockRequest>
+                    for SetBlockSvc<T> {
+                        type Response = super::SetBlockResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SetBlockRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as MessageService>::set_block(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SetBlockSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/confab.message.v1.MessageService/SetMute" => {
+                    #[allow(non_camel_case_types)]
+                    struct SetMuteSvc<T: MessageService>(pub Arc<T>);
+                    impl<
+                        T: MessageService,
+                    > tonic::server::UnaryService<super::SetMuteRequest>
+                    for SetMuteSvc<T> {
+                        type Response = super::SetMuteResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SetMuteRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as MessageService>::set_mute(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SetMuteSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/confab.message.v1.MessageService/FilterVisible" => {
+                    #[allow(non_camel_case_types)]
+                    struct FilterVisibleSvc<T: MessageService>(pub Arc<T>);
+                    impl<
+                        T: MessageService,
+                    > tonic::server::UnaryService<super::FilterVisibleRequest>
+                    for FilterVisibleSvc<T> {
+                        type Response = super::FilterVisibleResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::FilterVisibleRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as MessageService>::filter_visible(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = FilterVisibleSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/confab.message.v1.MessageService/ApplyBlock" => {
+                    #[allow(non_camel_case_types)]
+                    struct ApplyBlockSvc<T: MessageService>(pub Arc<T>);
+                    impl<
+                        T: MessageService,
+                    > tonic::server::UnaryService<super::ApplyBlockRequest>
+                    for ApplyBlockSvc<T> {
+                        type Response = super::ApplyBlockResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ApplyBlockRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as MessageService>::apply_block(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ApplyBlockSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/confab.message.v1.MessageService/EraseUser" => {
+                    #[allow(non_camel_case_types)]
+                    struct EraseUserSvc<T: MessageService>(pub Arc<T>);
+                    impl<
+                        T: MessageService,
+                    > tonic::server::UnaryService<super::EraseUserRequest>
+                    for EraseUserSvc<T> {
+                        type Response = super::EraseUserResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::EraseUserRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as MessageService>::erase_user(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = EraseUserSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/confab.message.v1.MessageService/EraseInChat" => {
+                    #[allow(non_camel_case_types)]
+                    struct EraseInChatSvc<T: MessageService>(pub Arc<T>);
+                    impl<
+                        T: MessageService,
+                    > tonic::server::UnaryService<super::EraseInChatRequest>
+                    for EraseInChatSvc<T> {
+                        type Response = super::EraseInChatResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::EraseInChatRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as MessageService>::erase_in_chat(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = EraseInChatSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/confab.message.v1.MessageService/ExpireChat" => {
+                    #[allow(non_camel_case_types)]
+                    struct ExpireChatSvc<T: MessageService>(pub Arc<T>);
+                    impl<
+                        T: MessageService,
+                    > tonic::server::UnaryService<super::ExpireChatRequest>
+                    for ExpireChatSvc<T> {
+                        type Response = super::ExpireChatResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ExpireChatRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as MessageService>::expire_chat(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ExpireChatSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

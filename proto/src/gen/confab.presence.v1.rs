@@ -52,7 +52,7 @@ pub struct TrackResponse {
     /// Another edge has taken these.
     #[prost(message, repeated, tag = "3")]
     pub taken: ::prost::alloc::vec::Vec<TakenPoll>,
-    /// For polls that this edge has.
+    /// Of these polls, which this edge has, something was passed on that `KeepPoll` gives.
     #[prost(message, repeated, tag = "4")]
     pub passed: ::prost::alloc::vec::Vec<PollFrames>,
 }
@@ -62,7 +62,7 @@ pub struct PollFrames {
     pub session: ::prost::bytes::Bytes,
     #[prost(uint64, tag = "2")]
     pub user_id: u64,
-    /// In JSON.
+    /// In JSON; empty where they are given elsewhere.
     #[prost(string, repeated, tag = "3")]
     pub frames: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
@@ -146,7 +146,18 @@ pub struct WatchRequest {
 pub struct WatchResponse {
     #[prost(message, repeated, tag = "1")]
     pub presences: ::prost::alloc::vec::Vec<Presence>,
+    /// Who may watch these, or what they are told, is to be looked up again.
+    #[prost(uint64, repeated, tag = "2")]
+    pub changed: ::prost::alloc::vec::Vec<u64>,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct NoticeVisibilityRequest {
+    /// At most 1,000.
+    #[prost(uint64, repeated, tag = "1")]
+    pub user_ids: ::prost::alloc::vec::Vec<u64>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct NoticeVisibilityResponse {}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct KeepPollRequest {
     /// 16 bytes.
@@ -191,7 +202,7 @@ pub struct PollUsers {
     #[prost(uint64, repeated, tag = "1")]
     pub user_ids: ::prost::alloc::vec::Vec<u64>,
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct KeepPollResponse {
     /// Another edge has taken it.
     #[prost(bool, tag = "1")]
@@ -199,6 +210,9 @@ pub struct KeepPollResponse {
     /// Nothing is kept that this goes on: `before` and `watch` are wanted.
     #[prost(bool, tag = "2")]
     pub unknown: bool,
+    /// What was passed on for the poll's client, in JSON; each comes once.
+    #[prost(string, repeated, tag = "3")]
+    pub passed: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TakePollRequest {
@@ -596,8 +610,8 @@ pub mod presence_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
-        /// From an edge that has had a poll: answers that its client has yet to get, for the edge that has it now. Best effort: whoever misses an
-        /// answer asks again.
+        /// From an edge that has had a poll: answers that its client has yet to get, for the edge that has it now. They are kept until that one
+        /// has heard of them, at most 256 KiB of each poll's: of more the newest are dropped, and whoever misses an answer asks again.
         pub async fn pass_poll_frames(
             &mut self,
             request: impl tonic::IntoRequest<super::PassPollFramesRequest>,
@@ -623,6 +637,36 @@ pub mod presence_service_client {
                     GrpcMethod::new(
                         "confab.presence.v1.PresenceService",
                         "PassPollFrames",
+                    ),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// From message-svc: who may watch these users, or what they are told, has changed. Their watchers are told to look it up again.
+        pub async fn notice_visibility(
+            &mut self,
+            request: impl tonic::IntoRequest<super::NoticeVisibilityRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::NoticeVisibilityResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/confab.presence.v1.PresenceService/NoticeVisibility",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new(
+                        "confab.presence.v1.PresenceService",
+                        "NoticeVisibility",
                     ),
                 );
             self.inner.unary(req, path, codec).await
@@ -765,13 +809,21 @@ pub mod presence_service_server {
             &self,
             request: tonic::Request<super::EndPollRequest>,
         ) -> std::result::Result<tonic::Response<super::EndPollResponse>, tonic::Status>;
-        /// From an edge that has had a poll: answers that its client has yet to get, for the edge that has it now. Best effort: whoever misses an
-        /// answer asks again.
+        /// From an edge that has had a poll: answers that its client has yet to get, for the edge that has it now. They are kept until that one
+        /// has heard of them, at most 256 KiB of each poll's: of more the newest are dropped, and whoever misses an answer asks again.
         async fn pass_poll_frames(
             &self,
             request: tonic::Request<super::PassPollFramesRequest>,
         ) -> std::result::Result<
             tonic::Response<super::PassPollFramesResponse>,
+            tonic::Status,
+        >;
+        /// From message-svc: who may watch these users, or what they are told, has changed. Their watchers are told to look it up again.
+        async fn notice_visibility(
+            &self,
+            request: tonic::Request<super::NoticeVisibilityRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::NoticeVisibilityResponse>,
             tonic::Status,
         >;
         /// A user's sessions: those of edges that tell of them.
@@ -1224,6 +1276,52 @@ pub mod presence_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = PassPollFramesSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/confab.presence.v1.PresenceService/NoticeVisibility" => {
+                    #[allow(non_camel_case_types)]
+                    struct NoticeVisibilitySvc<T: PresenceService>(pub Arc<T>);
+                    impl<
+                        T: PresenceService,
+                    > tonic::server::UnaryService<super::NoticeVisibilityRequest>
+                    for NoticeVisibilitySvc<T> {
+                        type Response = super::NoticeVisibilityResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::NoticeVisibilityRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as PresenceService>::notice_visibility(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = NoticeVisibilitySvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

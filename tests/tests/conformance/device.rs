@@ -159,6 +159,22 @@ impl<'a> Device<'a> {
         self.expect_where(&format!("message {seq} of chat {chat}"), is_it).await
     }
 
+    /// Closes its socket.
+    pub(crate) async fn leave(self) {
+        match self.link {
+            Link::Socket(client) => client.close().await.unwrap(),
+            Link::Poll(..) => panic!("a poll has no socket"),
+        }
+    }
+
+    /// The code with which the server closes its socket.
+    pub(crate) async fn expect_close(&mut self) -> u16 {
+        match &mut self.link {
+            Link::Socket(client) => client.expect_close().await.unwrap(),
+            Link::Poll(..) => panic!("a poll has no socket"),
+        }
+    }
+
     /// All frames that there are by now.
     pub(crate) async fn so_far(&mut self) -> Vec<Value> {
         match &mut self.link {

@@ -7,6 +7,7 @@
 mod closing;
 mod device;
 mod http;
+mod own;
 mod said;
 mod stage;
 mod told;
@@ -39,7 +40,7 @@ macro_rules! row {
 pub(crate) use row;
 
 fn rows() -> impl Iterator<Item = &'static Row> {
-    closing::ROWS.iter().chain(said::ROWS).chain(told::ROWS)
+    closing::ROWS.iter().chain(said::ROWS).chain(told::ROWS).chain(own::ROWS)
 }
 
 /// Rows that are tried at once: most of their time is waiting.
@@ -75,7 +76,7 @@ fn documented() -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     for line in document.lines().filter(|line| line.starts_with("| ")) {
         let cell = line.trim_start_matches("| ").split(" | ").next().unwrap();
-        if cell == "close code" || cell == "frame" {
+        if ["close code", "frame", "of a user"].contains(&cell) {
             continue;
         }
         // A frame names its type, other names are in backticks or are numbers.

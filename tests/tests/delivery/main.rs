@@ -10,6 +10,7 @@ mod membership;
 mod polling;
 mod presence;
 mod process;
+mod retention;
 mod sending;
 mod sessions;
 

@@ -72,13 +72,18 @@ impl Cluster {
         };
         let fanouts = [fanout("f"), fanout("g")];
         let edge_presence = [to_presence("edge-0"), to_presence("edge-1")];
+        let message_presence = to_presence("messages");
         let mut to_fanout = |from| {
             let [f, g] = &fanouts;
             Pool::fixed([("f", way(&mut ways, from, "f", f)), ("g", way(&mut ways, from, "g", g))])
         };
         let storage = Storage::Embedded { folder: data.path().join("messages"), durability: Durability::Buffered };
-        let cfg = confab_message_svc::Config { hot_chats_max: 1_000, in_flight_max: 16_384 };
-        let deps = confab_message_svc::Deps { fanout: to_fanout("messages"), drain: drain.clone() };
+        let cfg = confab_message_svc::Config { hot_chats_max: 1_000, in_flight_max: 16_384, retention: None };
+        let deps = confab_message_svc::Deps {
+            fanout: to_fanout("messages"),
+            presence: message_presence,
+            drain: drain.clone(),
+        };
         let messages = confab_message_svc::build(cfg, storage, deps).await.unwrap();
         let mut edges = Vec::new();
         for (from, presence) in ["edge-0", "edge-1"].into_iter().zip(edge_presence) {

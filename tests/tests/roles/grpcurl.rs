@@ -49,6 +49,8 @@ async fn the_page_s_examples_work() {
         "\"events\"",
         "\"head\": \"3\"",
         "\"chatId\": \"1\"",
+        "\"settings\"",
+        "\"userIds\"",
     ] {
         let at = rest.find(expected).unwrap_or_else(|| panic!("{expected} is missing in: {text}"));
         rest = &rest[at + expected.len()..];

@@ -59,7 +59,7 @@ impl Session {
     }
 
     pub(super) fn synced_page(&mut self, now: Now, chats: Vec<ChatSync>, next: Option<ChatId>) {
-        let direct = |chat: &&ChatSync| chat.kind() == ChatKind::Direct && chat.peer > 0;
+        let direct = |chat: &&ChatSync| chat.kind() == ChatKind::Direct && chat.peer > 0 && !chat.blocked;
         if self.mode == Mode::Seed {
             let room = PEERS_MAX.saturating_sub(self.watched.len());
             let peers: Vec<UserId> = chats.iter().filter(direct).take(room).map(|chat| UserId(chat.peer)).collect();

@@ -14,6 +14,10 @@ struct Watched {
     /// The last state that was told, and its frame.
     state: Option<(PresenceStatus, Arc<SharedFrame>)>,
     by: HashMap<u64, Arc<Mailbox>>,
+    /// The last state that was heard.
+    heard: Option<Presence>,
+    /// Whether they are told when the user was last there; `None`: that is being looked up, or was never needed.
+    is_visible: Option<bool>,
 }
 
 /// Bounded by `watch_max` per connection.
@@ -87,17 +91,66 @@ impl Interest {
     }
 
     /// Passes on what has changed. Another instance, or the same after a broken stream, says again what was told before; and
-    /// one that does not know says nothing.
-    pub(super) fn told(&mut self, presence: &Presence) {
-        let Some(watched) = self.users.get_mut(&UserId(presence.user_id)) else { return };
-        let Some(frame) = server::presence(presence) else { return };
+    /// one that does not know says nothing. `true`: whether its user is visible has to be looked up first.
+    pub(super) fn told(&mut self, presence: &Presence) -> bool {
+        let Some(watched) = self.users.get_mut(&UserId(presence.user_id)) else { return false };
         let status = presence.status();
-        if watched.state.as_ref().is_some_and(|(told, _)| *told == status) {
-            return;
+        if status == PresenceStatus::Unspecified
+            || watched.heard.is_some_and(|heard| heard.status() == status)
+        {
+            return false;
         }
-        let subject = Subject::Presence(UserId(presence.user_id));
-        watched.by.values().for_each(|mailbox| mailbox.push_passing(subject, &frame));
-        watched.state = Some((status, Arc::new(frame)));
+        watched.heard = Some(*presence);
+        watched.tell()
+    }
+
+    /// Who may watch a user, or what is told of them, has changed: who watches them.
+    pub(super) fn changed(&mut self, user: UserId) -> Vec<UserId> {
+        let Some(watched) = self.users.get_mut(&user) else { return Vec::new() };
+        watched.is_visible = None;
+        let watching: HashSet<UserId> = watched.by.values().map(|mailbox| mailbox.user).collect();
+        watching.into_iter().collect()
+    }
+
+    /// A user is visible, or not, and of those who watch them these may not: they are told that the user is away, and no more. `true`:
+    /// nobody watches the user any more.
+    pub(super) fn looked_up(&mut self, user: UserId, is_visible: Option<bool>, barred: &HashSet<UserId>) -> bool {
+        let Some(watched) = self.users.get_mut(&user) else { return false };
+        if is_visible.is_some() {
+            watched.is_visible = is_visible;
+            watched.state = None;
+            watched.tell();
+        }
+        let away = server::presence(&Presence {
+            user_id: user.0,
+            status: PresenceStatus::Offline.into(),
+            last_seen_ms: 0,
+        });
+        let barred: Vec<Arc<Mailbox>> =
+            watched.by.values().filter(|mailbox| barred.contains(&mailbox.user)).cloned().collect();
+        for mailbox in &barred {
+            away.iter().for_each(|frame| mailbox.push_passing(Subject::Presence(user), frame));
+        }
+        barred.iter().any(|mailbox| !self.unwatch(mailbox, [user]).is_empty())
+    }
+}
+
+impl Watched {
+    /// Tells what was heard. `true`: whether the user is visible has to be looked up first.
+    fn tell(&mut self) -> bool {
+        let Some(mut presence) = self.heard else { return false };
+        match self.is_visible {
+            Some(true) => {}
+            Some(false) => presence.last_seen_ms = 0,
+            None if presence.last_seen_ms > 0 && presence.status() == PresenceStatus::Offline => return true,
+            None => {}
+        }
+        if let Some(frame) = server::presence(&presence) {
+            let subject = Subject::Presence(UserId(presence.user_id));
+            self.by.values().for_each(|mailbox| mailbox.push_passing(subject, &frame));
+            self.state = Some((presence.status(), Arc::new(frame)));
+        }
+        false
     }
 }
 
@@ -117,7 +170,9 @@ mod tests {
         let ann = UserId(9);
         assert_eq!(interest.watch(&one, vec![ann]), [ann]);
         let say = |interest: &mut Interest, status: PresenceStatus, last_seen_ms| {
-            interest.told(&Presence { user_id: 9, status: status.into(), last_seen_ms });
+            if interest.told(&Presence { user_id: 9, status: status.into(), last_seen_ms }) {
+                interest.looked_up(ann, Some(true), &HashSet::new());
+            }
             told(&one)
         };
         assert_eq!(say(&mut interest, PresenceStatus::Unspecified, 0), 0);
@@ -128,5 +183,47 @@ mod tests {
         assert_eq!(told(&two), 1);
         assert!(interest.forget(&one).is_empty());
         assert_eq!(interest.unwatch(&two, [ann]), [ann]);
+    }
+
+    /// The last presence that was told, as JSON.
+    fn last(mailbox: &Mailbox) -> String {
+        let told = mailbox.take().into_iter().filter_map(|item| match item {
+            Item::Passing(_, frame) => Some(frame),
+            _ => None,
+        });
+        format!("{:?}", told.last())
+    }
+
+    #[test]
+    fn when_somebody_was_last_there_is_told_only_once_it_is_known_that_it_may_be() {
+        let mut interest = Interest::default();
+        let one = Arc::new(Mailbox::plain(1, UserId(1), (8, 1_024)));
+        let ann = UserId(9);
+        interest.watch(&one, vec![ann]);
+        let left = Presence { user_id: 9, status: PresenceStatus::Offline.into(), last_seen_ms: 5 };
+        assert!(interest.told(&left), "to be looked up");
+        assert_eq!(told(&one), 0);
+        interest.looked_up(ann, Some(false), &HashSet::new());
+        let frame = last(&one);
+        assert!(frame.contains("offline") && !frame.contains("last_seen\\\":\\\""), "{frame}");
+        assert_eq!(interest.changed(ann), [UserId(1)]);
+        interest.looked_up(ann, Some(true), &HashSet::new());
+        assert!(last(&one).contains("1970"));
+    }
+
+    #[test]
+    fn who_may_not_watch_any_more_is_told_that_nobody_is_there() {
+        let mut interest = Interest::default();
+        let [one, two] = [1, 2].map(|session| Arc::new(Mailbox::plain(session, UserId(session), (8, 1_024))));
+        let ann = UserId(9);
+        interest.watch(&one, vec![ann]);
+        interest.watch(&two, vec![ann]);
+        interest.told(&Presence { user_id: 9, status: PresenceStatus::Online.into(), last_seen_ms: 0 });
+        assert_eq!((told(&one), told(&two)), (1, 1));
+        assert!(!interest.looked_up(ann, None, &HashSet::from([UserId(1)])));
+        assert!(last(&one).contains("offline"));
+        interest.told(&Presence { user_id: 9, status: PresenceStatus::Offline.into(), last_seen_ms: 0 });
+        assert_eq!((told(&one), told(&two)), (0, 1));
+        assert!(interest.looked_up(ann, None, &HashSet::from([UserId(2)])), "nobody watches");
     }
 }

@@ -43,16 +43,20 @@ impl Keeper {
         Self { presence, edge_id }
     }
 
-    pub(crate) async fn keep(&self, request: KeepPollRequest) -> Keeping {
-        let Some(mut home) = self.presence.home(UserId(request.user_id)) else { return Keeping::Unreachable };
+    /// And what was passed on for the poll's client, in JSON.
+    pub(crate) async fn keep(&self, request: KeepPollRequest) -> (Keeping, Vec<String>) {
+        let nothing = Vec::new();
+        let Some(mut home) = self.presence.home(UserId(request.user_id)) else {
+            return (Keeping::Unreachable, nothing);
+        };
         let request = KeepPollRequest { edge_id: self.edge_id.clone(), ..request };
         match home.keep_poll(request).await.map(tonic::Response::into_inner) {
-            Ok(response) if response.moved => Keeping::Moved,
-            Ok(response) if response.unknown => Keeping::Unknown,
-            Ok(_) => Keeping::Kept,
+            Ok(response) if response.moved => (Keeping::Moved, nothing),
+            Ok(response) if response.unknown => (Keeping::Unknown, nothing),
+            Ok(response) => (Keeping::Kept, response.passed),
             Err(status) => {
                 tracing::debug!(code = ?status.code(), "what a long poll was given could not be kept");
-                Keeping::Unreachable
+                (Keeping::Unreachable, nothing)
             }
         }
     }

@@ -1,12 +1,18 @@
-//! The streams by which this edge watches: each user at one instance, the one to follow them at.
+//! The streams by which this edge watches: each user at one instance, the one to follow them at. Whether users are visible to who
+//! watches them is asked of message-svc: when it matters first, and when it has changed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use confab_ids::UserId;
 use confab_mesh::views::Views;
-use confab_mesh::{Member, Members, Pool, each};
+use confab_mesh::{Member, Members, Peer, Pool, each};
+use confab_proto::message::v1::message_service_client::MessageServiceClient;
+use confab_proto::message::v1::{FilterAcquaintedRequest, FilterVisibleRequest};
 use confab_proto::presence::v1::{WatchRequest, WatchResponse};
+use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_stream::wrappers::UnboundedReceiverStream;
@@ -24,6 +30,15 @@ const EVENTS_MAX: usize = 64;
 /// Users per request.
 const USERS_MAX: usize = 4_096;
 
+/// Users that message-svc is asked about at once.
+const ASKED_MAX: usize = 1_000;
+
+/// How often it is asked, where it doesn't answer, and the pauses between. Then it is as if nothing may be seen.
+const LOOKUP_TRIES: u32 = 6;
+const LOOKUP_AGAIN: Duration = Duration::from_millis(500);
+
+type Messages = MessageServiceClient<Peer>;
+
 type Name = std::sync::Arc<str>;
 
 enum Event {
@@ -33,18 +48,35 @@ enum Event {
     Lost(Name),
 }
 
+/// What of some users may be seen by those who watch them here.
+#[derive(Default)]
+struct LookedUp {
+    visible: Vec<(UserId, bool)>,
+    /// Whom who watches may not watch any more.
+    barred: Vec<(UserId, HashSet<UserId>)>,
+}
+
 struct Task {
     views: Views,
     interest: Shared,
+    messages: Messages,
+    /// Bounded by who is watched.
+    lookups: FuturesUnordered<BoxFuture<'static, LookedUp>>,
     streams: HashMap<Name, mpsc::UnboundedSender<WatchRequest>>,
     started: Instant,
 }
 
 /// Follows the interest for ever.
-pub(super) async fn run(presence: Pool, interest: Shared, wishes: mpsc::UnboundedReceiver<(UserId, bool)>) {
+pub(super) async fn run(
+    presence: Pool,
+    messages: Messages,
+    interest: Shared,
+    wishes: mpsc::UnboundedReceiver<(UserId, bool)>,
+) {
     let (events, happened) = mpsc::channel(EVENTS_MAX);
     let views = Views::new(names(&presence.members()));
-    let task = Task { views, interest, streams: HashMap::new(), started: Instant::now() };
+    let (lookups, streams) = (FuturesUnordered::new(), HashMap::new());
+    let task = Task { views, interest, messages, lookups, streams, started: Instant::now() };
     let listed = presence.watch();
     tokio::select! {
         () = task.run(wishes, happened, listed) => {}
@@ -73,6 +105,7 @@ impl Task {
                     self.send(requests(wishes));
                 }
                 Some(event) = events.recv() => self.hear(event),
+                Some(looked_up) = self.lookups.next() => self.looked_up(looked_up),
                 Ok(()) = listed.changed() => {
                     let names = names(&listed.borrow_and_update());
                     let before = self.views.clone();
@@ -105,10 +138,45 @@ impl Task {
                 // An instance at which a user is followed no longer knows less and less of them.
                 let of_its_own = |user: u64| self.views.follow(user) == Some(&name);
                 let news = told.presences.iter().filter(|presence| of_its_own(presence.user_id));
-                news.for_each(|presence| interest.told(presence));
+                let unknown = news.filter(|presence| interest.told(presence)).map(|presence| presence.user_id);
+                let unknown: Vec<u64> = unknown.collect();
+                let changed = told.changed.iter().map(|user| UserId(*user));
+                let changed = changed.map(|user| (user, interest.changed(user)));
+                let changed: Vec<_> = changed.filter(|(_, watching)| !watching.is_empty()).collect();
+                drop(interest);
+                self.look_up(&unknown, changed);
             }
             Event::Lost(name) => drop(self.streams.remove(&name)),
         }
+    }
+
+    /// Asks whether some users are visible, and for others who may watch them, too.
+    fn look_up(&mut self, users: &[u64], changed: Vec<(UserId, Vec<UserId>)>) {
+        for users in users.chunks(ASKED_MAX) {
+            self.lookups.push(Box::pin(look_up_visible(self.messages.clone(), users.to_vec())));
+        }
+        for (user, watching) in changed {
+            let messages = self.messages.clone();
+            self.lookups.push(Box::pin(async move {
+                let barred = barred(messages.clone(), user, watching).await;
+                LookedUp { barred: vec![(user, barred)], ..look_up_visible(messages, vec![user.0]).await }
+            }));
+        }
+    }
+
+    fn looked_up(&self, LookedUp { visible, barred }: LookedUp) {
+        let mut interest = self.interest.lock();
+        let nobody = HashSet::new();
+        let visible = visible.into_iter().map(|(user, is_visible)| (user, Some(is_visible), &nobody));
+        let barred = barred.iter().map(|(user, barred)| (*user, None, barred));
+        let ended: Vec<UserId> = visible
+            .chain(barred)
+            .filter_map(|(user, is_visible, barred)| interest.looked_up(user, is_visible, barred).then_some(user))
+            .collect();
+        let wishes = ended.into_iter().filter_map(|user| Some((self.views.follow(user.0)?, user, false)));
+        let requests = requests(wishes);
+        drop(interest);
+        self.send(requests);
     }
 
     fn follow_elsewhere(&mut self, before: &Views) {
@@ -130,6 +198,45 @@ impl Task {
             let _lost = self.streams.get(&name).map(|stream| stream.send(request));
         }
     }
+}
+
+async fn look_up_visible(messages: Messages, users: Vec<u64>) -> LookedUp {
+    let ask = || {
+        let (mut messages, request) = (messages.clone(), FilterVisibleRequest { user_ids: users.clone() });
+        async move { Ok(messages.filter_visible(request).await?.into_inner().user_ids) }
+    };
+    let shown: HashSet<u64> = tried(ask).await.unwrap_or_default().into_iter().collect();
+    let visible = users.into_iter().map(|user| (UserId(user), shown.contains(&user)));
+    LookedUp { visible: visible.collect(), ..LookedUp::default() }
+}
+
+/// Those who watch a user and may not any more.
+async fn barred(messages: Messages, user: UserId, watching: Vec<UserId>) -> HashSet<UserId> {
+    let mut barred: HashSet<UserId> = watching.iter().copied().collect();
+    barred.remove(&user);
+    for some in watching.chunks(ASKED_MAX) {
+        let ask = || {
+            let user_ids = some.iter().map(|watching| watching.0).collect();
+            let (mut messages, request) = (messages.clone(), FilterAcquaintedRequest { user_id: user.0, user_ids });
+            async move { Ok(messages.filter_acquainted(request).await?.into_inner().user_ids) }
+        };
+        tried(ask).await.unwrap_or_default().iter().for_each(|known| drop(barred.remove(&UserId(*known))));
+    }
+    barred
+}
+
+/// `None`: message-svc could not be asked.
+async fn tried<T, F: Future<Output = Result<T, tonic::Status>>>(ask: impl Fn() -> F) -> Option<T> {
+    for attempt in 1..=LOOKUP_TRIES {
+        match ask().await {
+            Ok(answer) => return Some(answer),
+            Err(status) if attempt == LOOKUP_TRIES => {
+                tracing::warn!(code = ?status.code(), "what watchers may see can't be looked up: they see nothing");
+            }
+            Err(_) => tokio::time::sleep(LOOKUP_AGAIN * attempt).await,
+        }
+    }
+    None
 }
 
 fn requests<'a>(wishes: impl Iterator<Item = (&'a Name, UserId, bool)>) -> Vec<(Name, WatchRequest)> {

@@ -50,10 +50,11 @@ impl Owner {
     pub(super) fn change(&mut self, now: Now, id: ChatId, origin: Origin, send: Send, target: Seq, fx: &mut Effects) {
         let Some(chat) = self.hot(id) else { return };
         let sees = |row: &MemberRow| target >= row.joined_seq && target <= chat.head;
-        let Some(member) = chat.member(send.user).filter(|row| sees(row)) else {
+        let member = chat.member(send.user).filter(|row| sees(row));
+        if member.is_none() && !send.erases {
             return fx.replies.push((origin, Outcome::SendRefused(SendError::UnknownTarget)));
-        };
-        let is_admin = member.role == Role::Admin;
+        }
+        let is_admin = member.is_some_and(|member| member.role == Role::Admin);
         let is_alone = matches!(send.body, Body::Reaction(_)) || chat.pending.is_empty();
         if !is_alone && rules::holds(Rule::ChangeAlone) {
             chat.barrier = chat.last;

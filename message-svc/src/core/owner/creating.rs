@@ -68,6 +68,7 @@ impl Create {
             created_by: self.by,
             created_at_ms: at_ms,
             openings,
+            expired_upto: Seq::ZERO,
         };
         let mut chat = Chat::empty(meta, Sends::new(true));
         let is_admin = |user: &UserId| self.kind == ChatKind::Group && *user == self.by;

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bytes::Bytes;
 use confab_ids::{ChatId, Seq};
 use confab_proto::fanout::v1::Publication;
 
@@ -32,6 +33,8 @@ pub(super) enum Commit {
     Chat(ChatId, Vec<Seq>),
     /// A chat's row with the next bucket.
     Bucket(ChatId),
+    /// Events without what they said, and up to where there is no other.
+    Expired(ChatId, Seq, Vec<(Seq, Bytes)>),
     /// A step of a chat's recovery.
     Recovery(ChatId),
     /// What a creation's key makes.
@@ -42,7 +45,7 @@ impl Commit {
     pub(super) fn chat(&self) -> Option<ChatId> {
         match self {
             Self::Round(_) | Self::Creation(_) => None,
-            Self::Chat(chat, _) | Self::Bucket(chat) | Self::Recovery(chat) => Some(*chat),
+            Self::Chat(chat, _) | Self::Bucket(chat) | Self::Expired(chat, ..) | Self::Recovery(chat) => Some(*chat),
         }
     }
 }
@@ -106,6 +109,7 @@ impl Owner {
                 }
                 self.go_on(now, id, fx);
             }
+            Commit::Expired(chat, upto, rows) => self.expired(now, chat, upto, rows, fx),
             Commit::Recovery(chat) => self.go_on_recovering(now, chat, fx),
             Commit::Creation(key) => self.key_written(now, &key, fx),
         }

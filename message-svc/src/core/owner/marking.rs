@@ -80,7 +80,7 @@ impl Owner {
             return Ok(());
         }
         member.typing_again_ms = now.mono_ms + TYPING_EVERY_MS;
-        if chat.ids.len() < 2 {
+        if chat.ids.len() < 2 || chat.is_blocked_by_one() {
             return Ok(());
         }
         let others = chat.ids.iter().copied().filter(|other| *other != user.0).collect();
@@ -148,7 +148,11 @@ impl Chat {
         let concerns =
             |other: &Member| other.row.user != user && other.row.is_in() && is_named && other.marks.own > before;
         let others = self.members.iter().filter(|other| concerns(other)).map(|other| other.row.user.0);
-        let to: Arc<[u64]> = if is_direct { self.ids.clone() } else { others.chain([user.0]).collect() };
+        let to: Arc<[u64]> = match is_direct {
+            true if self.is_blocked_by_one() => Arc::from([user.0]),
+            true => self.ids.clone(),
+            false => others.chain([user.0]).collect(),
+        };
         let payload = Payload::Receipt { user, delivered, read };
         (to.len() > 1 || read > before).then_some((to, payload))
     }

@@ -196,6 +196,7 @@ impl Disk {
             head: Seq(last.seq),
             count: last.count,
             last_at_ms: last.created_at_ms,
+            blocks: Vec::new(),
         })
     }
 
@@ -311,7 +312,7 @@ impl World {
     fn send(&mut self, user: u64, chat: u64, client_id: String, body: Body) {
         let message_id = self.message_id();
         let asked = Asked::Send { user, chat, client_id: client_id.clone(), body: body.clone(), message_id };
-        let send = Send { user: UserId(user), device: "d".into(), message_id, client_id, body };
+        let send = Send { user: UserId(user), device: "d".into(), message_id, client_id, body, erases: false };
         self.command(chat, asked, Command::Send(send));
     }
 

@@ -81,7 +81,7 @@ impl World {
         let message_id = self.message_id();
         let content = Content { text: "x".into(), ..Content::default() };
         let (user, device, client_id) = (UserId(user), "d".to_owned(), String::new());
-        let send = Send { user, device, message_id, client_id, body: Body::Content(content) };
+        let send = Send { user, device, message_id, client_id, body: Body::Content(content), erases: false };
         let chat = self.chat;
         let outcomes = self.act(|owner, now, fx| owner.command(now, chat, Origin::Call(2), Command::Send(send), fx));
         match outcomes[..] {

@@ -25,7 +25,7 @@ impl Owner {
     pub(super) fn send(&mut self, now: Now, id: ChatId, origin: Origin, send: Send, fx: &mut Effects) {
         let Some(chat) = self.hot(id) else { return };
         let not_member = (origin, Outcome::SendRefused(SendError::NotMember));
-        if chat.slot(send.user).is_none() {
+        if chat.slot(send.user).is_none() && !send.erases {
             return fx.replies.push(not_member);
         }
         if let Body::Content(content) = &send.body
@@ -36,7 +36,10 @@ impl Owner {
         let key = send_key(&send);
         match chat.sends.get(&key) {
             // Who has left learns what became of what they sent before.
-            Known::New if chat.joined(send.user).is_none() => fx.replies.push(not_member),
+            Known::New if !send.erases && chat.joined(send.user).is_none() => fx.replies.push(not_member),
+            Known::New if !send.erases && chat.is_blocked_by_one() => {
+                fx.replies.push((origin, Outcome::SendRefused(SendError::Blocked)));
+            }
             Known::New => match body::target(&send.body) {
                 Some(target) => self.change(now, id, origin, send, target, fx),
                 None => self.accept(now, id, origin, send, None, fx),
@@ -90,7 +93,7 @@ impl Owner {
             chat.dirty_blocks.insert(block_of(slot));
             self.dirty.insert(id);
         }
-        let Send { user, device, message_id, client_id, body } = send;
+        let Send { user, device, message_id, client_id, body, .. } = send;
         let changed = target.map(|target| target.rows_after(&body, seq)).unwrap_or_default();
         let author = Author { user, device, client_id, message_id };
         let event = with_rows(place.event(id, author, body), &changed);

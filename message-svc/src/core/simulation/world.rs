@@ -247,6 +247,7 @@ impl World {
                 created_by: UserId(1),
                 created_at_ms: 0,
                 openings: vec![Opening { bucket: 0, at_ms: 0 }],
+                expired_upto: Seq::ZERO,
             };
             let roster = Some(Roster {
                 seq: Seq(1),
@@ -561,5 +562,6 @@ fn record((meta, roster): (Meta, Roster)) -> ChatRecord {
         head: Seq::ZERO,
         count: 0,
         last_at_ms: 0,
+        blocks: Vec::new(),
     }
 }

@@ -30,8 +30,8 @@ const ID_TRIES: usize = 32;
 const DEAD: i32 = 2;
 
 /// What a transaction returned: the columns of the row that was there, if it was refused.
-struct Answer {
-    applied: bool,
+pub(super) struct Answer {
+    pub(super) applied: bool,
     columns: HashMap<String, CqlValue>,
 }
 
@@ -68,7 +68,7 @@ impl Answer {
 }
 
 impl Cassandra {
-    async fn swap(
+    pub(super) async fn swap(
         &self,
         statement: &PreparedStatement,
         values: impl SerializeRow + Send,

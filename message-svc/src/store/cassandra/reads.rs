@@ -13,7 +13,7 @@ use super::{Cassandra, big, failed};
 use crate::core::marks::Marks;
 use crate::core::recovery::LogRow;
 use crate::store::rows::{ChatValue, MarksValue, RosterValue};
-use crate::store::{ChatOfUser, ChatRecord, Meta, Roster, StoreError};
+use crate::store::{ChatOfUser, ChatRecord, EveryChat, Meta, Roster, StoreError};
 
 /// Chats of a user that are compared with others'; who shares only later ones counts as a stranger.
 const COMPARED_MAX: usize = 65_536;
@@ -29,8 +29,15 @@ impl Cassandra {
     /// Without its log's end.
     pub(super) async fn load_one(self, chat: ChatId) -> Result<Option<ChatRecord>, StoreError> {
         let marks = self.rows::<(Bytes,)>(&self.statements.marks, (big(chat.0),));
-        let (found, blocks) = futures_util::future::try_join(self.chat(chat), marks).await?;
-        let Some(mut record) = found.map(Self::record) else { return Ok(None) };
+        let record = async {
+            let Some(mut record) = self.chat(chat).await?.map(Self::record) else { return Ok(None) };
+            if record.meta.kind == ChatKind::Direct {
+                record.blocks = self.clone().blocks_in(&record).await?;
+            }
+            Ok(Some(record))
+        };
+        let (found, blocks) = futures_util::future::try_join(record, marks).await?;
+        let Some(mut record) = found else { return Ok(None) };
         let mut known = HashMap::new();
         for (block,) in blocks {
             known.extend(MarksValue::decode(block)?.marks());
@@ -41,11 +48,12 @@ impl Cassandra {
         Ok(Some(record))
     }
 
-    /// Without watermarks.
+    /// Without watermarks and blocks.
     pub(super) fn record((meta, roster): (Meta, Roster)) -> ChatRecord {
         let members = roster.members.iter().map(|member| (member.clone(), Marks::default())).collect();
         let Roster { seq: roster_seq, certain, .. } = roster;
-        ChatRecord { meta, members, roster_seq, certain, head: Seq::ZERO, count: 0, last_at_ms: 0 }
+        let (head, blocks) = (Seq::ZERO, Vec::new());
+        ChatRecord { meta, members, roster_seq, certain, head, count: 0, last_at_ms: 0, blocks }
     }
 
     /// In one page: what a recovery cuts at must not change between two.
@@ -63,6 +71,18 @@ impl Cassandra {
             kind: ChatKind::try_from(kind & !LEFT).unwrap_or_default(),
         };
         Ok(rows.into_iter().map(chat).collect())
+    }
+
+    /// By their tokens.
+    pub(super) async fn chats_after(&self, after: Option<i64>, limit: usize) -> Result<Vec<EveryChat>, StoreError> {
+        let values = (after.unwrap_or(i64::MIN), rows_at_most(limit));
+        let rows: Vec<(i64, i64, Option<Bytes>)> = self.rows(&self.statements.every_chat, values).await?;
+        let chat = |(place, chat, meta): (i64, i64, Option<Bytes>)| {
+            let chat = ChatId(chat.cast_unsigned());
+            let expired_upto = ChatValue::decode(meta.unwrap_or_default())?.meta(chat).expired_upto;
+            Ok(EveryChat { place, chat, expired_upto })
+        };
+        rows.into_iter().map(chat).collect()
     }
 
     pub(super) async fn sharing(&self, user: UserId, others: Vec<UserId>) -> Result<Vec<UserId>, StoreError> {

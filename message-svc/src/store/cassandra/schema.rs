@@ -16,7 +16,7 @@ use xxhash_rust::xxh3::xxh3_128;
 use super::{CassandraConfig, ConnectError, connect};
 
 /// Statements by version, the first being 1.
-const VERSIONS: [&str; 1] = [include_str!("schema/0001_chats.cql")];
+const VERSIONS: [&str; 2] = [include_str!("schema/0001_chats.cql"), include_str!("schema/0002_users.cql")];
 
 /// Other services may keep their tables in the same keyspace.
 const SERVICE: &str = "message-svc";
@@ -184,7 +184,7 @@ mod tests {
         for statement in VERSIONS.iter().flat_map(|file| statements_in(file)) {
             assert!(statement.contains("IF NOT EXISTS") && !statement.contains("--"), "{statement}");
         }
-        assert_eq!(statements_in(VERSIONS[0]).len(), 9);
+        assert_eq!(VERSIONS.map(|file| statements_in(file).len()), [9, 2]);
     }
 
     #[test]

@@ -42,7 +42,8 @@ pub(super) enum Table {
 }
 
 /// Tables that are changed by compare-and-set only.
-const CONDITIONAL: [&str; 4] = ["instance_leases", "shard_map", "chat_id_blocks", "schema_versions"];
+const CONDITIONAL: [&str; 6] =
+    ["instance_leases", "shard_map", "chat_id_blocks", "schema_versions", "users", "erasures"];
 
 impl Table {
     pub(super) const ALL: [Self; 6] =
@@ -214,6 +215,8 @@ macro_rules! statements {
 
 statements! {
     chat = "SELECT meta, roster, roster_seq FROM chats WHERE chat_id = ?";
+    /// All of them, by their partitions.
+    every_chat = "SELECT token(chat_id), chat_id, meta FROM chats WHERE token(chat_id) > ? LIMIT ?";
     marks = "SELECT marks FROM watermarks WHERE chat_id = ?";
     /// The newest rows first: the clustering's order.
     tail = "SELECT seq, epoch, bytes FROM messages WHERE chat_id = ? AND bucket = ? LIMIT ?";
@@ -224,6 +227,14 @@ statements! {
     chats_of = "SELECT chat_id, kind FROM chats_by_user WHERE user_id = ? AND chat_id > ? LIMIT ?";
     all_chats_of = "SELECT chat_id, kind FROM chats_by_user WHERE user_id = ?", page PAGE_ROWS;
     creation = "SELECT chat_id, body_hash FROM creations WHERE key = ?";
+
+    user = "SELECT version, bytes FROM users WHERE user_id = ?";
+    users = "SELECT user_id, version, bytes FROM users WHERE user_id IN ?";
+    user_first = "INSERT INTO users (user_id, version, bytes) VALUES (?, ?, ?) IF NOT EXISTS";
+    user_next = "UPDATE users SET version = ?, bytes = ? WHERE user_id = ? IF version = ?";
+    erasures = "SELECT user_id FROM erasures WHERE bucket = ?";
+    erasure_begun = "INSERT INTO erasures (bucket, user_id) VALUES (?, ?) IF NOT EXISTS";
+    erasure_done = "DELETE FROM erasures WHERE bucket = ? AND user_id = ? IF EXISTS";
 
     leases = "SELECT incarnation, addr, counter, hi, standing FROM instance_leases WHERE bucket IN ?";
     renew_first = "INSERT INTO instance_leases (addr, counter, hi, standing, bucket, incarnation) VALUES (?, ?, ?, ?, ?, ?) IF NOT EXISTS";

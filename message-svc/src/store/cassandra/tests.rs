@@ -141,6 +141,7 @@ async fn a_chat_without_its_roster_is_refused() {
         created_by: UserId(1),
         created_at_ms: 0,
         openings: Vec::new(),
+        expired_upto: Seq::ZERO,
     };
     let event = Row::Event { chat: ChatId(1), seq: Seq(3), epoch: 1, bytes: Bytes::new() };
     let rows = vec![event, Row::Chat { meta, roster: None }];

@@ -4,19 +4,21 @@ use std::path::Path;
 
 use bytes::Bytes;
 use confab_ids::{ChatId, Seq, UserId};
-use confab_proto::message::v1::Event;
+use confab_proto::message::v1::{ChatKind, Event};
 use fjall::config::FilterPolicy;
 use fjall::{CompressionType, Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions, PersistMode};
 use prost::Message;
 
 use super::OpenError;
 use crate::core::Lookup;
+use crate::core::marks::Marks;
 use crate::core::owner::key_and_sent;
 use crate::core::recovery::LogRow;
 use crate::core::sends::Sent;
-use crate::store::rows::{ChatOfUserValue, ChatValue, MarksValue, MemberValue, SendValue};
+use crate::core::user::{UserRecord, blocks_between};
+use crate::store::rows::{ChatOfUserValue, ChatValue, MarksValue, MemberValue, SendValue, UserValue};
 use crate::store::{
-    BUCKET, Certain, ChatOfUser, ChatRecord, Creation, CreationKey, MemberRow, Page, Range, Row, SendKey, StoreError,
+    BUCKET, Certain, ChatOfUser, ChatRecord, Creation, CreationKey, EveryChat, MemberRow, Page, Range, Row, SendKey, StoreError,
     bucket_of, day_of, send_days,
 };
 
@@ -49,6 +51,10 @@ pub(super) struct Tables {
     creations: Keyspace,
     /// (chat, block) → watermarks
     watermarks: Keyspace,
+    /// (user) → what they have set
+    users: Keyspace,
+    /// (user), while what is theirs is being erased
+    erasures: Keyspace,
 }
 
 impl Tables {
@@ -73,12 +79,27 @@ impl Tables {
             chats_by_user: keyspace("chats_by_user", MEMTABLE)?,
             creations: keyspace("creations", MEMTABLE)?,
             watermarks: keyspace("watermarks", MEMTABLE)?,
+            users: keyspace("users", MEMTABLE)?,
+            erasures: keyspace("erasures", MEMTABLE)?,
             database,
         })
     }
 
-    pub(super) fn write<'a>(&self, rows: impl Iterator<Item = &'a Row>, mode: PersistMode) -> Result<(), StoreError> {
+    pub(super) fn write<'a>(
+        &self,
+        rows: impl Iterator<Item = &'a Row>,
+        users: impl Iterator<Item = &'a (UserId, UserRecord)>,
+        mode: PersistMode,
+    ) -> Result<(), StoreError> {
         let mut batch = self.database.batch().durability(Some(mode));
+        for (user, record) in users {
+            batch.insert(&self.users, pair(user.0, &[]), UserValue::of(record).encode_to_vec());
+            match record.erasure {
+                Some(erasure) if erasure.done_at_ms == 0 => batch.insert(&self.erasures, pair(user.0, &[]), []),
+                Some(_) => batch.remove(&self.erasures, pair(user.0, &[])),
+                None => {}
+            }
+        }
         for row in rows {
             match row {
                 Row::Event { chat, seq, bytes, .. } => batch.insert(&self.messages, event_key(*chat, *seq), &bytes[..]),
@@ -128,8 +149,14 @@ impl Tables {
             marks.extend(MarksValue::decode(&entry.value()?[..])?.marks());
         }
         let members = self.members(chat)?;
-        let members = members.into_iter().map(|member| (marks.remove(&member.user).unwrap_or_default(), member));
-        let members = members.map(|(marks, member)| (member, marks)).collect();
+        let blocks = match &members[..] {
+            [one, other] if meta.kind == ChatKind::Direct => {
+                let of = |member: &MemberRow| Ok::<_, StoreError>((member.user, self.user(member.user)?));
+                let (one, other) = (of(one)?, of(other)?);
+                blocks_between((one.0, &one.1), (other.0, &other.1))
+            }
+            _ => Vec::new(),
+        };
         let last = match self.messages.prefix(pair(chat.0, &[])).next_back() {
             Some(entry) => Some(Event::decode(&entry.value()?[..])?),
             None => None,
@@ -141,8 +168,31 @@ impl Tables {
             head: Seq(last.as_ref().map_or(0, |event| event.seq)),
             count: last.map_or(0, |event| event.count),
             meta,
-            members,
+            members: members.into_iter().map(|member| with_marks(member, &mut marks)).collect(),
+            blocks,
         }))
+    }
+
+    /// By ascending id.
+    pub(super) fn every_chat(&self, after: Option<i64>, limit: usize) -> Result<Vec<EveryChat>, StoreError> {
+        let first = after.map_or(0, |place| place.cast_unsigned() + 1);
+        let page = self.chats.range(pair(first, &[])..).take(limit);
+        page.map(|entry| {
+            let (key, value) = entry.into_inner()?;
+            let chat = ChatId(self::first(&key)?);
+            let expired_upto = ChatValue::decode(&value[..])?.meta(chat).expired_upto;
+            Ok(EveryChat { place: chat.0.cast_signed(), chat, expired_upto })
+        })
+        .collect()
+    }
+
+    pub(super) fn user(&self, user: UserId) -> Result<UserRecord, StoreError> {
+        let Some(value) = self.users.get(pair(user.0, &[]))? else { return Ok(UserRecord::default()) };
+        Ok(UserValue::decode(&value[..])?.record())
+    }
+
+    pub(super) fn erasing(&self) -> Result<Vec<UserId>, StoreError> {
+        self.erasures.iter().map(|entry| Ok(UserId(first(&entry.key()?)?))).collect()
     }
 
     pub(super) fn find_send(&self, lookup: &Lookup) -> Result<Option<Sent>, StoreError> {
@@ -251,6 +301,11 @@ impl Tables {
 /// several, fjall 3.1 keeps one free to write tables out, which spins while there is only merging to do.
 fn background_threads() -> usize {
     std::thread::available_parallelism().map_or(1, |cores| if cores.get() < 6 { 1 } else { cores.get() / 2 })
+}
+
+fn with_marks(member: MemberRow, marks: &mut std::collections::HashMap<UserId, Marks>) -> (MemberRow, Marks) {
+    let marks = marks.remove(&member.user).unwrap_or_default();
+    (member, marks)
 }
 
 /// A number and what comes behind it.
