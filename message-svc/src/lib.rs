@@ -4,6 +4,7 @@
 //! service.rs     the RPCs               convert.rs   all validation        error.rs   all refusals
 //! reads.rs       pages, sync, lists     owner.rs     the task around core  publisher.rs  the streams to fanout
 //! core/          the rules, pure        store.rs     the seam to storage   store/{embedded,cassandra}.rs
+//! metrics.rs     what it counts
 //! hop.rs         to another's chats     others.rs    the other instances   watching.rs  who watches a chat
 //! ```
 
@@ -13,6 +14,7 @@ mod core;
 mod error;
 mod expiry;
 mod hop;
+mod metrics;
 mod others;
 mod owner;
 mod publisher;

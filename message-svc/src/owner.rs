@@ -35,6 +35,7 @@ use crate::core::{
     Accepted, Command, Create, Effects, Found, KeyRead, Load, Lookup, Now, Origin, Outcome, RowRead, TailRead,
 };
 use crate::error::ChatError;
+use crate::metrics::Metrics;
 use crate::publisher::{FanoutEvent, PUBLICATIONS_PER_FRAME};
 use crate::store::recent::Recent;
 use crate::store::{ChatRecord, Creation, Ledger, Page, Range, Store, StoreError};
@@ -163,6 +164,7 @@ struct Task<S, L> {
     /// Instances are being told of a new map.
     notices: JoinSet<()>,
     fx: Effects,
+    metrics: Metrics,
     healthy: Arc<AtomicBool>,
     map: watch::Sender<Arc<ShardMap>>,
     heads: Heads,
@@ -220,6 +222,7 @@ fn spawn<S: Store, L: Ledger>(
         tried: HashMap::new(),
         notices: JoinSet::new(),
         fx: Effects::default(),
+        metrics: Metrics::new(),
         healthy: healthy.clone(),
         map,
         heads: heads.clone(),
@@ -480,6 +483,7 @@ impl<S: Store, L: Ledger> Task<S, L> {
     }
 
     fn write(&mut self, write: Write) {
+        self.metrics.written(&write.rows);
         if self.place.is_none() {
             let stored = self.store.commit(write.rows, write.stamp);
             let number = write.number;

@@ -429,6 +429,11 @@ impl Roster {
         self.watchers.of(user)
     }
 
+    /// How many users are watched, each once for every watcher.
+    pub(crate) fn watched(&self) -> usize {
+        self.watchers.count()
+    }
+
     /// A watching stream has ended.
     pub(crate) fn end_watch(&mut self, watcher: Watcher) {
         self.watchers.end(watcher);

@@ -4,6 +4,7 @@
 
 mod config;
 mod core;
+mod metrics;
 mod notes;
 mod service;
 

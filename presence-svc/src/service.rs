@@ -25,6 +25,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::Config;
 use crate::core::polls::{Keeping, NotTaken, PollId, Polls};
 use crate::core::{self, About, Now, Roster, Times, Told, Watcher};
+use crate::metrics::Metrics;
 use crate::notes::Notes;
 
 const TICK: Duration = Duration::from_millis(250);
@@ -80,6 +81,7 @@ impl Service {
 
     /// Ends graces and edges, as time goes by.
     pub(crate) async fn run_clock(self) {
+        let metrics = Metrics::new();
         let mut tick = tokio::time::interval(TICK);
         loop {
             tick.tick().await;
@@ -88,7 +90,9 @@ impl Service {
             let told = state.roster.tick(now);
             state.tell(told);
             self.keep_notes(&mut state);
+            let watched = state.roster.watched();
             drop(state);
+            metrics.watched(watched);
             self.polls().tick(now.mono_ms);
         }
     }

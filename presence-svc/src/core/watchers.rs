@@ -57,6 +57,11 @@ impl Watchers {
         self.watchers.get(&user).into_iter().flatten().copied()
     }
 
+    /// Users by watcher: one that two watch counts twice.
+    pub(super) fn count(&self) -> usize {
+        self.watched.values().map(HashSet::len).sum()
+    }
+
     pub(super) fn tell(&self, presence: Presence) -> Told {
         self.of(UserId(presence.user_id)).map(|watcher| (watcher, presence)).collect()
     }
@@ -76,7 +81,9 @@ mod tests {
         watchers.unwatch(7, ann);
         let told = watchers.tell(Presence { user_id: 1, ..Presence::default() });
         assert_eq!(told.iter().map(|(watcher, _)| *watcher).collect::<Vec<_>>(), [8]);
+        assert_eq!(watchers.count(), 2);
         watchers.end(8);
+        assert_eq!(watchers.count(), 0);
         assert!(watchers.watchers.is_empty() && !watchers.watched.contains_key(&8));
     }
 }
