@@ -31,8 +31,9 @@ pub(crate) struct Now {
     pub mono_ms: u64,
 }
 
-/// An edge that is not heard of for so long is gone, milliseconds: three of its heartbeats.
-pub(crate) const EDGE_LIFE_MS: u64 = 15_000;
+/// An edge that is not heard of for so long is gone, milliseconds: nearly three of its heartbeats. Watchers are to hear of it within
+/// 15 s of its death, which may come right after a heartbeat, and it is looked for four times a second.
+pub(crate) const EDGE_LIFE_MS: u64 = 14_000;
 
 /// An edge's incarnation, as a small number.
 type Edge = u32;

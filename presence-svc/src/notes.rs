@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! presence:{<user>}   a hash: <session>@<edge> -> the edge, last_seen -> Unix time, ms; until 30 days after the last write
-//! edge:{<edge>}       when it was heard of, Unix time, ms; until 15 s after that
+//! edge:{<edge>}       when it was heard of, Unix time, ms; until 14 s after that
 //! ```
 
 use std::collections::{HashMap, HashSet};

@@ -148,5 +148,5 @@ async fn a_dead_edge_is_noticed_by_its_silence_and_holds_up_nobody() {
     }
     let frame = told.unwrap();
     assert_eq!((&frame["user_id"], &frame["status"]), (&json!(2), &json!("offline")));
-    assert!((10..22).contains(&began.elapsed().as_secs()), "after {:?}", began.elapsed());
+    assert!((8..22).contains(&began.elapsed().as_secs()), "after {:?}", began.elapsed());
 }

@@ -14,7 +14,7 @@ use confab_proto::presence::v1::{SessionClosed, SessionOpened, TrackRequest};
 
 pub(super) type Name = Arc<str>;
 
-/// How often each instance hears of this edge, milliseconds. Three of them, and it takes the edge for dead.
+/// How often each instance hears of this edge, milliseconds. Nearly three of them, and it takes the edge for dead.
 const HEARTBEAT_MS: u64 = 5_000;
 
 /// An instance that doesn't answer for so long is frozen, milliseconds: its stream is cut, and it is no longer waited for.
