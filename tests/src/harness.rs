@@ -5,6 +5,7 @@
 
 mod binary;
 pub mod client;
+pub mod collector;
 pub mod http;
 pub mod mesh;
 pub mod poller;
@@ -20,6 +21,7 @@ use std::time::Duration;
 use confab_test_servers::Cassandra;
 
 pub use client::{Client, Incoming, Mode};
+pub use collector::Collector;
 pub use mesh::{Mesh, Shape, Store};
 pub use poller::Poller;
 pub use processes::{Process, Signal};
