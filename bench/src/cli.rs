@@ -57,6 +57,8 @@ pub enum Command {
     Group,
     /// 5,000 clients with 10 missed messages each connect at once.
     Reconnect,
+    /// Messages beside 5,000 users who come and go, each watched by others.
+    Presence,
     /// Private memory per idle connection.
     Memory {
         /// Connections at which to measure, ascending.

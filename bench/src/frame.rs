@@ -65,6 +65,12 @@ pub fn delivered(chat_id: u64, seq: u64) -> String {
     format!(r#"{{"type":"delivered","chat_id":{chat_id},"seq":{seq}}}"#)
 }
 
+/// A `watch` frame.
+pub fn watch(users: impl Iterator<Item = u64>) -> String {
+    let users: Vec<String> = users.map(|user| user.to_string()).collect();
+    format!(r#"{{"type":"watch","user_ids":[{}]}}"#, users.join(","))
+}
+
 /// A `sync` frame; chats left out start where the device's confirmations, or the chats' heads, are.
 pub fn sync(positions: &[(u64, u64)]) -> String {
     let mut text = String::from(r#"{"type":"sync","chats":{"#);
@@ -100,7 +106,9 @@ mod tests {
     }
 
     #[test]
-    fn sync_and_delivered_are_json() {
+    fn sync_delivered_and_watch_are_json() {
+        let watch: serde_json::Value = serde_json::from_str(&watch(3..5)).expect("JSON");
+        assert_eq!(watch, serde_json::json!({"type": "watch", "user_ids": [3, 4]}));
         let sync: serde_json::Value = serde_json::from_str(&sync(&[(1, 40), (2, 0)])).expect("JSON");
         assert_eq!(sync["chats"], serde_json::json!({"1": 40, "2": 0}));
         let delivered: serde_json::Value = serde_json::from_str(&delivered(1, 2)).expect("JSON");

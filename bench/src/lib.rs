@@ -2,7 +2,7 @@
 //! measures from the intended time. Linux only (`/proc`).
 //!
 //! A map: [`schedule`], [`search`], [`scan`], [`frame`] and [`fit`] are pure; [`client`], [`http`], [`sender`] and
-//! [`receiver`] are one connection; [`pairs`], [`crowd`] and, for a mesh, [`mix`] are loads; [`server`] and [`probe`] are the process under
+//! [`receiver`] are one connection; [`pairs`], [`crowd`], [`flapping`] and, for a mesh, [`mix`] are loads; [`server`] and [`probe`] are the process under
 //! test; [`baseline`] is what the bare machine does; [`scenario`] puts them together, and [`report`] is what comes out.
 
 pub mod baseline;
@@ -12,6 +12,7 @@ pub mod client;
 pub mod clock;
 pub mod crowd;
 pub mod fit;
+pub mod flapping;
 pub mod frame;
 pub mod holder;
 pub mod http;
@@ -69,6 +70,9 @@ async fn measure(lab: &Lab, command: &Command) -> Result<Report> {
     }
     if all || matches!(command, Command::Reconnect) {
         report.extend(scenario::reconnect::run(lab).await.context("reconnect")?);
+    }
+    if all || matches!(command, Command::Presence) {
+        report.extend(scenario::presence::run(lab).await.context("presence")?);
     }
     if let Command::Memory { connections } = command {
         report.extend(scenario::memory::run(lab, connections.as_deref()).await.context("memory")?);

@@ -25,6 +25,11 @@ impl Latencies {
         self.0.saturating_record(micros);
     }
 
+    /// Adds all of another's.
+    pub fn merge(&mut self, other: &Self) {
+        self.0.add(&other.0).expect("both have the same bounds");
+    }
+
     /// A quantile (0.99 …) in ms.
     pub fn ms(&self, quantile: f64) -> f64 {
         micros_to_ms(self.0.value_at_quantile(quantile))

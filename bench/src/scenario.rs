@@ -3,5 +3,6 @@
 pub mod group;
 pub mod memory;
 pub mod one_to_one;
+pub mod presence;
 pub mod reconnect;
 pub mod slow_client;

@@ -21,6 +21,9 @@ use crate::server::Server;
 const MISSED: u32 = 10;
 /// Bytes of each.
 const CONTENT_BYTES: usize = 128;
+/// Within how long all have caught up, after the window in which their clients spread their return: here it is 0, for all come at
+/// once.
+const CAUGHT_UP_S: f64 = 3.0;
 
 /// A client and the position that it comes back with.
 #[derive(Clone, Copy)]
@@ -46,7 +49,8 @@ pub async fn run(lab: &Lab) -> Result<Report> {
     lab.progress.phase(format!("reconnect: {groups} groups of {members}"));
     let mut clients = groups_of(server.endpoint(), groups, members).await?;
     let first = wave(&server, &clients, 0).await.context("the first connection")?;
-    leave(first.connections).await;
+    // All at once, and without a goodbye.
+    drop(first.connections);
     lab.progress.phase("reconnect: sending what they miss");
     for group in clients.chunks_mut(usize::try_from(members)?) {
         let before = send_missed(server.endpoint(), group[0]).await?;
@@ -59,15 +63,21 @@ pub async fn run(lab: &Lab) -> Result<Report> {
     lab.progress.note(format!("  {seconds:.2} s until all caught up, {per_client:.0} µs a client"));
     drop(back.connections);
     server.stop().await?;
+    lab.progress.phase(format!("bare handshakes: {} clients at once", clients.len()));
+    let bare = bare(lab, &clients).await.context("the bare handshakes")?;
     let mut report = Report::default();
-    report.figures.push(Figure::new(
-        format!("{count} clients reconnect, {MISSED} missed messages each: all caught up"),
-        format!("{seconds:.2} s"),
-    ));
+    report.figures.push(
+        Figure::new(
+            format!("{count} clients reconnect, {MISSED} missed messages each: all caught up"),
+            format!("{seconds:.2} s"),
+        )
+        .against(format!("bare handshakes {bare:.2} s"), seconds / bare.max(0.001))
+        .must(format!("≤ {CAUGHT_UP_S} s"), seconds <= CAUGHT_UP_S),
+    );
     report.figures.push(Figure::new("the same: server CPU per client", format!("{per_client:.0} µs")));
     report.notes.push(format!(
-        "Reconnect: {groups} groups of {members}; each client has a device that the server knows, connects with its \
-         position and is done when `synced` and all {MISSED} messages are there (half of them after {:.2} s). Busy \
+        "Reconnect: {groups} groups of {members}; each client has a device that the server knows, drops with all others and \
+         without a goodbye, connects with all others and its position and is done when `synced` and all {MISSED} messages are there (half of them after {:.2} s). Busy \
          answers or refused connections: {}. Their very first connection, at once and with nothing missed: {:.2} s.",
         back.caught_up.ms(0.5) / 1000.0,
         back.retries,
@@ -89,16 +99,12 @@ async fn groups_of(endpoint: &Endpoint, groups: u64, members: u64) -> Result<Vec
 
 /// Connects all at once; each then waits for `synced` and `missed` messages.
 async fn wave(server: &Server, clients: &[Client], missed: u32) -> Result<Wave> {
-    let gate = Arc::new(Barrier::new(clients.len() + 1));
-    let mut coming = JoinSet::new();
-    for client in clients.iter().copied() {
-        let (endpoint, gate) = (server.endpoint().clone(), gate.clone());
-        coming.spawn(async move {
-            gate.wait().await;
-            let connection = catch_up(&endpoint, client, missed).await;
-            connection.map(|connection| (connection, now_ns())).with_context(|| format!("user {}", client.user))
-        });
-    }
+    let (gate, mut coming) =
+        gated(
+            server.endpoint(),
+            clients,
+            move |endpoint, client| async move { catch_up(&endpoint, client, missed).await },
+        );
     let cpu = server.cpu_micros()?;
     gate.wait().await;
     let start = now_ns();
@@ -114,6 +120,27 @@ async fn wave(server: &Server, clients: &[Client], missed: u32) -> Result<Wave> 
     wave.all_ms = wave.caught_up.ms(1.0);
     wave.cpu_micros = server.cpu_micros()? - cpu;
     Ok(wave)
+}
+
+/// What comes of each client once the gate is open, and when.
+type Coming = JoinSet<Result<(Connection, u64)>>;
+
+/// All wait at the gate, with whoever opens it.
+fn gated<F>(endpoint: &Endpoint, clients: &[Client], come: impl Fn(Endpoint, Client) -> F) -> (Arc<Barrier>, Coming)
+where
+    F: Future<Output = Result<Connection>> + Send + 'static,
+{
+    let gate = Arc::new(Barrier::new(clients.len() + 1));
+    let mut coming = JoinSet::new();
+    for client in clients.iter().copied() {
+        let (coming_one, gate) = (come(endpoint.clone(), client), gate.clone());
+        coming.spawn(async move {
+            gate.wait().await;
+            let connection = coming_one.await;
+            connection.map(|connection| (connection, now_ns())).with_context(|| format!("user {}", client.user))
+        });
+    }
+    (gate, coming)
 }
 
 async fn catch_up(endpoint: &Endpoint, client: Client, missed: u32) -> Result<Connection> {
@@ -141,13 +168,26 @@ async fn catch_up(endpoint: &Endpoint, client: Client, missed: u32) -> Result<Co
     Ok(connection)
 }
 
-/// All close at once, and are gone when this returns.
-async fn leave(connections: Vec<Connection>) {
-    let mut leaving = JoinSet::new();
-    for connection in connections {
-        leaving.spawn(connection.close());
+/// Seconds until as many have made a WebSocket connection to an echo server, which has nothing to tell them.
+async fn bare(lab: &Lab, clients: &[Client]) -> Result<f64> {
+    let peer = Server::peer(&["bare-echo"]).await?;
+    let (gate, mut coming) =
+        gated(
+            peer.endpoint(),
+            clients,
+            |endpoint, client| async move { Connection::open(&endpoint, client.user).await },
+        );
+    gate.wait().await;
+    let start = now_ns();
+    let mut connections = Vec::new();
+    while let Some(come) = coming.join_next().await {
+        connections.push(come.context("a client's task failed")??.0);
     }
-    while leaving.join_next().await.is_some() {}
+    let seconds = micros_between(start, now_ns()) as f64 / 1e6;
+    lab.progress.note(format!("  {seconds:.2} s until all are connected to an echo server"));
+    drop(connections);
+    peer.stop().await?;
+    Ok(seconds)
 }
 
 /// Sends the messages that the group misses; gives the seq before the first of them.
