@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
 use anyhow::Context as _;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio_rustls::TlsAcceptor;
 
 use crate::banner::{self, Banner};
@@ -35,7 +35,7 @@ async fn alone(cfg: &Config) -> anyhow::Result<()> {
     let lock = folder.lock()?;
     let secret = secret::of_clients(&cfg.token, Some(&folder))?.map(warned);
     let tls = cfg.tls.as_ref().map(tls::server).transpose()?.map(TlsAcceptor::from);
-    let listener = bind(cfg.listen).await?;
+    let listener = bind(cfg.listen)?;
     let addr = listener.local_addr()?;
     let (scheme, page) = (if tls.is_some() { "https" } else { "http" }, addr.ip().to_canonical().is_loopback());
     // Before anyone knows that the server is there: a signal must find its handler.
@@ -63,7 +63,7 @@ async fn in_mesh(cfg: &Config) -> anyhow::Result<()> {
         let secret = secret::of_clients(&cfg.token, folder.as_ref())?.map(warned);
         let verifier = secret::verifier(secret.as_ref(), &cfg.token).await?;
         let tls = cfg.tls.as_ref().map(tls::server).transpose()?.map(TlsAcceptor::from);
-        let listener = bind(cfg.listen).await?;
+        let listener = bind(cfg.listen)?;
         let scheme = if tls.is_some() { "https" } else { "http" };
         url = Some(format!("{scheme}://{}", listener.local_addr()?));
         Some(roles::Front { listener, tls, verifier })
@@ -117,14 +117,27 @@ fn log_format(log: &LogConfig) -> confab_telemetry::LogFormat {
     }
 }
 
-async fn bind(addr: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(addr).await.with_context(|| {
+/// Clients who may wait to be accepted, if the kernel allows as many (`net.core.somaxconn`). The usual 128 would be too few when
+/// thousands come back at once: whose first packet is dropped tries again after 1, 3 and 7 s.
+const BACKLOG: u32 = 4_096;
+
+fn bind(addr: SocketAddr) -> anyhow::Result<TcpListener> {
+    listen(addr).with_context(|| {
         format!(
             "can't listen on {addr}: is another server running there?\n\
              Stop it, or give another address; port 0 takes a free port: --listen {}",
             SocketAddr::new(addr.ip(), 0)
         )
     })
+}
+
+fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if addr.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // As a listener has it by default: a restart need not wait for the connections of the process before.
+    #[cfg(unix)]
+    socket.set_reuseaddr(true)?;
+    socket.bind(addr)?;
+    socket.listen(BACKLOG)
 }
 
 /// Where a client on this machine finds it: 0.0.0.0 is no place to go to.
@@ -198,9 +211,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_port_in_use_is_named() {
-        let taken = bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.expect("a free port");
+        let taken = bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port");
         let addr = taken.local_addr().expect("bound");
-        let words = format!("{:#}", bind(addr).await.expect_err("taken"));
+        let words = format!("{:#}", bind(addr).expect_err("taken"));
         assert!(words.starts_with(&format!("can't listen on {addr}: is another server running there?")), "{words}");
         assert!(words.contains("--listen 127.0.0.1:0"), "{words}");
     }

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use futures_util::{SinkExt, StreamExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio_tungstenite::accept_async_with_config;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
@@ -16,7 +16,7 @@ pub(super) fn config() -> WebSocketConfig {
 
 /// Serves on a free loopback port until `end` completes.
 pub async fn serve(end: impl Future<Output = ()>) -> Result<()> {
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let listener = super::listen()?;
     announce(listener.local_addr()?)?;
     let mut connections = JoinSet::new();
     let mut end = std::pin::pin!(end);

@@ -5,7 +5,7 @@
 use anyhow::{Context, Result};
 use futures_util::SinkExt;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::time::sleep_until;
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 use tokio_tungstenite::{WebSocketStream, accept_async_with_config};
@@ -22,7 +22,7 @@ const LEAD_NS: u64 = 50_000_000;
 
 /// Accepts `connections` clients on a free loopback port, then follows `orders` to their end.
 pub async fn serve(connections: u32, orders: impl AsyncBufRead + Unpin) -> Result<()> {
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let listener = super::listen()?;
     announce(listener.local_addr()?)?;
     let mut sockets = Vec::new();
     for _ in 0..connections {
