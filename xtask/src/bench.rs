@@ -4,7 +4,7 @@ use std::process::Command;
 
 use anyhow::{Context, ensure};
 
-/// Without arguments everything, about ten minutes, written to docs/benchmark.md.
+/// Without arguments everything, about 19 minutes, written to docs/benchmark.md.
 pub(crate) fn run(arguments: &[String]) -> anyhow::Result<()> {
     crate::cargo(&["build", "--release", "--package", "confab", "--package", "confab-bench"])?;
     let root = crate::root().canonicalize()?;
