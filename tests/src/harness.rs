@@ -12,6 +12,7 @@ pub mod poller;
 pub mod processes;
 pub mod server;
 pub mod shards;
+pub mod stage;
 pub mod token;
 
 use std::collections::BTreeMap;
@@ -26,6 +27,7 @@ pub use mesh::{Mesh, Shape, Store};
 pub use poller::Poller;
 pub use processes::{Process, Signal};
 pub use server::{Server, command};
+pub use stage::Stage;
 
 /// How long anything may take that should be quick. Generous: CI has two busy cores.
 pub const BOUND: Duration = Duration::from_secs(15);

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use confab_tests::harness::client::upgrade;
-use confab_tests::harness::{Client, Server};
+use confab_tests::harness::{Client, Server, Stage};
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;
@@ -11,7 +11,6 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 use tokio_tungstenite::tungstenite::protocol::frame::{Frame, FrameHeader};
 
 use crate::device::{JSON, SOCKETS, Transport};
-use crate::stage::Stage;
 use crate::{Row, row};
 
 pub(crate) const ROWS: &[Row] = &[

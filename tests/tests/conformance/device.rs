@@ -3,10 +3,8 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use confab_tests::harness::{BOUND, Client, Mode, Poller};
+use confab_tests::harness::{BOUND, Client, Mode, Poller, Stage};
 use serde_json::{Map, Value, json};
-
-use crate::stage::Stage;
 
 /// Messages that are sent before their acks are waited for.
 const AT_ONCE: usize = 50;

@@ -9,19 +9,18 @@ mod device;
 mod http;
 mod own;
 mod said;
-mod stage;
 mod told;
 
 use std::collections::BTreeSet;
 use std::panic::AssertUnwindSafe;
 use std::time::Instant;
 
+use confab_tests::harness::Stage;
 use futures_util::FutureExt as _;
 use futures_util::future::{self, BoxFuture};
 use futures_util::stream::{self, StreamExt as _};
 
 use device::Transport;
-use stage::Stage;
 
 /// A row of a table, by its first cell or the part of it that tells it apart, and what shows that it is so.
 pub(crate) struct Row {
@@ -62,12 +61,12 @@ async fn run(stage: &Stage) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn in_one_process() {
-    run(&Stage::embedded().await).await;
+    run(&Stage::embedded().await.unwrap()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn as_a_cluster() {
-    run(&Stage::cluster().await).await;
+    run(&Stage::cluster().await.unwrap()).await;
 }
 
 /// The first cells of all rows of the document's tables, each split into what it names.

@@ -1,9 +1,9 @@
 //! The table of what clients say.
 
+use confab_tests::harness::Stage;
 use serde_json::{Value, json};
 
 use crate::device::{ALL, Device, Transport};
-use crate::stage::Stage;
 use crate::{Row, row};
 
 /// Not in protobuf: seed clients speak JSON.
@@ -26,7 +26,7 @@ pub(crate) const ROWS: &[Row] = &[
 /// Two users with a direct chat, and a device of each.
 async fn pair(stage: &Stage, transport: Transport) -> (u64, Device<'_>, Device<'_>) {
     let [one, two] = stage.users();
-    let chat = stage.direct(one, two).await;
+    let chat = stage.direct(one, two).await.unwrap();
     let one = Device::open(stage, transport, one, "phone", &[(chat, 1)]).await;
     let two = Device::open(stage, transport, two, "phone", &[(chat, 1)]).await;
     (chat, one, two)
@@ -128,7 +128,7 @@ async fn read(stage: &Stage, transport: Transport) {
     one.expect_where("the receipt", receipt(chat, seq, seq)).await;
     let own = tablet.expect_where("its own", receipt(chat, seq, seq)).await;
     assert_eq!(own["user_id"], two.user);
-    let shown = stage.http(two.user, "GET", &format!("/v1/chats/{chat}"), None).await.json().unwrap();
+    let shown = stage.http(two.user, "GET", &format!("/v1/chats/{chat}"), None).await.unwrap().json().unwrap();
     assert_eq!((&shown["read"], &shown["unread"]), (&json!(seq), &json!(0)));
 }
 

@@ -1,10 +1,9 @@
 //! The table of what servers say.
 
-use confab_tests::harness::{Client, Server};
+use confab_tests::harness::{Client, Server, Stage};
 use serde_json::{Value, json};
 
 use crate::device::{ALL, Device, SOCKETS, Transport};
-use crate::stage::Stage;
 use crate::{Row, row};
 
 pub(crate) const ROWS: &[Row] = &[
@@ -51,7 +50,7 @@ async fn hello(stage: &Stage, transport: Transport) {
 
 async fn group<'a>(stage: &'a Stage, transport: Transport) -> (u64, Device<'a>, Device<'a>) {
     let [one, two] = stage.users();
-    let chat = stage.group(one, &[two]).await;
+    let chat = stage.group(one, &[two]).await.unwrap();
     let one = Device::open(stage, transport, one, "phone", &[(chat, 1)]).await;
     let two = Device::open(stage, transport, two, "phone", &[(chat, 1)]).await;
     (chat, one, two)
@@ -116,7 +115,7 @@ async fn chat(stage: &Stage, transport: Transport) {
         move |frame: &Value| frame["type"] == "chat" && frame["event"] == event && frame["chat_id"] == chat
     };
     for (method, path, body, status, event) in steps {
-        let answer = stage.http(one.user, method, &path, body).await;
+        let answer = stage.http(one.user, method, &path, body).await.unwrap();
         assert_eq!(answer.status, status, "{method} {path}: {}", answer.text());
         let told = one.expect_where(event, is(event)).await;
         is_time(&told["created_at"]);
@@ -142,7 +141,7 @@ async fn chat(stage: &Stage, transport: Transport) {
     );
     // A new chat begins with `created`.
     let peer = three.user;
-    let direct = stage.direct(one.user, peer).await;
+    let direct = stage.direct(one.user, peer).await.unwrap();
     let created =
         three.expect_where("created", |frame| frame["event"] == "created" && frame["chat_id"] == direct).await;
     assert_eq!((&created["kind"], &created["seq"], &created["members"]), (&json!("direct"), &json!(1), &json!(2)));
@@ -159,7 +158,7 @@ async fn receipt(stage: &Stage, transport: Transport) {
     let [first, second] = stage.users();
     let more: Vec<u64> = stage.users::<33>().into();
     let everyone: Vec<u64> = more.iter().copied().chain([second]).collect();
-    let large = stage.group(first, &everyone).await;
+    let large = stage.group(first, &everyone).await.unwrap();
     let mut first = Device::open(stage, transport, first, "phone", &[(large, 1)]).await;
     let mut second = Device::open(stage, transport, second, "phone", &[(large, 1)]).await;
     let seq = first.message(large, "Hello, all!").await;
@@ -171,7 +170,7 @@ async fn receipt(stage: &Stage, transport: Transport) {
     assert_eq!((&told["seq"], &told["delivered_by"], &told["members"]), (&json!(seq), &json!(1), &json!(35)));
     // Who was away asks.
     let path = format!("/v1/chats/{large}/messages/{seq}/receipts");
-    let list = stage.http(first.user, "GET", &path, None).await.json().unwrap();
+    let list = stage.http(first.user, "GET", &path, None).await.unwrap().json().unwrap();
     let items = list["items"].as_array().unwrap();
     let of_second = items.iter().find(|item| item["user_id"] == second.user).unwrap();
     assert_eq!(of_second, &json!({"user_id": second.user, "delivered": true, "read": true}));
