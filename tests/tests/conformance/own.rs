@@ -1,10 +1,9 @@
 //! The table of what users set for themselves.
 
-use confab_tests::harness::{BOUND, wait_for};
+use confab_tests::harness::{BOUND, Stage, wait_for};
 use serde_json::{Value, json};
 
 use crate::device::{ALL, Device, Transport};
-use crate::stage::Stage;
 use crate::{Row, row};
 
 /// What has no frames of its own.
@@ -18,13 +17,13 @@ pub(crate) const ROWS: &[Row] = &[
 ];
 
 async fn ok(stage: &Stage, user: u64, method: &str, path: &str, body: Option<Value>) -> Value {
-    let answer = stage.http(user, method, path, body).await;
+    let answer = stage.http(user, method, path, body).await.unwrap();
     assert!((200..300).contains(&answer.status), "{method} {path}: {} {}", answer.status, answer.text());
     if answer.status == 204 { Value::Null } else { answer.json().unwrap() }
 }
 
 async fn refused(stage: &Stage, user: u64, method: &str, path: &str, body: Value) -> (u16, Value) {
-    let answer = stage.http(user, method, path, Some(body)).await;
+    let answer = stage.http(user, method, path, Some(body)).await.unwrap();
     (answer.status, answer.json().unwrap())
 }
 
@@ -55,7 +54,7 @@ async fn settings(stage: &Stage, transport: Transport) {
         assert_eq!((status, &problem["field"]), (400, &json!(field)), "{problem}");
     }
 
-    let chat = stage.direct(one, two).await;
+    let chat = stage.direct(one, two).await.unwrap();
     let mut watcher = Device::open(stage, transport, two, "phone", &[(chat, 1)]).await;
     let watched = Device::open(stage, Transport::Json, one, "phone", &[(chat, 1)]).await;
     watcher.say(json!({"type": "watch", "user_ids": [one]})).await;
@@ -74,8 +73,8 @@ async fn settings(stage: &Stage, transport: Transport) {
 
 async fn blocks(stage: &Stage, transport: Transport) {
     let [one, two, three] = stage.users();
-    let chat = stage.direct(one, two).await;
-    let group = stage.group(one, &[two, three]).await;
+    let chat = stage.direct(one, two).await.unwrap();
+    let group = stage.group(one, &[two, three]).await.unwrap();
     let mut by = Device::open(stage, transport, one, "phone", &[(chat, 1), (group, 1)]).await;
     let mut of = Device::open(stage, transport, two, "phone", &[(chat, 1), (group, 1)]).await;
     of.say(json!({"type": "watch", "user_ids": [one]})).await;
@@ -83,10 +82,10 @@ async fn blocks(stage: &Stage, transport: Transport) {
     let before = of.message(chat, "before").await;
 
     let path = format!("/v1/users/me/blocks/{two}");
-    assert_eq!(stage.http(one, "GET", &path, None).await.status, 404);
+    assert_eq!(stage.http(one, "GET", &path, None).await.unwrap().status, 404);
     ok(stage, one, "PUT", &path, None).await;
     ok(stage, one, "PUT", &path, None).await;
-    assert_eq!(stage.http(one, "GET", &path, None).await.status, 204);
+    assert_eq!(stage.http(one, "GET", &path, None).await.unwrap().status, 204);
     let listed = ok(stage, one, "GET", "/v1/users/me/blocks", None).await;
     assert_eq!(listed, json!({"items": [{"user_id": two}], "next": null}));
     of.expect_where("nobody is there", offline(one)).await;
@@ -105,7 +104,7 @@ async fn blocks(stage: &Stage, transport: Transport) {
     of.message(group, "in a group they meet").await;
     by.expect_where("the group's message", |frame| frame["content"] == "in a group they meet").await;
     // The chat that is there can be found, and one that isn't can't be made.
-    assert_eq!(stage.http(two, "POST", "/v1/chats", Some(json!({"kind": "direct", "user_id": one}))).await.status, 200);
+    assert_eq!(stage.http(two, "POST", "/v1/chats", Some(json!({"kind": "direct", "user_id": one}))).await.unwrap().status, 200);
     ok(stage, three, "PUT", &format!("/v1/users/me/blocks/{two}"), None).await;
     let (status, problem) = refused(stage, two, "POST", "/v1/chats", json!({"kind": "direct", "user_id": three})).await;
     assert_eq!((status, &problem["code"]), (403, &json!("FORBIDDEN")), "{problem}");
@@ -115,12 +114,12 @@ async fn blocks(stage: &Stage, transport: Transport) {
     by.expect_where("what is sent after", |frame| frame["content"] == "after").await;
     of.say(json!({"type": "watch", "user_ids": [one]})).await;
     of.expect_where("one is there again", online(one)).await;
-    assert_eq!(stage.http(one, "PUT", &format!("/v1/users/me/blocks/{one}"), None).await.status, 400);
+    assert_eq!(stage.http(one, "PUT", &format!("/v1/users/me/blocks/{one}"), None).await.unwrap().status, 400);
 }
 
 async fn mute(stage: &Stage, _transport: Transport) {
     let [one, two, stranger] = stage.users();
-    let chat = stage.direct(one, two).await;
+    let chat = stage.direct(one, two).await.unwrap();
     let path = format!("/v1/chats/{chat}/mute");
     let of_chat = async || {
         let one_chat = ok(stage, one, "GET", &format!("/v1/chats/{chat}"), None).await;
@@ -146,8 +145,8 @@ async fn mute(stage: &Stage, _transport: Transport) {
 
 async fn me(stage: &Stage, transport: Transport) {
     let [one, two, three] = stage.users();
-    let chat = stage.direct(one, two).await;
-    let group = stage.group(one, &[two, three]).await;
+    let chat = stage.direct(one, two).await.unwrap();
+    let group = stage.group(one, &[two, three]).await.unwrap();
     let mut goes = Device::open(stage, Transport::Json, one, "phone", &[(chat, 1), (group, 1)]).await;
     let mut stays = Device::open(stage, transport, two, "phone", &[(chat, 1), (group, 1)]).await;
     let first = goes.message(chat, "a secret").await;
@@ -157,7 +156,7 @@ async fn me(stage: &Stage, transport: Transport) {
     ok(stage, one, "PUT", &format!("/v1/chats/{chat}/mute"), None).await;
     assert_eq!(ok(stage, one, "GET", "/v1/users/me", None).await, json!({"user_id": one, "erasure": null}));
 
-    let begun = stage.http(one, "DELETE", "/v1/users/me", None).await;
+    let begun = stage.http(one, "DELETE", "/v1/users/me", None).await.unwrap();
     assert_eq!(begun.status, 202, "{}", begun.text());
     assert!(begun.json().unwrap()["erasure"]["asked_at"].as_str().unwrap().ends_with('Z'));
     assert_eq!(goes.expect_close().await, 4003);
@@ -179,5 +178,5 @@ async fn me(stage: &Stage, transport: Transport) {
     let of = |seq: u64| log["items"].as_array().unwrap().iter().find(|event| event["seq"] == seq).unwrap().clone();
     assert_eq!((&of(first)["deleted"], &of(others)["content"]), (&json!(true), &json!("an answer")));
     assert_eq!(ok(stage, one, "GET", &format!("/v1/chats/{chat}"), None).await["muted"], false);
-    assert_eq!(stage.http(one, "GET", &format!("/v1/chats/{group}"), None).await.status, 404);
+    assert_eq!(stage.http(one, "GET", &format!("/v1/chats/{group}"), None).await.unwrap().status, 404);
 }
