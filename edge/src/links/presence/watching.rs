@@ -220,7 +220,9 @@ async fn barred(messages: Messages, user: UserId, watching: Vec<UserId>) -> Hash
             let (mut messages, request) = (messages.clone(), FilterAcquaintedRequest { user_id: user.0, user_ids });
             async move { Ok(messages.filter_acquainted(request).await?.into_inner().user_ids) }
         };
-        tried(ask).await.unwrap_or_default().iter().for_each(|known| drop(barred.remove(&UserId(*known))));
+        for known in tried(ask).await.unwrap_or_default() {
+            barred.remove(&UserId(known));
+        }
     }
     barred
 }

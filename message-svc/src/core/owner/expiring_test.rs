@@ -104,7 +104,7 @@ fn the_rows_are_stored_before_the_chat_says_so_and_nothing_is_appended_meanwhile
     world.say(3);
     assert_eq!(world.answers(), [Outcome::Expired { upto: Seq(2) }]);
     let rows = world.writes();
-    assert!(matches!(rows[..], [Write { rows: ref rows, .. }] if matches!(rows[..], [Row::Event { seq: Seq(2), .. }])));
+    assert!(matches!(rows[..], [Write { ref rows, .. }] if matches!(rows[..], [Row::Event { seq: Seq(2), .. }])));
     assert_eq!(world.writes().len(), 0, "what was sent waits");
     world.store(&rows);
     let chat = world.writes();

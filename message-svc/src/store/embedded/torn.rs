@@ -195,7 +195,7 @@ mod tests {
                 let begins = end();
                 let event = |seq| Row::Event { chat: CHAT, seq: Seq(seq), epoch: 0, bytes: vec![7; 1000].into() };
                 let rows: Vec<_> = seqs.map(event).collect();
-                tables.write(rows.iter(), PersistMode::SyncData).expect("written");
+                tables.write(rows.iter(), [].iter(), PersistMode::SyncData).expect("written");
                 begins
             });
             let begins = [begins[0], begins[1], begins[2], end()];

@@ -96,7 +96,8 @@ impl World {
         self.calls.insert(call, Call { sender, chat, n, generation });
         let user = UserId(sender as u64 + 1);
         let message_id = MessageId(u128::from(call).to_be_bytes());
-        let command = Command::Send(Send { user, device: "d".into(), message_id, client_id: n.to_string(), body });
+        let (device, client_id) = ("d".to_owned(), n.to_string());
+        let command = Command::Send(Send { user, device, message_id, client_id, body, erases: false });
         let origin = Origin::Stream { stream: stream.number, session: sender as u64, call, generation };
         let input = Input::Command { origin, chat, command };
         self.at(stream.busy_until_ms, Happening::Input { node, life, input });
