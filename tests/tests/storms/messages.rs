@@ -89,7 +89,8 @@ fn check_frames(crowd: &Crowd, began: Instant) {
         let ([first, .., last] | [first @ last]) = &told[..] else { panic!("nothing was told") };
         let at: Vec<f64> = told.iter().map(|Receipt { at, .. }| at.duration_since(began).as_secs_f64()).collect();
         let periods = u32::try_from(told.len() - 1).unwrap();
-        assert!(told.len() >= 3, "sender {sender} is told only at {at:.1?}");
+        // Whose last message nobody has yet is left out for a period.
+        assert!(told.len() >= 2, "sender {sender} is told only at {at:.1?}");
         assert!(PERIOD * periods <= last.at.duration_since(first.at) + SLACK, "sender {sender} is told at {at:.1?}");
     }
     // All wait for the same clock, which the first one starts: they are told at once.
