@@ -95,6 +95,7 @@ impl Connection {
                 Input::Timer => self.session.tick(now),
                 Input::Frame(frame) => {
                     if let Err(end) = self.frames(now, frame) {
+                        self.follow_the_last().await;
                         return end;
                     }
                 }
@@ -194,6 +195,17 @@ impl Connection {
             }
         }
         self.flush().await
+    }
+
+    /// Sends and marks that were read together with the end: whoever says goodbye after them has said them.
+    async fn follow_the_last(&mut self) {
+        for out in self.session.take_out() {
+            if let Out::Command { call, action } = out
+                && let Some(wait) = self.shared.conversation.send(self.mailbox.session, call, action)
+            {
+                wait.await;
+            }
+        }
     }
 
     async fn write(&mut self, message: Message) -> Result<(), End> {
