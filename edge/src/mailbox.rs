@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 use crate::frames::event::EventFrame;
-use crate::frames::server::SharedFrame;
+use crate::frames::server::{Marks, SharedFrame};
 use crate::frames::{Close, Frame, Wire};
 
 /// Chats whose heads are kept for a connection that is behind. In more it is too slow, and closed.
@@ -30,6 +30,13 @@ pub(crate) enum Subject {
     Typing(ChatId, UserId),
 }
 
+/// A frame of a [`Subject`], and of a receipt its watermarks.
+#[derive(Clone, Debug)]
+pub(crate) struct Passing {
+    pub frame: Frame,
+    pub marks: Marks,
+}
+
 /// One thing for a connection.
 #[derive(Debug)]
 pub(crate) enum Item {
@@ -39,7 +46,7 @@ pub(crate) enum Item {
     /// Events of this chat were not kept.
     Behind(ChatId, Behind),
     /// A receipt, a presence or typing.
-    Passing(Subject, Frame),
+    Passing(Subject, Passing),
     /// What became of a send or a mark.
     Reply(Box<Reply>),
     Answer(Box<Answer>),
@@ -111,7 +118,7 @@ struct Inbox {
     items: VecDeque<Item>,
     events: usize,
     bytes: usize,
-    passing: HashMap<Subject, Frame>,
+    passing: HashMap<Subject, Passing>,
     behind: HashMap<ChatId, Behind>,
 }
 
@@ -243,7 +250,8 @@ impl Mailbox {
     }
 
     pub(crate) fn push_passing(&self, subject: Subject, frame: &SharedFrame) {
-        keep_newest(&mut self.inbox().passing, subject, frame.of(self.wire));
+        let passing = Passing { frame: frame.of(self.wire), marks: frame.marks() };
+        keep_newest(&mut self.inbox().passing, subject, passing);
         self.wake.notify_one();
     }
 
@@ -258,15 +266,19 @@ impl Mailbox {
         let inbox = std::mem::take(&mut *self.inbox());
         let mut items = inbox.items;
         items.extend(inbox.behind.into_iter().map(|(chat, behind)| Item::Behind(chat, behind)));
-        items.extend(inbox.passing.into_iter().map(|(subject, frame)| Item::Passing(subject, frame)));
+        items.extend(inbox.passing.into_iter().map(|(subject, passing)| Item::Passing(subject, passing)));
         items
     }
 }
 
 /// Of each subject the newest, within the bound.
-pub(crate) fn keep_newest(passing: &mut HashMap<Subject, Frame>, subject: Subject, frame: Frame) {
-    if passing.len() < PASSING_MAX || passing.contains_key(&subject) {
-        passing.insert(subject, frame);
+pub(crate) fn keep_newest(all: &mut HashMap<Subject, Passing>, subject: Subject, passing: Passing) {
+    let is_new = match all.get(&subject) {
+        Some(known) => !passing.marks.is_behind(known.marks),
+        None => all.len() < PASSING_MAX,
+    };
+    if is_new {
+        all.insert(subject, passing);
     }
 }
 
@@ -349,12 +361,27 @@ mod tests {
         let items = mailbox.take();
         let of = |user| {
             items.iter().find_map(|item| match item {
-                Item::Passing(Subject::Presence(UserId(of)), text) if *of == user => Some(text.clone()),
+                Item::Passing(Subject::Presence(UserId(of)), told) if *of == user => Some(told.frame.clone()),
                 _ => None,
             })
         };
         let told = |status| Some(frame(status).of(Wire::Json));
         assert_eq!((of(1), of(2), of(u64::MAX)), (told("new"), told("old"), None));
+    }
+
+    #[test]
+    fn of_receipts_the_highest_is_kept() {
+        let mailbox = mailbox(2);
+        let (chat_id, user_id) = (7, 2);
+        for (delivered, read) in [(5, 3), (4, 3), (5, 2)] {
+            let frame = SharedFrame::new(ServerFrame::Receipt { chat_id, user_id, delivered, read });
+            mailbox.push_passing(Subject::Receipt(ChatId(chat_id), UserId(user_id)), &frame);
+        }
+        let marks = mailbox.take().into_iter().find_map(|item| match item {
+            Item::Passing(_, Passing { marks, .. }) => Some(marks),
+            _ => None,
+        });
+        assert_eq!(marks, Some(Marks { delivered: 5, read: 3 }));
     }
 
     #[test]

@@ -5,6 +5,8 @@ mod acks;
 mod leaving_test;
 #[cfg(test)]
 mod model_test;
+#[cfg(test)]
+mod passing_test;
 pub(crate) mod poll;
 mod requests;
 mod sync;
@@ -24,10 +26,10 @@ use super::{Out, Question};
 use crate::auth::{Claims, LEEWAY_SECONDS};
 use crate::frames::client::{Place, Read};
 use crate::frames::event::EventFrame;
-use crate::frames::server::{Limits, ServerFrame};
+use crate::frames::server::{Limits, Marks, ServerFrame};
 use crate::frames::{Close, Code, Frame, Wire};
 use crate::limits::TOO_MANY;
-use crate::mailbox::{Answer, Behind, Item, Subject, keep_newest};
+use crate::mailbox::{Answer, Behind, Item, PASSING_MAX, Passing, Subject, keep_newest};
 
 /// Questions of one connection that are not answered yet; at the bound it is not read.
 const QUESTIONS_MAX: usize = 8;
@@ -120,6 +122,8 @@ pub(crate) struct Session {
     reads_waiting: VecDeque<Question>,
     /// Whom it watches, or has asked to.
     watched: HashSet<UserId>,
+    /// Watermarks that were told in the last while, of [`PASSING_MAX`] subjects at most: those of others may go back.
+    told: HashMap<Subject, (u64, Marks)>,
     /// Seed mode: this connection's own messages, which an ack stands for.
     own: VecDeque<[u8; 16]>,
     /// Seed mode: written and not yet pinged for; pinged for and not yet confirmed. Of a poll: what is in no batch yet.
@@ -155,6 +159,7 @@ impl Session {
             questions: 0,
             reads_waiting: VecDeque::new(),
             watched: HashSet::new(),
+            told: HashMap::new(),
             own: VecDeque::new(),
             written: HashMap::new(),
             pinged: HashMap::new(),
@@ -225,6 +230,8 @@ impl Session {
         if self.phase == Phase::Live && now.mono_ms >= self.tidied_ms + TIDY_MS {
             self.tidied_ms = now.mono_ms;
             self.tracks.tidy(now.mono_ms);
+            self.told.retain(|_, (at_ms, _)| *at_ms + TIDY_MS > now.mono_ms);
+            self.told.shrink_to_fit();
         }
     }
 
@@ -266,7 +273,7 @@ impl Session {
             Item::Tracked => self.tracked(),
             Item::Event(event) => self.event(now, event),
             Item::Behind(chat, behind) => self.behind(now, chat, &behind),
-            Item::Passing(subject, frame) => self.passing(subject, frame),
+            Item::Passing(subject, passing) => self.passing(now, subject, passing),
             Item::Reply(reply) => self.reply(now, *reply),
             Item::Answer(answer) => {
                 self.questions = self.questions.saturating_sub(1);
@@ -312,15 +319,29 @@ impl Session {
         self.step(now, chat, step);
     }
 
-    fn passing(&mut self, subject: Subject, frame: Frame) {
+    fn passing(&mut self, now: Now, subject: Subject, passing: Passing) {
         match (&self.phase, &mut self.sync) {
-            (Phase::Live, _) => self.out.push(Out::Passing(frame)),
+            (Phase::Live, _) => self.tell(now, subject, passing),
             // By then it is of long ago.
             (Phase::Syncing, _) if matches!(subject, Subject::Typing(..)) => {}
             // What the sync says of marks may have been read before.
-            (Phase::Syncing, Some(sync)) => keep_newest(&mut sync.passing, subject, frame),
+            (Phase::Syncing, Some(sync)) => keep_newest(&mut sync.passing, subject, passing),
             _ => {}
         }
+    }
+
+    /// Tells what passes, unless it is a receipt of before one that was told lately: they are published and read, and each way
+    /// takes its time.
+    fn tell(&mut self, now: Now, subject: Subject, Passing { frame, marks }: Passing) {
+        if matches!(subject, Subject::Receipt(..)) {
+            if self.told.get(&subject).is_some_and(|(_, told)| marks.is_behind(*told)) {
+                return;
+            }
+            if self.told.len() < PASSING_MAX || self.told.contains_key(&subject) {
+                self.told.insert(subject, (now.mono_ms, marks));
+            }
+        }
+        self.out.push(Out::Passing(frame));
     }
 
     fn behind(&mut self, now: Now, chat: ChatId, behind: &Behind) {
@@ -391,7 +412,7 @@ impl Session {
                 if self.phase == Phase::Live {
                     self.release_acks();
                 }
-                self.finish_sync();
+                self.finish_sync(now);
             }
             Answer::SyncFailed => {
                 let why = "catching up is not possible at the moment: reconnect";
@@ -403,7 +424,7 @@ impl Session {
                 if let Some(after) = self.tracks.fetched(now.mono_ms, chat, more, head) {
                     self.ask_log(Question::List { chat, after });
                 }
-                self.finish_sync();
+                self.finish_sync(now);
             }
             Answer::ListFailed { chat } => self.tracks.fetch_failed(now.mono_ms, chat),
             Answer::Frame(frame) => self.out.push(Out::Answer(frame)),

@@ -154,6 +154,12 @@ impl Tracks {
         }
     }
 
+    /// The client has this chat up to `sent`, and its user has left it: what is still on its way is of before.
+    pub(crate) fn start_left(&mut self, now_ms: u64, chat: ChatId, sent: Seq) {
+        let track = || Track { left: true, ..Track::new(sent, sent, now_ms, Phase::Following) };
+        self.0.entry(chat).or_insert_with(track);
+    }
+
     /// The user has left with what was sent last.
     pub(crate) fn left(&mut self, chat: ChatId) {
         if let Some(track) = self.0.get_mut(&chat) {
@@ -371,6 +377,18 @@ mod tests {
         assert_eq!(sent(tracks.event(0, ME, added(ME, 9))), [9]);
         assert_eq!(sent(tracks.event(0, ME, event(10, 9))), [10]);
         assert!(matches!(tracks.event(0, ME, added(ME, 12)), Step::Nothing));
+    }
+
+    #[test]
+    fn what_is_on_its_way_of_a_chat_that_was_left_is_not_told_again() {
+        let mut tracks = Tracks::default();
+        tracks.start_left(0, CHAT, Seq(9));
+        assert!(matches!(tracks.event(0, ME, event(9, 8)), Step::Nothing));
+        assert!(matches!(tracks.behind(0, CHAT, &Behind::up_to(Seq(9))), Step::Nothing));
+        assert_eq!(sent(tracks.event(0, ME, added(ME, 12))), [12]);
+        // What is followed already is not begun again.
+        tracks.start_left(0, CHAT, Seq(9));
+        assert_eq!(tracks.sent(CHAT), Some(Seq(12)));
     }
 
     #[test]

@@ -204,6 +204,20 @@ impl<'a> ServerFrame<'a> {
     }
 }
 
+/// Watermarks: they only rise.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Marks {
+    pub delivered: u64,
+    pub read: u64,
+}
+
+impl Marks {
+    /// Whether these are of before `known`.
+    pub(crate) fn is_behind(self, known: Self) -> bool {
+        self.delivered < known.delivered || self.read < known.read
+    }
+}
+
 /// What many are told: written once for each way that they speak.
 #[derive(Debug)]
 pub(crate) struct SharedFrame {
@@ -215,6 +229,14 @@ pub(crate) struct SharedFrame {
 impl SharedFrame {
     pub(crate) fn new(frame: ServerFrame<'static>) -> Self {
         Self { frame, json: OnceLock::new(), proto: OnceLock::new() }
+    }
+
+    /// Of a receipt: its watermarks.
+    pub(crate) fn marks(&self) -> Marks {
+        match self.frame {
+            ServerFrame::Receipt { delivered, read, .. } => Marks { delivered, read },
+            _ => Marks::default(),
+        }
     }
 
     pub(crate) fn of(&self, wire: Wire) -> Frame {

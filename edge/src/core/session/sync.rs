@@ -7,9 +7,8 @@ use confab_proto::message::v1::{ChatKind, ChatSync};
 
 use super::{Mode, Now, Phase, Session};
 use crate::core::{Out, Question};
-use crate::frames::Frame;
-use crate::frames::server::ServerFrame;
-use crate::mailbox::{Behind, Subject};
+use crate::frames::server::{Marks, ServerFrame};
+use crate::mailbox::{Behind, Passing, Subject};
 
 /// Direct chats whose other member a seed client is told about.
 const PEERS_MAX: usize = 200;
@@ -27,7 +26,7 @@ pub(super) struct Sync {
     /// An earlier page knew the device.
     pub(super) known_device: bool,
     /// Receipts and presences since it began.
-    pub(super) passing: HashMap<Subject, Frame>,
+    pub(super) passing: HashMap<Subject, Passing>,
     /// A poll goes on at another edge: its client knows nothing of this.
     pub(super) silent: bool,
 }
@@ -74,16 +73,19 @@ impl Session {
         if let Some(after) = next {
             return self.ask_sync(after);
         }
+        let Some(sync) = &mut self.sync else { return };
+        sync.pages_done = true;
+        // Chats that are named and not listed: their user has left, and the client has all of it. Its end may yet be published.
+        for (chat, position) in &sync.positions {
+            self.tracks.start_left(now.mono_ms, ChatId(*chat), Seq(*position));
+        }
         // Chats that came into being while the pages were read.
-        let seen = self.sync.as_mut().map(|sync| {
-            sync.pages_done = true;
-            std::mem::take(&mut sync.seen)
-        });
-        for (chat, head) in seen.unwrap_or_default() {
+        let seen = std::mem::take(&mut sync.seen);
+        for (chat, head) in seen {
             let step = self.tracks.behind(now.mono_ms, chat, &Behind::up_to(head));
             self.step(now, chat, step);
         }
-        self.finish_sync();
+        self.finish_sync(now);
     }
 
     pub(super) fn synced_chat(&mut self, now: Now, chat: &ChatSync) {
@@ -102,7 +104,8 @@ impl Session {
         if chat.peer_delivered > 0 {
             let (chat_id, user_id, delivered, read) = (chat.chat_id, chat.peer, chat.peer_delivered, chat.peer_read);
             let receipt = ServerFrame::Receipt { chat_id, user_id, delivered, read };
-            self.out.push(Out::Passing(receipt.write(self.mode.wire())));
+            let passing = Passing { frame: receipt.write(self.mode.wire()), marks: Marks { delivered, read } };
+            self.tell(now, Subject::Receipt(id, UserId(user_id)), passing);
         }
         if let Some(sync) = &mut self.sync {
             sync.chats.insert(chat.chat_id, chat.head);
@@ -118,7 +121,7 @@ impl Session {
     }
 
     /// Says `synced` once all that was missed has been sent.
-    pub(super) fn finish_sync(&mut self) {
+    pub(super) fn finish_sync(&mut self, now: Now) {
         let done = self.sync.as_ref().is_some_and(|sync| sync.pages_done) && self.phase == Phase::Syncing;
         if !done || self.tracks.is_fetching() {
             return;
@@ -137,7 +140,7 @@ impl Session {
             self.say(&ServerFrame::Synced { chats: &sync.chats, reference: sync.reference.as_deref() });
         }
         self.release_acks();
-        self.out.extend(sync.passing.into_values().map(Out::Passing));
+        sync.passing.into_iter().for_each(|(subject, passing)| self.tell(now, subject, passing));
         self.out.push(Out::Ask(Question::WatchPeers { users: Vec::new() }));
     }
 }
