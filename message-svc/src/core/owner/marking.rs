@@ -43,11 +43,14 @@ impl Owner {
         let named = chat.ids.len() <= NAMED_MAX;
         let member = &mut chat.members[slot];
         let before = (member.marks.delivered(), member.marks.read);
+        let is_new_device = member.marks.confirmed(&mark.device).is_none();
         if !member.marks.raise(&mark.device, mark.delivered, mark.read) {
             return Ok(());
         }
         let after = (member.marks.delivered(), member.marks.read);
-        let for_own_devices = before.1 < after.1 && member.marks.devices.len() > 1;
+        // What was read while there seemed to be one device alone was told to nobody.
+        let is_news = before.1 < after.1 || is_new_device && after.1 > Seq::ZERO;
+        let for_own_devices = is_news && member.marks.devices.len() > 1;
         let any_other = |is_concerned: &dyn Fn(Seq) -> bool| {
             let mut others = chat.members.iter().filter(|other| other.row.user != mark.user && other.row.is_in());
             others.any(|other| is_concerned(other.marks.own))

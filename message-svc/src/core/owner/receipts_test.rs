@@ -91,7 +91,11 @@ impl World {
     }
 
     fn mark(&mut self, user: u64, delivered: Seq, read: Seq) {
-        let mark = Mark { user: UserId(user), device: "d".into(), delivered, read };
+        self.mark_by("d", user, delivered, read);
+    }
+
+    fn mark_by(&mut self, device: &str, user: u64, delivered: Seq, read: Seq) {
+        let mark = Mark { user: UserId(user), device: device.into(), delivered, read };
         let chat = self.chat;
         self.act(|owner, now, fx| owner.command(now, chat, Origin::Call(3), Command::Mark(mark), fx));
     }
@@ -138,6 +142,20 @@ fn in_a_small_group_a_receipt_names_its_reader_and_goes_to_whom_it_may_concern()
     world.pass(PERIOD_MS);
     assert_eq!(told(&world, 2).last(), Some(&(3, third.0, third.0)));
     assert_eq!(world.told(1).len(), before);
+}
+
+#[test]
+fn a_device_that_says_something_for_the_first_time_hears_what_its_user_has_read() {
+    let mut world = World::new(4);
+    world.mark_by("phone", 3, Seq(1), Seq(1));
+    world.pass(PERIOD_MS);
+    assert!(world.told(3).is_empty(), "there is one device, and nobody has said anything");
+    world.mark_by("tablet", 3, Seq(1), Seq::ZERO);
+    let told: Vec<_> = world.told(3).into_iter().map(|(_, told)| (told.user_id, told.read)).collect();
+    assert_eq!(told, [(3, 1)]);
+    world.mark_by("tablet", 3, Seq(1), Seq::ZERO);
+    world.pass(PERIOD_MS);
+    assert_eq!(world.told(3).len(), 1);
 }
 
 #[test]
