@@ -94,6 +94,7 @@ pub(crate) struct Device {
     link: Option<Link>,
     pending: Vec<Pending>,
     made: u64,
+    connections: u64,
     /// The `ref` of the last pong.
     ponged: Option<String>,
     /// Chats, by where they begin for it, of which it has asked who is in them.
@@ -115,6 +116,7 @@ impl Device {
             link: None,
             pending: Vec::new(),
             made: 0,
+            connections: 0,
             ponged: None,
             asked_about: BTreeSet::new(),
         }
@@ -170,6 +172,8 @@ impl Device {
             match Link::open(transport, edge, &self.token, &self.replica.positions()).await {
                 Ok(link) => {
                     self.count(format!("- by {transport:?}"));
+                    self.connections += 1;
+                    self.replica.by = format!("connection {} by {transport:?} at {edge}", self.connections);
                     self.link = Some(link);
                     let frames: Vec<Value> = self.pending.iter().map(|pending| pending.frame.clone()).collect();
                     self.say(frames).await?;
@@ -306,6 +310,8 @@ impl Device {
         for ((chat, begins), position) in chats {
             if self.asked_about.insert((chat, begins)) {
                 self.ask_about(chat, position).await?;
+                // As clients do with all that they get; here only some of it is confirmed.
+                self.say_delivered(chat, position).await?;
             }
         }
         Ok(())

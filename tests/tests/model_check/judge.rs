@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use crate::event::{Body, Event, Role};
 use crate::finding::{Finding, Kind};
 use crate::log::{Log, Seen};
-use crate::replica::{Chat, Replica, Standing};
+use crate::replica::{Chat, Replica, Standing, Text};
 
 pub(crate) use answers::Ledger;
 pub(crate) use receipts::{Truth, receipts, watermarks};
@@ -67,9 +67,11 @@ fn events(known: &BTreeMap<u64, Event>, log: &Log, seen: Seen) -> Vec<Wrong> {
 fn texts(known: &Chat, log: &Log, seen: Seen, ledger: &Ledger) -> Vec<Wrong> {
     let mut wrong = Vec::new();
     for (seq, text) in known.texts() {
-        let expected = ledger.text(log, seq, seen.upto);
-        // docs/protocol.md, `chat`: what was before is still there to read, but for what was changed later.
-        let is_hidden = text.is_none() && log.changes_of(seq).iter().any(|change| *change > seen.upto);
+        let expected = Text::of(ledger.text(log, seq, seen.upto));
+        // docs/protocol.md, `chat`: what was before is still there to read for who has left, but for what was changed later; and
+        // `edited`: without its words where a later event has changed the message again, which they don't see.
+        let is_said = matches!(text, Text::Said(_));
+        let is_hidden = !is_said && log.changes_of(seq).iter().any(|change| *change > seen.upto);
         if text != expected && !is_hidden {
             let about = |event: &&Event| event.seq == seq || event.body.target() == Some(seq);
             let told: Vec<&Event> = known.events.values().filter(about).collect();

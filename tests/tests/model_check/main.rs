@@ -18,6 +18,8 @@ mod finding;
 mod judge;
 mod link;
 mod log;
+#[cfg(test)]
+mod pure_tests;
 mod replica;
 mod server;
 mod world;

@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::event::{Event, Role, is_event};
 use crate::finding::{Finding, Kind};
 
-pub(crate) use chat::{Chat, Marks, Standing};
+pub(crate) use chat::{Chat, Marks, Standing, Text};
 
 /// The `ref` of a `history` that asks for what is before the first event that is here.
 pub(crate) const BACK: &str = "back";
@@ -34,12 +34,14 @@ pub(crate) struct Replica {
     pub chats: BTreeMap<u64, Chat>,
     /// It has been connected all the time since this was set: who was away asks for receipts.
     pub stayed: bool,
+    /// How it is connected, for who reads of it.
+    pub by: String,
     findings: Vec<Finding>,
 }
 
 impl Replica {
     pub(crate) fn new(id: Id) -> Self {
-        Self { id, chats: BTreeMap::new(), stayed: false, findings: Vec::new() }
+        Self { id, chats: BTreeMap::new(), stayed: false, by: String::new(), findings: Vec::new() }
     }
 
     pub(crate) fn take_findings(&mut self) -> Vec<Finding> {
@@ -47,6 +49,7 @@ impl Replica {
     }
 
     pub(crate) fn find(&mut self, kind: Kind, chat: u64, expected: impl Into<String>, found: impl Into<String>) {
+        let found = format!("{} ({})", found.into(), self.by);
         self.findings.push(Finding::new(kind, chat, &self.id, expected, found));
     }
 
@@ -155,7 +158,7 @@ impl Replica {
         let Some(known) = self.chats.get_mut(&chat) else { return };
         for (user, (delivered, read)) in told {
             let upto = |is_so: bool| if is_so { message } else { 0 };
-            let marks = known.receipts.entry(*user).or_default();
+            let marks = known.asked.entry(*user).or_default();
             *marks = marks.max(Marks { delivered: upto(*delivered), read: upto(*read) });
         }
     }
@@ -164,7 +167,7 @@ impl Replica {
     pub(crate) fn told_own_marks(&mut self, chat: u64, told: Marks) {
         let user = self.id.user;
         if let Some(known) = self.chats.get_mut(&chat) {
-            let marks = known.receipts.entry(user).or_default();
+            let marks = known.asked.entry(user).or_default();
             *marks = marks.max(told);
         }
     }

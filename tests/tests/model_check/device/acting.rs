@@ -25,7 +25,8 @@ impl Device {
             }
             Op::Typing { chat } => self.say(vec![json!({"type": "typing", "chat_id": chat, "ref": TYPING})]).await,
             Op::History { chat, before, limit } => {
-                let mut frame = json!({"type": "history", "chat_id": chat, "limit": limit});
+                let reference = format!("history of {chat}");
+                let mut frame = json!({"type": "history", "chat_id": chat, "limit": limit, "ref": reference});
                 before.into_iter().for_each(|before| frame["before"] = json!(before));
                 self.say(vec![frame]).await
             }
@@ -110,7 +111,12 @@ impl Device {
         // By a poll it is done when that is answered; on a socket it is on its way.
         let is_poll = self.link.as_ref().is_some_and(crate::link::Link::is_poll);
         self.said.note(chat, marks, is_poll, "by poll");
-        self.say(vec![json!({"type": kind, "chat_id": chat, "seq": seq})]).await
+        self.say(vec![json!({"type": kind, "chat_id": chat, "seq": seq, "ref": format!("{kind} {seq} of {chat}")})])
+            .await
+    }
+
+    pub(super) async fn say_delivered(&mut self, chat: u64, seq: u64) -> anyhow::Result<()> {
+        self.mark(chat, Marks { delivered: seq, read: 0 }, false).await
     }
 
     async fn change(&mut self, chat: u64, asked: Asked) -> anyhow::Result<()> {

@@ -57,7 +57,7 @@ pub(crate) fn receipts(devices: &[Device], logs: &Logs, truth: &Truth) -> Vec<Fi
             let Some(known) = device.replica.chats.get(&log.chat) else { continue };
             for user in log.now().members.keys() {
                 let Some(marks) = truth_of(truth, *user, log.chat) else { continue };
-                let told = known.receipts.get(user).copied().unwrap_or_default();
+                let told = known.marks(*user);
                 findings.extend(told_of(device, log, *user, told, marks));
             }
         }

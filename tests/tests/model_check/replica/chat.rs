@@ -18,6 +18,21 @@ impl Marks {
     }
 }
 
+/// What a message says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Text {
+    Said(String),
+    Deleted,
+    /// An edit was told without its words: a later event has changed the message again, and says how.
+    Outdated,
+}
+
+impl Text {
+    pub(crate) fn of(text: Option<String>) -> Self {
+        text.map_or(Self::Deleted, Self::Said)
+    }
+}
+
 /// Whether the device's user is in the chat, as far as the device knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Standing {
@@ -34,7 +49,10 @@ pub(crate) struct Chat {
     /// The last seq of those that came in order.
     pub position: u64,
     pub standing: Standing,
+    /// By user, what frames have told; and what the server has said when it was asked, which may be of after frames that are yet to
+    /// be read.
     pub receipts: BTreeMap<u64, Marks>,
+    pub asked: BTreeMap<u64, Marks>,
     /// Title and members, once the server was asked for them: the first events don't name all.
     pub group: Option<(String, BTreeMap<u64, Role>)>,
     /// The first event that the user sees, once it is known.
@@ -57,6 +75,7 @@ impl Chat {
             position,
             standing: Standing::In,
             receipts: BTreeMap::new(),
+            asked: BTreeMap::new(),
             group: None,
             joined: None,
             unseen: false,
@@ -199,24 +218,30 @@ impl Chat {
         self.group = Some((title, roster));
     }
 
+    /// A user's watermarks, as far as it knows.
+    pub(crate) fn marks(&self, user: u64) -> Marks {
+        let of = |marks: &BTreeMap<u64, Marks>| marks.get(&user).copied().unwrap_or_default();
+        of(&self.receipts).max(of(&self.asked))
+    }
+
     /// As far as it knows.
     pub(crate) fn role(&self, user: u64) -> Option<Role> {
         self.group.as_ref().and_then(|(_, roster)| roster.get(&user).copied())
     }
 
-    /// Each message's text, none where it is deleted: an event that names it decides over what was told before.
-    pub(crate) fn texts(&self) -> BTreeMap<u64, Option<String>> {
+    /// Each message as it is by the events that name it.
+    pub(crate) fn texts(&self) -> BTreeMap<u64, Text> {
         let mut texts = BTreeMap::new();
         for (seq, event) in &self.events {
             match &event.body {
-                Body::Message { text } => drop(texts.insert(*seq, text.clone())),
-                Body::Edited { target, text: Some(text) } => {
+                Body::Message { text } => drop(texts.insert(*seq, Text::of(text.clone()))),
+                Body::Edited { target, text } => {
                     // What was deleted stays so: it may have been read after its deletion.
-                    if let Some(Some(known)) = texts.get_mut(target) {
-                        known.clone_from(text);
+                    if let Some(known) = texts.get_mut(target).filter(|known| **known != Text::Deleted) {
+                        *known = text.clone().map_or(Text::Outdated, Text::Said);
                     }
                 }
-                Body::Deleted { target } => drop(texts.get_mut(target).map(|known| *known = None)),
+                Body::Deleted { target } => drop(texts.get_mut(target).map(|known| *known = Text::Deleted)),
                 _ => {}
             }
         }
