@@ -38,6 +38,7 @@ async fn what_is_too_old_is_as_if_deleted_and_what_is_not_is_as_it_was() {
     assert_eq!(one.expect_error("NOT_FOUND").await.unwrap()["ref"], "r");
 
     // A restart goes on where it was, and what is said anew is there until its own time has come.
+    server.kill9().unwrap();
     server.restart().await.unwrap();
     let mut one = server.synced(1, &[]).await.unwrap();
     let fresh = one.say(DIRECT, "fresh words").await.unwrap()["seq"].as_u64().unwrap();
