@@ -46,7 +46,8 @@ const SYNC_ATTEMPTS: u32 = 4;
 const SYNC_AGAIN: Duration = Duration::from_millis(150);
 
 /// Why somebody is not watched.
-pub(crate) const STRANGERS: &str = "people with whom no chat is shared are not watched, nor those who have blocked, or are blocked";
+pub(crate) const STRANGERS: &str =
+    "people with whom no chat is shared are not watched, nor those who have blocked, or are blocked";
 
 /// The syncs of one edge at once.
 pub(crate) fn syncs_max() -> usize {

@@ -84,10 +84,7 @@ fn api(app: App) -> Router {
         .route("/v1/users/me", get(settings::me).delete(settings::erase_me))
         .route("/v1/users/me/settings", get(settings::get).patch(settings::change))
         .route("/v1/users/me/blocks", get(settings::list_blocks))
-        .route(
-            "/v1/users/me/blocks/{user}",
-            get(settings::get_block).put(settings::block).delete(settings::unblock),
-        )
+        .route("/v1/users/me/blocks/{user}", get(settings::get_block).put(settings::block).delete(settings::unblock))
         .route("/v1/chats/{id}/mute", put(settings::mute).delete(settings::unmute))
         .route("/v1/chats/{id}/messages", get(api::list_messages).post(api::send_message))
         .merge(

@@ -103,11 +103,7 @@ async fn expire<S: Store>(reader: &Reader<S>, chat: ChatId, before_ms: i64) -> R
 }
 
 /// At the chat's owner; `true`: nothing is left to do.
-pub(crate) async fn expire_part<S: Store>(
-    reader: &Reader<S>,
-    chat: ChatId,
-    before_ms: i64,
-) -> Result<bool, Status> {
+pub(crate) async fn expire_part<S: Store>(reader: &Reader<S>, chat: ChatId, before_ms: i64) -> Result<bool, Status> {
     let view = match reader.owners.view_here(chat, &Viewer::of(confab_ids::UserId(0), "")).await {
         Ok(view) => view,
         // It was never made, or is gone.

@@ -415,11 +415,7 @@ pub(crate) trait Store: Clone + Send + Sync + 'static {
     fn users(&self, users: Vec<UserId>) -> impl Future<Output = Result<Vec<UserRecord>, StoreError>> + Send;
 
     /// Stores what a user has set, if what is there is of the version before; `false`: it isn't. Of an error nobody knows what came.
-    fn swap_user(
-        &self,
-        user: UserId,
-        record: UserRecord,
-    ) -> impl Future<Output = Result<bool, StoreError>> + Send;
+    fn swap_user(&self, user: UserId, record: UserRecord) -> impl Future<Output = Result<bool, StoreError>> + Send;
 
     /// Users whose erasure has begun and isn't done, and perhaps some more.
     fn erasing(&self) -> impl Future<Output = Result<Vec<UserId>, StoreError>> + Send;

@@ -89,9 +89,9 @@ fn minute(field: &str, text: &str) -> Result<u32, Problem> {
 
 fn settings_json(settings: &pb::Settings) -> Value {
     let clock = |minute: u32| format!("{:02}:{:02}", minute / 60, minute % 60);
-    let quiet_hours = settings.quiet_hours.as_ref().map(|quiet| {
-        json!({"from": clock(quiet.from_minute), "to": clock(quiet.to_minute), "time_zone": quiet.time_zone})
-    });
+    let quiet_hours = settings.quiet_hours.as_ref().map(
+        |quiet| json!({"from": clock(quiet.from_minute), "to": clock(quiet.to_minute), "time_zone": quiet.time_zone}),
+    );
     json!({
         "last_seen": if settings.last_seen { EVERYONE } else { NOBODY },
         "preview": settings.preview,

@@ -153,10 +153,7 @@ mod tests {
         let (ann, ben) = (UserId(1), UserId(2));
         let blocking = UserRecord { version: 3, blocks: BTreeSet::from([ben]), ..UserRecord::default() };
         let nothing = UserRecord::default();
-        assert_eq!(
-            blocks_between((ann, &blocking), (ben, &nothing)),
-            [Block { by: ann, version: 3, blocked: true }]
-        );
+        assert_eq!(blocks_between((ann, &blocking), (ben, &nothing)), [Block { by: ann, version: 3, blocked: true }]);
         assert!(blocks_between((ann, &nothing), (ben, &nothing)).is_empty());
     }
 }

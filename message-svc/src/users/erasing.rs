@@ -111,7 +111,9 @@ async fn run<S: Store>(reader: Reader<S>, mut queue: mpsc::Receiver<UserId>) {
                 let _turn = turns.acquire_owned().await;
                 match erase(&reader, user).await {
                     Ok(()) => tracing::info!("a user's erasure is done"),
-                    Err(status) => tracing::warn!(code = ?status.code(), "a user's erasure is not done: it is tried again"),
+                    Err(status) => {
+                        tracing::warn!(code = ?status.code(), "a user's erasure is not done: it is tried again")
+                    }
                 }
                 under_way.users().remove(&user);
             });

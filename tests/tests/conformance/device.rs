@@ -1,7 +1,7 @@
 //! A client's device, however it speaks.
 
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use confab_tests::harness::{BOUND, Client, Mode, Poller, Stage};
 use serde_json::{Map, Value, json};
@@ -191,13 +191,18 @@ impl<'a> Device<'a> {
 
     /// Waits until a frame of those that come is wanted, whatever else comes.
     pub(crate) async fn until(&mut self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        self.within(3 * BOUND, wanted).await.unwrap_or_else(|| panic!("waiting for {what}"))
+    }
+
+    /// The same, unless it takes longer.
+    pub(crate) async fn within(&mut self, bound: Duration, wanted: impl Fn(&Value) -> bool) -> Option<Value> {
         let begun = Instant::now();
-        loop {
+        while begun.elapsed() < bound {
             if let Some(frame) = self.so_far().await.into_iter().find(&wanted) {
-                return frame;
+                return Some(frame);
             }
-            assert!(begun.elapsed() < 3 * BOUND, "waiting for {what}");
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
+        None
     }
 }

@@ -9,12 +9,8 @@ use crate::{Row, row};
 /// What has no frames of its own.
 const ONCE: &[Transport] = &[Transport::Json];
 
-pub(crate) const ROWS: &[Row] = &[
-    row!("settings", ALL, settings),
-    row!("blocks", ALL, blocks),
-    row!("mute", ONCE, mute),
-    row!("me", ALL, me),
-];
+pub(crate) const ROWS: &[Row] =
+    &[row!("settings", ALL, settings), row!("blocks", ALL, blocks), row!("mute", ONCE, mute), row!("me", ALL, me)];
 
 async fn ok(stage: &Stage, user: u64, method: &str, path: &str, body: Option<Value>) -> Value {
     let answer = stage.http(user, method, path, body).await.unwrap();
@@ -67,7 +63,8 @@ async fn settings(stage: &Stage, transport: Transport) {
     assert_eq!(ok(stage, two, "GET", &asked, None).await["last_seen"], Value::Null);
     assert!(ok(stage, one, "GET", &asked, None).await["last_seen"].is_string(), "they see it themselves");
     ok(stage, one, "PATCH", path, Some(json!({"last_seen": "everyone"}))).await;
-    let shown = watcher.expect_where("it is shown", |frame| offline(one)(frame) && frame["last_seen"].is_string()).await;
+    let shown =
+        watcher.expect_where("it is shown", |frame| offline(one)(frame) && frame["last_seen"].is_string()).await;
     assert!(shown["last_seen"].as_str().unwrap().ends_with('Z'), "{shown}");
 }
 
@@ -96,7 +93,8 @@ async fn blocks(stage: &Stage, transport: Transport) {
         let other = if device.user == one { two } else { one };
         device.say(json!({"type": "watch", "user_ids": [other], "ref": "w"})).await;
         assert_eq!(device.expect_error("w").await["code"], "FORBIDDEN");
-        let (status, _) = refused(stage, device.user, "POST", "/v1/chats", json!({"kind": "group", "members": [other]})).await;
+        let (status, _) =
+            refused(stage, device.user, "POST", "/v1/chats", json!({"kind": "group", "members": [other]})).await;
         assert_eq!(status, 403);
     }
     of.say(json!({"type": "edit", "chat_id": chat, "target": before, "content": "no", "ref": "e"})).await;
@@ -104,7 +102,10 @@ async fn blocks(stage: &Stage, transport: Transport) {
     of.message(group, "in a group they meet").await;
     by.expect_where("the group's message", |frame| frame["content"] == "in a group they meet").await;
     // The chat that is there can be found, and one that isn't can't be made.
-    assert_eq!(stage.http(two, "POST", "/v1/chats", Some(json!({"kind": "direct", "user_id": one}))).await.unwrap().status, 200);
+    assert_eq!(
+        stage.http(two, "POST", "/v1/chats", Some(json!({"kind": "direct", "user_id": one}))).await.unwrap().status,
+        200
+    );
     ok(stage, three, "PUT", &format!("/v1/users/me/blocks/{two}"), None).await;
     let (status, problem) = refused(stage, two, "POST", "/v1/chats", json!({"kind": "direct", "user_id": three})).await;
     assert_eq!((status, &problem["code"]), (403, &json!("FORBIDDEN")), "{problem}");
@@ -164,11 +165,14 @@ async fn me(stage: &Stage, transport: Transport) {
         let is_it = |frame: &Value| frame["type"] == "deleted" && frame["chat_id"] == of && frame["target"] == target;
         stays.expect_where("it is deleted", is_it).await;
     }
-    let is_admin = |frame: &Value| frame["type"] == "chat" && frame["event"] == "role" && frame["user_ids"] == json!([two]);
+    let is_admin =
+        |frame: &Value| frame["type"] == "chat" && frame["event"] == "role" && frame["user_ids"] == json!([two]);
     stays.expect_where("another admin", is_admin).await;
-    let has_left = |frame: &Value| frame["type"] == "chat" && frame["event"] == "removed" && frame["user_ids"] == json!([one]);
+    let has_left =
+        |frame: &Value| frame["type"] == "chat" && frame["event"] == "removed" && frame["user_ids"] == json!([one]);
     stays.expect_where("they leave", has_left).await;
-    let done = async || ok(stage, one, "GET", "/v1/users/me", None).await["erasure"]["done_at"].as_str().map(str::to_owned);
+    let done =
+        async || ok(stage, one, "GET", "/v1/users/me", None).await["erasure"]["done_at"].as_str().map(str::to_owned);
     wait_for("the erasure's end", BOUND, done).await.unwrap();
     for of in [chat, group] {
         let log = ok(stage, two, "GET", &format!("/v1/chats/{of}/messages"), None).await;

@@ -95,9 +95,7 @@ impl Interest {
     pub(super) fn told(&mut self, presence: &Presence) -> bool {
         let Some(watched) = self.users.get_mut(&UserId(presence.user_id)) else { return false };
         let status = presence.status();
-        if status == PresenceStatus::Unspecified
-            || watched.heard.is_some_and(|heard| heard.status() == status)
-        {
+        if status == PresenceStatus::Unspecified || watched.heard.is_some_and(|heard| heard.status() == status) {
             return false;
         }
         watched.heard = Some(*presence);
@@ -121,11 +119,8 @@ impl Interest {
             watched.state = None;
             watched.tell();
         }
-        let away = server::presence(&Presence {
-            user_id: user.0,
-            status: PresenceStatus::Offline.into(),
-            last_seen_ms: 0,
-        });
+        let away =
+            server::presence(&Presence { user_id: user.0, status: PresenceStatus::Offline.into(), last_seen_ms: 0 });
         let barred: Vec<Arc<Mailbox>> =
             watched.by.values().filter(|mailbox| barred.contains(&mailbox.user)).cloned().collect();
         for mailbox in &barred {

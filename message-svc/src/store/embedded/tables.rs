@@ -18,8 +18,8 @@ use crate::core::sends::Sent;
 use crate::core::user::{UserRecord, blocks_between};
 use crate::store::rows::{ChatOfUserValue, ChatValue, MarksValue, MemberValue, SendValue, UserValue};
 use crate::store::{
-    BUCKET, Certain, ChatOfUser, ChatRecord, Creation, CreationKey, EveryChat, MemberRow, Page, Range, Row, SendKey, StoreError,
-    bucket_of, day_of, send_days,
+    BUCKET, Certain, ChatOfUser, ChatRecord, Creation, CreationKey, EveryChat, MemberRow, Page, Range, Row, SendKey,
+    StoreError, bucket_of, day_of, send_days,
 };
 
 /// Tables in memory before they are written out, bytes per keyspace: the two that every message goes to, and the others.
