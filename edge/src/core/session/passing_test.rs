@@ -34,7 +34,7 @@ fn told(session: &mut Session) -> Vec<String> {
 fn a_receipt_never_goes_back() {
     let claims = Claims { user: UserId(1), device: "d".into(), expires_at: 1 << 40 };
     let limits = Limits { content_bytes: 1, frame_bytes: 1, watch_max: 1, chats_max: 1 };
-    let bounds = Bounds { in_flight_max: 10, watch_max: 10, ping_ms: 30_000, silence_ms: 45_000, limits };
+    let bounds = Bounds { in_flight_max: 10, watch_max: 10, ping_ms: 30_000, silence_ms: 10 * TIDY_MS, limits };
     let at = |mono_ms| Now { wall_ms: 0, mono_ms };
     let mut session = Session::new(at(0), Mode::Json, &claims, Uuid::nil(), bounds);
     session.item(at(0), Item::Tracked);
