@@ -637,14 +637,16 @@ impl<S: Store> Service<S> {
             true => self.reader.store.creation(create.key.clone()).await?,
             false => None,
         };
-        let (chat, existed) = match known {
+        let outcome = match known {
             Some(made) if made.body_hash != create.body_hash() => return Err(ChatError::Conflict.into()),
-            Some(made) => (made.chat, true),
-            None => match self.reader.owner.create(create).await {
-                Outcome::Created { chat, existed } => (chat, existed),
-                Outcome::ChatRefused(error) => return Err(error.into()),
-                _ => return Err(ChatError::Unavailable.into()),
-            },
+            // It may be on the disk, and its owner not know it yet.
+            Some(made) => self.reader.owner.call(made.chat, Command::Create(Box::new(create))).await,
+            None => self.reader.owner.create(create).await,
+        };
+        let (chat, existed) = match outcome {
+            Outcome::Created { chat, existed } => (chat, existed),
+            Outcome::ChatRefused(error) => return Err(error.into()),
+            _ => return Err(ChatError::Unavailable.into()),
         };
         if let CreationKey::Direct(one, other) = key
             && !existed

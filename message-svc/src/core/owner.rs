@@ -13,6 +13,8 @@
 
 mod changing;
 mod creating;
+#[cfg(test)]
+mod creating_test;
 mod durable;
 mod expiring;
 #[cfg(test)]

@@ -43,6 +43,17 @@ pub(crate) fn device(replica: &Replica, log: &Log, ledger: &Ledger) -> Vec<Findi
     findings
 }
 
+/// What the witness has of deleted chats: that they are, and nothing else.
+pub(crate) fn gone(replica: &Replica, gone: &BTreeMap<u64, u64>) -> Vec<Finding> {
+    let wrong = gone.iter().filter_map(|(chat, seq)| {
+        let known = replica.chats.get(chat).filter(|known| known.position > 0)?;
+        let is_gone = known.standing == Standing::Gone && known.events.keys().eq([seq]);
+        let found = || format!("{:?}, {:?}", known.standing, known.events);
+        (!is_gone).then(|| Finding::new(Kind::Group, *chat, &replica.id, format!("deleted with seq {seq}"), found()))
+    });
+    wrong.collect()
+}
+
 type Wrong = (Kind, String, String);
 
 /// Each event that the user may see, and no other.

@@ -34,8 +34,8 @@ use world::World;
 /// Operations of a round, and how many rounds there are.
 type Plan = (u64, u64);
 
-const IN_ONE_PROCESS: Plan = (1_850, 4);
-const AS_A_CLUSTER: Plan = (1_300, 2);
+const IN_ONE_PROCESS: Plan = (2_450, 3);
+const AS_A_CLUSTER: Plan = (1_325, 2);
 
 /// Of the controls, until the bug has struck.
 const CONTROL: Plan = (400, 10);

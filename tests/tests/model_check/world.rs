@@ -10,7 +10,7 @@ use confab_tests::harness::Stage;
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 
 use crate::device::Device;
-use crate::event::{Change, Event};
+use crate::event::Change;
 use crate::fault::Bug;
 use crate::field::Field;
 use crate::finding::{Finding, Kind};
@@ -75,7 +75,7 @@ impl World {
     }
 
     async fn rest(&mut self) -> anyhow::Result<()> {
-        let logs = self.logs().await?;
+        let (logs, gone) = self.logs().await?;
         let until = Instant::now() + REST;
         let field = Arc::clone(&self.field);
         let ends = |device: &Device| -> BTreeMap<u64, u64> {
@@ -86,7 +86,9 @@ impl World {
                 let is_due = seen.standing == Standing::In || device.replica.position(*chat) > 0;
                 is_due.then_some((*chat, seen.upto))
             };
-            logs.iter().filter_map(seen).collect()
+            let is_due = |chat: u64| user == field.witness() && device.replica.position(chat) > 0;
+            let gone = gone.iter().map(|(chat, seq)| (*chat, *seq)).filter(|(chat, _)| is_due(*chat));
+            logs.iter().filter_map(seen).chain(gone).collect()
         };
         self.each(async |device| {
             let ends = ends(device);
@@ -106,6 +108,9 @@ impl World {
                 self.findings.extend(judge::device(&device.replica, log, &self.ledger));
             }
         }
+        for device in self.devices.iter().filter(|device| device.id().user == field.witness()) {
+            self.findings.extend(judge::gone(&device.replica, &gone));
+        }
         let truth = self.agree_on_receipts(&logs).await?;
         self.findings.extend(lists(&field, &logs, &truth).await?);
         self.findings.extend(pages(&field, &logs, &self.ledger).await?);
@@ -113,17 +118,22 @@ impl World {
         self.ask_for_receipts(&logs, &truth).await
     }
 
-    /// By somebody who was there from the beginning.
-    async fn logs(&self) -> anyhow::Result<Logs> {
+    /// By somebody who was there from the beginning; and of deleted chats the seq of that, which is all that is left.
+    async fn logs(&self) -> anyhow::Result<(Logs, BTreeMap<u64, u64>)> {
         let field = &self.field;
         let logs = stream::iter(field.made()).map(async |(chat, made)| {
             let reader = if made.is_direct { made.by } else { field.witness() };
-            let events = server::log(field, reader, chat).await?;
-            let is_deleted = events.first().and_then(Event::change) == Some(&Change::Deleted);
-            anyhow::Ok((!is_deleted).then(|| (chat, Log::new(chat, made, events))))
+            anyhow::Ok((chat, made, server::log(field, reader, chat).await?))
         });
-        let logs: Vec<Option<(u64, Log)>> = logs.buffer_unordered(AT_ONCE).try_collect().await?;
-        Ok(logs.into_iter().flatten().collect())
+        let read: Vec<_> = logs.buffer_unordered(AT_ONCE).try_collect().await?;
+        let (mut logs, mut gone) = (Logs::new(), BTreeMap::new());
+        for (chat, made, events) in read {
+            match &events[..] {
+                [only] if only.change() == Some(&Change::Deleted) => drop(gone.insert(chat, only.seq)),
+                _ => drop(logs.insert(chat, Log::new(chat, made, events))),
+            }
+        }
+        Ok((logs, gone))
     }
 
     async fn truth(&self) -> anyhow::Result<Truth> {

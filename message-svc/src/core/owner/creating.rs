@@ -30,13 +30,7 @@ impl Owner {
             if made.body_hash != body_hash {
                 return fx.replies.push((origin, Outcome::ChatRefused(ChatError::Conflict)));
             }
-            let answer = Outcome::Created { chat, existed: true };
-            match self.hot(chat).and_then(|chat| chat.pending.front_mut()).filter(|first| first.seq == Seq(1)) {
-                // Not before it is durable.
-                Some(created) => created.answers.push((origin, Answer::Now(answer))),
-                None => fx.replies.push((origin, answer)),
-            }
-            return;
+            return self.exists(chat, origin, fx);
         }
         // Someone may have asked for a chat before it is there: its load is under way, and will say that there is none.
         while self.slots.contains_key(&ChatId(self.next_chat)) {
@@ -55,6 +49,15 @@ impl Owner {
         self.slots.insert(id, Slot::Hot { chat: Box::new(chat), waiting: VecDeque::new() });
         let answer = Answer::Now(Outcome::Created { chat: id, existed: false });
         self.append(now, id, &event, (origin, answer), fx);
+    }
+
+    /// Answers that a chat is there; not before its first event is durable, for nobody sees it before.
+    pub(super) fn exists(&mut self, id: ChatId, origin: Origin, fx: &mut Effects) {
+        let answer = Outcome::Created { chat: id, existed: true };
+        match self.hot(id).and_then(|chat| chat.pending.front_mut()).filter(|first| first.seq == Seq(1)) {
+            Some(created) => created.answers.push((origin, Answer::Now(answer))),
+            None => fx.replies.push((origin, answer)),
+        }
     }
 }
 

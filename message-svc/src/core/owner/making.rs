@@ -180,7 +180,7 @@ impl Owner {
     pub(super) fn ensure(&mut self, now: Now, id: ChatId, origin: Origin, create: Create, fx: &mut Effects) {
         let Some(chat) = self.hot(id) else { return };
         if chat.last > Seq::ZERO {
-            return fx.replies.push((origin, Outcome::Created { chat: id, existed: true }));
+            return self.exists(id, origin, fx);
         }
         let everyone: Vec<MemberRow> = chat.rows().collect();
         let (place, epoch) = (chat.take_place(now.wall_ms, false), chat.certain.epoch);

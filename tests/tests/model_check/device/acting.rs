@@ -188,6 +188,7 @@ impl Device {
         Ok(name)
     }
 
+    /// Takes what comes within a second.
     pub(super) async fn wait_for_more(&mut self) -> anyhow::Result<usize> {
         self.hear(Duration::from_secs(1)).await
     }
