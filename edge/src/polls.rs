@@ -84,6 +84,8 @@ enum Request {
     },
     /// The session was elsewhere meanwhile: what is here is of no use.
     Leave,
+    /// Its client has ended it.
+    End,
 }
 
 /// Where a task begins.
@@ -206,7 +208,13 @@ pub(crate) async fn look(shared: &Shared, claims: &Claims, id: Uuid) -> Result<(
 
 /// Ends one, wherever it is.
 pub(crate) async fn end(shared: &Shared, claims: &Claims, id: Uuid) -> Result<(), Refusal> {
+    let here = shared.polls.find(id, claims)?;
     shared.polls.keeper.look(id, claims).await?;
+    if let Some(requests) = here {
+        // Who asks next is not to find it here still, which would keep it.
+        shared.polls.remove(id, &requests.downgrade());
+        let _ended = requests.try_send(Request::End);
+    }
     // The edge that has it hears of that.
     shared.polls.keeper.end(id, claims.user).await;
     Ok(())

@@ -119,8 +119,9 @@ impl<S: Store> Users<S> {
         if others.is_empty() {
             return Ok(others);
         }
-        let own = self.of(user).await?.blocks;
-        let records = self.reader.store.users(others.clone()).await?;
+        let all = others.iter().copied().chain([user]).collect();
+        let mut records = self.reader.store.users(all).await?;
+        let own = records.pop().unwrap_or_default().blocks;
         let apart = |other: &UserId, record: &UserRecord| own.contains(other) || record.blocks.contains(&user);
         let each = others.into_iter().zip(&records);
         Ok(each.filter(|(other, record)| !apart(other, record)).map(|(other, _)| other).collect())

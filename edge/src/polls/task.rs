@@ -244,6 +244,7 @@ impl Poll {
                 kept
             }
             Request::Leave => Err(End::Stale),
+            Request::End => Err(End::Over),
         }
     }
 

@@ -22,7 +22,7 @@ pub(crate) enum Bug {
 #[derive(Debug)]
 pub(crate) struct Interposer {
     bug: Option<Bug>,
-    /// Whom it has struck; once is enough.
+    /// Whom it has struck; once is enough, but for edits.
     struck: Option<Id>,
     /// By device and chat, the last message that was given.
     last: BTreeMap<(Id, u64), Value>,
@@ -44,7 +44,9 @@ impl Interposer {
 
     /// What a device takes in the place of a frame.
     pub(crate) fn pass(&mut self, id: &Id, mut frame: Value) -> Vec<Value> {
-        let Some(bug) = self.bug.filter(|_| self.struck.is_none()) else { return vec![frame] };
+        // One edit alone may be overwritten, by another or by a deletion: all of a device's are silenced.
+        let goes_on = |bug: &Bug| *bug == Bug::SilencedEdit && self.struck.as_ref() == Some(id);
+        let Some(bug) = self.bug.filter(|bug| self.struck.is_none() || goes_on(bug)) else { return vec![frame] };
         let kind = frame["type"].as_str().unwrap_or_default();
         match bug {
             Bug::DroppedEdit if kind == "edited" => self.strike(id, Vec::new()),

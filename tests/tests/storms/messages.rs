@@ -34,7 +34,7 @@ const MISSED: u64 = 10;
 /// each costs the store is the same.
 const AT_ONCE: usize = 500;
 /// Read by message-svc for itself.
-const LEDGER: [&str; 3] = ["instance_leases", "shard_map", "chat_id_blocks"];
+const LEDGER: [&str; 4] = ["instance_leases", "shard_map", "chat_id_blocks", "erasures"];
 
 fn members(group: u64) -> std::ops::RangeInclusive<u64> {
     group * MEMBERS + 1..=(group + 1) * MEMBERS

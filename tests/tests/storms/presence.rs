@@ -11,8 +11,8 @@ use crate::crowd::{Crowd, Seen};
 /// Watched by all others.
 const STAR: u64 = 1;
 const WATCHERS: u64 = 5_000;
-/// Who watch at the same moment: whether they may, message-svc is asked for each, by no more than 1,024 calls at once.
-const ASKING: usize = 500;
+/// Who watch at the same moment: whether they may, message-svc is asked for each, and it takes as many calls at once as it can answer soon.
+const ASKING: usize = 200;
 /// In a group, beside the one who is watched.
 const OTHERS: usize = 999;
 
