@@ -44,8 +44,9 @@ impl Interposer {
 
     /// What a device takes in the place of a frame.
     pub(crate) fn pass(&mut self, id: &Id, mut frame: Value) -> Vec<Value> {
-        // One edit alone may be overwritten, by another or by a deletion: all of a device's are silenced.
-        let goes_on = |bug: &Bug| *bug == Bug::SilencedEdit && self.struck.as_ref() == Some(id);
+        // One edit alone may be overwritten, or come again to who connects anew: all of a device's are meant.
+        let of_edits = |bug: &Bug| matches!(bug, Bug::DroppedEdit | Bug::SilencedEdit);
+        let goes_on = |bug: &Bug| of_edits(bug) && self.struck.as_ref() == Some(id);
         let Some(bug) = self.bug.filter(|bug| self.struck.is_none() || goes_on(bug)) else { return vec![frame] };
         let kind = frame["type"].as_str().unwrap_or_default();
         match bug {
