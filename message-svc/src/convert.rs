@@ -231,6 +231,11 @@ pub(crate) fn receipts_wire(page: ReceiptPage) -> pb::ListReceiptsResponse {
     pb::ListReceiptsResponse { receipts: page.receipts.into_iter().map(wire).collect(), next }
 }
 
+/// A message id for what comes without one.
+pub(crate) fn fresh_id() -> MessageId {
+    MessageId(*Uuid::now_v7().as_bytes())
+}
+
 pub(crate) fn chat_id(value: u64) -> Result<ChatId, Invalid> {
     ChatId::checked(value).ok_or_else(|| Invalid::new("chat_id", "is a number from 1 to 2^53 - 1"))
 }

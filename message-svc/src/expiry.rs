@@ -8,14 +8,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use confab_ids::{ChatId, Seq, Shard};
 use confab_mesh::Drain;
-use confab_proto::message::v1::{Content, Edit, Event, ExpireChatRequest, event};
+use confab_proto::message::v1::{Event, ExpireChatRequest};
 use prost::Message as _;
 use tonic::{Response, Status};
 
+use crate::core::body::without_words;
 use crate::core::{Command, Expire, Outcome};
 use crate::error::ChatError;
-use crate::hop::{Viewer, passed_on};
+use crate::hop::passed_on;
 use crate::others::Client;
+use crate::owner::now_ms;
 use crate::reads::Reader;
 use crate::store::{EveryChat, Range, Store, StoreError};
 
@@ -104,12 +106,7 @@ async fn expire<S: Store>(reader: &Reader<S>, chat: ChatId, before_ms: i64) -> R
 
 /// At the chat's owner; `true`: nothing is left to do.
 pub(crate) async fn expire_part<S: Store>(reader: &Reader<S>, chat: ChatId, before_ms: i64) -> Result<bool, Status> {
-    let view = match reader.owners.view_here(chat, &Viewer::of(confab_ids::UserId(0), "")).await {
-        Ok(view) => view,
-        // It was never made, or is gone.
-        Err(ChatError::NotMember) => return Ok(true),
-        Err(error) => return Err(error.into()),
-    };
+    let Some(view) = reader.owners.whole_view_here(chat).await? else { return Ok(true) };
     let events = reader.after(&view, view.expired_upto, PART).await?;
     let mut upto = view.expired_upto;
     let mut rows = Vec::new();
@@ -119,7 +116,7 @@ pub(crate) async fn expire_part<S: Store>(reader: &Reader<S>, chat: ChatId, befo
             break;
         }
         upto = Seq(event.seq);
-        rows.extend(without_words(event).map(|row| (upto, Bytes::from(row.encode_to_vec()))));
+        rows.extend(without_words(&event).map(|row| (upto, Bytes::from(row.encode_to_vec()))));
     }
     if upto == view.expired_upto {
         return Ok(true);
@@ -128,45 +125,5 @@ pub(crate) async fn expire_part<S: Store>(reader: &Reader<S>, chat: ChatId, befo
         Outcome::Expired { upto } => Ok(upto >= view.head),
         Outcome::ChatRefused(error) => Err(error.into()),
         _ => Err(ChatError::Unavailable.into()),
-    }
-}
-
-/// An event as it is without what it said; `None`: it says nothing.
-fn without_words(event: Event) -> Option<Event> {
-    let sent_hash = crate::core::body::sent_hash(&event).unwrap_or_default();
-    let body = match &event.body {
-        Some(event::Body::Content(content)) if !content.deleted => {
-            event::Body::Content(Content { deleted: true, ..Content::default() })
-        }
-        Some(event::Body::Edit(edit)) if !edit.text.is_empty() || !edit.rows.is_empty() => {
-            event::Body::Edit(Edit { target: edit.target, ..Edit::default() })
-        }
-        _ => return None,
-    };
-    Some(Event { sent_hash, body: Some(body), ..event })
-}
-
-fn now_ms() -> i64 {
-    jiff::Timestamp::now().as_millisecond()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn messages_and_edits_lose_their_words_and_keep_their_keys() {
-        let content = Content { text: "words".into(), mentions: vec![7], ..Content::default() };
-        let said = Event { seq: 3, sender_id: 1, body: Some(event::Body::Content(content)), ..Event::default() };
-        let hash = crate::core::body::sent_hash(&said);
-        let row = without_words(said).expect("it said something");
-        assert!(matches!(&row.body, Some(event::Body::Content(content)) if content.deleted && content.text.is_empty()));
-        assert_eq!(crate::core::body::sent_hash(&row), hash, "a repeat of it is still known");
-        assert!(without_words(row).is_none());
-        let edit = Edit { target: 3, text: "other words".into(), rows: vec![Bytes::from_static(b"words")] };
-        let edited = Event { seq: 4, body: Some(event::Body::Edit(edit)), ..Event::default() };
-        let row = without_words(edited).expect("it said something");
-        assert!(!row.encode_to_vec().windows(5).any(|part| part == b"words"));
-        assert!(without_words(Event::default()).is_none());
     }
 }

@@ -119,6 +119,7 @@ impl Owners {
         addrs.sort_unstable();
         addrs.dedup();
         let at = addrs.iter().position(|addr| *addr == among.addr);
+        // Who isn't on the map has none.
         at.map_or(Part { at: 1, of: 1 }, |at| Part { at: at as u64, of: addrs.len() as u64 })
     }
 
@@ -128,7 +129,7 @@ impl Owners {
 
     /// Chats as one of their members sees them.
     pub(crate) async fn views(&self, chats: &[ChatId], viewer: &Viewer<'_>) -> Vec<Result<ChatView, ChatError>> {
-        let mut tries = self.tries_of(self.0.among.is_none());
+        let mut tries = self.fresh_tries();
         let mut views: Vec<Result<ChatView, ChatError>> = vec![Err(ChatError::NotOwner); chats.len()];
         loop {
             let open: Vec<usize> = (0..chats.len()).filter(|at| may_pass(&views[*at])).collect();
@@ -144,6 +145,15 @@ impl Owners {
     /// The same, of the chats that this instance owns.
     pub(crate) async fn views_here(&self, chats: &[ChatId], viewer: &Viewer<'_>) -> Vec<Result<ChatView, ChatError>> {
         join_all(chats.iter().map(|chat| self.view_here(*chat, viewer))).await
+    }
+
+    /// A chat of this instance's, all of it; `None`: it was never made, or is gone.
+    pub(crate) async fn whole_view_here(&self, chat: ChatId) -> Result<Option<ChatView>, ChatError> {
+        match self.view_here(chat, &Viewer::of(UserId(0), "")).await {
+            Ok(view) => Ok(Some(view)),
+            Err(ChatError::NotMember) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     pub(crate) async fn view_here(&self, chat: ChatId, viewer: &Viewer<'_>) -> Result<ChatView, ChatError> {

@@ -134,6 +134,11 @@ impl OwnerHandle {
     }
 }
 
+/// Unix time, milliseconds.
+pub(crate) fn now_ms() -> i64 {
+    clock::now().wall_ms
+}
+
 /// What the store has done.
 enum Done {
     Committed(u64, Result<(), StoreError>),

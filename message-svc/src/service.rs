@@ -16,9 +16,8 @@ use futures_util::{Stream, StreamExt, stream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::{ReceiverStream, WatchStream};
 use tonic::{Request, Response, Status, Streaming};
-use uuid::Uuid;
 
-use crate::convert::{self, Asked, GroupRequest};
+use crate::convert::{self, Asked, GroupRequest, fresh_id};
 use crate::core::user::Block;
 use crate::core::{ChatView, Command, Create, Mark, Outcome, Receipts, What};
 use crate::error::{ChatError, Invalid, MarkError, SendError};
@@ -703,12 +702,12 @@ impl<S: Store> Service<S> {
         O: Future<Output = Result<Response<T>, Status>>,
     {
         let (chat, change) = convert::change(request, fresh_id())?;
-        if let What::Add(users) = &change.what
-            && self.users.unblocked(change.by, users.clone()).await?.len() < users.len()
-        {
-            return Err(ChatError::BlockedMember.into());
-        }
         let here = || async {
+            if let What::Add(users) = &change.what
+                && self.users.unblocked(change.by, users.clone()).await?.len() < users.len()
+            {
+                return Err(ChatError::BlockedMember.into());
+            }
             match self.reader.owner.call(chat, Command::Change(change.clone())).await {
                 Outcome::Changed { users, members } => {
                     let users = users.iter().map(|user| user.0).collect();
@@ -731,11 +730,6 @@ fn bound_newest(views: &mut [Result<ChatView, ChatError>]) {
             view.newest = None;
         }
     }
-}
-
-/// A message id for what comes without one.
-fn fresh_id() -> MessageId {
-    MessageId(*Uuid::now_v7().as_bytes())
 }
 
 fn limit(asked: u32, max: u32) -> Result<usize, Invalid> {

@@ -21,6 +21,7 @@ use crate::core::{Command, Outcome};
 use crate::error::{ChatError, Invalid};
 use crate::hop::{Tries, passed_on};
 use crate::others::Client;
+use crate::owner::now_ms;
 use crate::reads::Reader;
 use crate::store::{CreationKey, Store, StoreError};
 
@@ -51,13 +52,13 @@ impl<S: Store> Users<S> {
     pub(crate) async fn update(&self, request: pb::UpdateSettingsRequest) -> Result<pb::Settings, Status> {
         let user = convert::user_id("user_id", request.user_id)?;
         let update = update(request)?;
-        let before = self.of(user).await?;
         let record = change(&self.reader.store, user, |record| {
             record.update(&update);
             Ok(())
         });
         let record = record.await?;
-        if before.hides_last_seen != record.hides_last_seen {
+        // Also where it was so: who asks again, because it could not be told, has it told.
+        if update.last_seen.is_some() {
             self.notice(&[user]).await?;
         }
         Ok(settings(&record))
@@ -255,8 +256,4 @@ fn quiet_hours(quiet: pb::QuietHours) -> Result<QuietHours, Invalid> {
         return Err(Invalid::new("quiet_hours.time_zone", "is a name like Europe/Berlin"));
     }
     Ok(QuietHours { from_minute, to_minute, time_zone: quiet.time_zone })
-}
-
-fn now_ms() -> i64 {
-    jiff::Timestamp::now().as_millisecond()
 }

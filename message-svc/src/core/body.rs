@@ -67,30 +67,50 @@ pub(crate) fn as_left(stored: &Bytes, left: Seq) -> Bytes {
         return stored.clone();
     }
     let body = match &event.body {
-        Some(Body::Content(_)) => Body::Content(Content { deleted: true, ..Content::default() }),
+        Some(Body::Content(_)) => Body::Content(deleted()),
         _ => return stored.clone(),
     };
     Event { body: Some(body), ..event }.encode_to_vec().into()
+}
+
+/// An event as it is without what it said; `None`: it says nothing.
+pub(crate) fn without_words(event: &Event) -> Option<Event> {
+    let body = match &event.body {
+        Some(Body::Content(content)) if !content.deleted => Body::Content(deleted()),
+        Some(Body::Edit(edit)) if !edit.text.is_empty() || !edit.rows.is_empty() => silenced(edit),
+        _ => return None,
+    };
+    Some(with_body(event, body))
+}
+
+/// What is left of a message's content.
+fn deleted() -> Content {
+    Content { deleted: true, ..Content::default() }
+}
+
+/// What is left of an edit.
+fn silenced(edit: &Edit) -> Body {
+    Body::Edit(Edit { target: edit.target, ..Edit::default() })
+}
+
+/// An event that says something else now: what its sender sent is still known by its hash.
+fn with_body(event: &Event, body: Body) -> Event {
+    Event { sent_hash: sent_hash(event).unwrap_or_default(), body: Some(body), ..event.clone() }
 }
 
 /// What becomes of a message and of its edit before by a change of it, `at` a seq: their rows.
 pub(crate) fn rows_after(message: &Event, edit_before: Option<&Event>, body: &Body, at: Seq) -> Vec<Event> {
     let after = match (body, &message.body) {
         (Body::Edit(edit), Some(Body::Content(content))) => Content { text: edit.text.clone(), ..content.clone() },
-        (Body::Deletion(_), _) => Content { deleted: true, ..Content::default() },
+        (Body::Deletion(_), _) => deleted(),
         _ => return Vec::new(),
     };
-    let changed = |event: &Event, body| Event {
-        sent_hash: sent_hash(event).unwrap_or_default(),
-        body: Some(body),
-        changed_seq: at.0,
-        ..event.clone()
-    };
+    let changed = |event: &Event, body| Event { changed_seq: at.0, ..with_body(event, body) };
     let mut rows = vec![changed(message, Body::Content(after))];
     if let Some(before) = edit_before
         && let Some(Body::Edit(edit)) = &before.body
     {
-        rows.push(changed(before, Body::Edit(Edit { target: edit.target, ..Edit::default() })));
+        rows.push(changed(before, silenced(edit)));
     }
     rows
 }
@@ -210,5 +230,21 @@ mod tests {
         assert!(is_message(&event(1, said("one"))));
         assert!(!is_message(&rows[0]));
         assert!(!is_message(&event(2, edit(1, "x"))));
+    }
+
+    #[test]
+    fn messages_and_edits_lose_their_words_and_keep_their_keys() {
+        let content = Content { text: "words".into(), mentions: vec![7], ..Content::default() };
+        let said = Event { seq: 3, sender_id: 1, body: Some(Body::Content(content)), ..Event::default() };
+        let hash = sent_hash(&said);
+        let row = without_words(&said).expect("it said something");
+        assert!(matches!(&row.body, Some(Body::Content(content)) if content.deleted && content.text.is_empty()));
+        assert_eq!(sent_hash(&row), hash, "a repeat of it is still known");
+        assert!(without_words(&row).is_none());
+        let edit = Edit { target: 3, text: "other words".into(), rows: vec![Bytes::from_static(b"words")] };
+        let edited = Event { seq: 4, body: Some(Body::Edit(edit)), ..Event::default() };
+        let row = without_words(&edited).expect("it said something");
+        assert!(!row.encode_to_vec().windows(5).any(|part| part == b"words"));
+        assert!(without_words(&Event::default()).is_none());
     }
 }

@@ -81,8 +81,8 @@ impl Recovery {
         Self { record, to_read, tail, rows: Vec::new(), sends: Vec::new(), rewrites: VecDeque::new() }
     }
 
-    /// A chat's row that was read again, with the watermarks and the blocks of the first time (a block since then waits behind this): who owned it before writes none any more, or
-    /// none that are worth another read.
+    /// A chat's row that was read again, with the watermarks and the blocks of the first time: who owned it before writes no marks any
+    /// more, or none that are worth another read, and who has blocked since then waits to tell of it.
     pub(crate) fn with_marks(&self, mut record: ChatRecord) -> ChatRecord {
         let known: HashMap<UserId, &Marks> =
             self.record.members.iter().map(|(member, marks)| (member.user, marks)).collect();

@@ -50,6 +50,13 @@ pub(crate) struct Kept {
     pub replaces: bool,
 }
 
+impl Kept {
+    /// Events that are others now, in the place of what was kept of them.
+    pub(crate) fn in_place(chat: ChatId, epoch: i64, changed: Vec<(Seq, Bytes)>) -> impl Iterator<Item = Self> {
+        changed.into_iter().map(move |(seq, bytes)| Self { chat, epoch, seq, bytes, replaces: true })
+    }
+}
+
 /// What an owner has told of a log.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct AsOf {

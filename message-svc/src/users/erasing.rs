@@ -8,20 +8,21 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use confab_ids::{ChatId, MessageId, Seq, Shard, UserId};
+use confab_ids::{ChatId, Seq, Shard, UserId};
 use confab_mesh::Drain;
 use confab_proto::message::v1::{self as pb, ChatKind, Deletion, Event, Role, event};
 use prost::Message as _;
 use tokio::sync::{Semaphore, mpsc};
 use tonic::Status;
-use uuid::Uuid;
 
-use super::{change, now_ms};
+use super::change;
+use crate::convert::fresh_id;
 use crate::core::user::{Erasure, UserRecord};
 use crate::core::{Change, ChatView, Command, Outcome, Send, What};
 use crate::error::{ChatError, SendError};
-use crate::hop::{Viewer, passed_on};
+use crate::hop::passed_on;
 use crate::others::Client;
+use crate::owner::now_ms;
 use crate::reads::Reader;
 use crate::store::Store;
 
@@ -178,11 +179,9 @@ pub(super) async fn erase_part<S: Store>(
     user: UserId,
     after: Seq,
 ) -> Result<pb::EraseInChatResponse, Status> {
-    let view = match reader.owners.view_here(chat, &Viewer::of(UserId(0), "")).await {
-        Ok(view) => view,
+    let Some(view) = reader.owners.whole_view_here(chat).await? else {
         // A list of chats may be ahead of the chats.
-        Err(ChatError::NotMember) => return Ok(pb::EraseInChatResponse { seq: after.0, done: true }),
-        Err(error) => return Err(error.into()),
+        return Ok(pb::EraseInChatResponse { seq: after.0, done: true });
     };
     let events = reader.after(&view, after, PART).await?;
     let mut seq = after;
@@ -239,8 +238,4 @@ async fn leave<S: Store>(reader: &Reader<S>, view: &ChatView, user: UserId) -> R
         change(What::Role(heir.user, Role::Admin)).await?;
     }
     Ok(change(What::Remove(vec![user])).await?)
-}
-
-fn fresh_id() -> MessageId {
-    MessageId(*Uuid::now_v7().as_bytes())
 }

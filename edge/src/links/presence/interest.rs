@@ -11,8 +11,8 @@ use crate::mailbox::{Mailbox, Subject};
 
 #[derive(Default)]
 struct Watched {
-    /// The last state that was told, and its frame.
-    state: Option<(PresenceStatus, Arc<SharedFrame>)>,
+    /// What was told last.
+    told: Option<Arc<SharedFrame>>,
     by: HashMap<u64, Arc<Mailbox>>,
     /// The last state that was heard.
     heard: Option<Presence>,
@@ -49,7 +49,7 @@ impl Interest {
                 fresh.push(user);
             }
             watched.by.insert(mailbox.session, mailbox.clone());
-            if let Some((_, frame)) = &watched.state {
+            if let Some(frame) = &watched.told {
                 mailbox.push_passing(Subject::Presence(user), frame);
             }
         }
@@ -81,8 +81,8 @@ impl Interest {
 
     pub(super) fn tell_again(&self, mailbox: &Mailbox) {
         let watched = self.sessions.get(&mailbox.session).into_iter().flatten();
-        let states = watched.filter_map(|user| Some((*user, self.users.get(user)?.state.clone()?)));
-        states.for_each(|(user, (_, frame))| mailbox.push_passing(Subject::Presence(user), &frame));
+        let states = watched.filter_map(|user| Some((*user, self.users.get(user)?.told.clone()?)));
+        states.for_each(|(user, frame)| mailbox.push_passing(Subject::Presence(user), &frame));
     }
 
     /// Everybody who is watched.
@@ -110,17 +110,18 @@ impl Interest {
         watching.into_iter().collect()
     }
 
-    /// A user is visible, or not, and of those who watch them these may not: they are told that the user is away, and no more. `true`:
-    /// nobody watches the user any more.
-    pub(super) fn looked_up(&mut self, user: UserId, is_visible: Option<bool>, barred: &HashSet<UserId>) -> bool {
-        let Some(watched) = self.users.get_mut(&user) else { return false };
-        if is_visible.is_some() {
-            watched.is_visible = is_visible;
-            watched.state = None;
-            watched.tell();
-        }
-        let away =
-            server::presence(&Presence { user_id: user.0, status: PresenceStatus::Offline.into(), last_seen_ms: 0 });
+    /// Others are told when a user was last there, or not.
+    pub(super) fn is_visible(&mut self, user: UserId, is_visible: bool) {
+        let Some(watched) = self.users.get_mut(&user) else { return };
+        watched.is_visible = Some(is_visible);
+        watched.tell();
+    }
+
+    /// These may not watch a user any more: they are told that the user is away, and no more. Whether nobody watches the user then.
+    pub(super) fn bar(&mut self, user: UserId, barred: &HashSet<UserId>) -> bool {
+        let Some(watched) = self.users.get(&user) else { return false };
+        let away = Presence { user_id: user.0, status: PresenceStatus::Offline.into(), last_seen_ms: 0 };
+        let away = server::presence(&away);
         let barred: Vec<Arc<Mailbox>> =
             watched.by.values().filter(|mailbox| barred.contains(&mailbox.user)).cloned().collect();
         for mailbox in &barred {
@@ -143,7 +144,7 @@ impl Watched {
         if let Some(frame) = server::presence(&presence) {
             let subject = Subject::Presence(UserId(presence.user_id));
             self.by.values().for_each(|mailbox| mailbox.push_passing(subject, &frame));
-            self.state = Some((presence.status(), Arc::new(frame)));
+            self.told = Some(Arc::new(frame));
         }
         false
     }
@@ -166,7 +167,7 @@ mod tests {
         assert_eq!(interest.watch(&one, vec![ann]), [ann]);
         let say = |interest: &mut Interest, status: PresenceStatus, last_seen_ms| {
             if interest.told(&Presence { user_id: 9, status: status.into(), last_seen_ms }) {
-                interest.looked_up(ann, Some(true), &HashSet::new());
+                interest.is_visible(ann, true);
             }
             told(&one)
         };
@@ -198,11 +199,11 @@ mod tests {
         let left = Presence { user_id: 9, status: PresenceStatus::Offline.into(), last_seen_ms: 5 };
         assert!(interest.told(&left), "to be looked up");
         assert_eq!(told(&one), 0);
-        interest.looked_up(ann, Some(false), &HashSet::new());
+        interest.is_visible(ann, false);
         let frame = last(&one);
         assert!(frame.contains("offline") && !frame.contains("last_seen\\\":\\\""), "{frame}");
         assert_eq!(interest.changed(ann), [UserId(1)]);
-        interest.looked_up(ann, Some(true), &HashSet::new());
+        interest.is_visible(ann, true);
         assert!(last(&one).contains("1970"));
     }
 
@@ -215,10 +216,10 @@ mod tests {
         interest.watch(&two, vec![ann]);
         interest.told(&Presence { user_id: 9, status: PresenceStatus::Online.into(), last_seen_ms: 0 });
         assert_eq!((told(&one), told(&two)), (1, 1));
-        assert!(!interest.looked_up(ann, None, &HashSet::from([UserId(1)])));
+        assert!(!interest.bar(ann, &HashSet::from([UserId(1)])));
         assert!(last(&one).contains("offline"));
         interest.told(&Presence { user_id: 9, status: PresenceStatus::Offline.into(), last_seen_ms: 0 });
         assert_eq!((told(&one), told(&two)), (0, 1));
-        assert!(interest.looked_up(ann, None, &HashSet::from([UserId(2)])), "nobody watches");
+        assert!(interest.bar(ann, &HashSet::from([UserId(2)])), "nobody watches");
     }
 }

@@ -166,13 +166,10 @@ impl Task {
 
     fn looked_up(&self, LookedUp { visible, barred }: LookedUp) {
         let mut interest = self.interest.lock();
-        let nobody = HashSet::new();
-        let visible = visible.into_iter().map(|(user, is_visible)| (user, Some(is_visible), &nobody));
-        let barred = barred.iter().map(|(user, barred)| (*user, None, barred));
-        let ended: Vec<UserId> = visible
-            .chain(barred)
-            .filter_map(|(user, is_visible, barred)| interest.looked_up(user, is_visible, barred).then_some(user))
-            .collect();
+        // First who hears no more of it.
+        let ended = barred.iter().filter(|(user, barred)| interest.bar(*user, barred)).map(|(user, _)| *user);
+        let ended: Vec<UserId> = ended.collect();
+        visible.into_iter().for_each(|(user, is_visible)| interest.is_visible(user, is_visible));
         let wishes = ended.into_iter().filter_map(|user| Some((self.views.follow(user.0)?, user, false)));
         let requests = requests(wishes);
         drop(interest);

@@ -122,9 +122,7 @@ impl Owner {
         }
         let is_sole = self.fence.is_sole();
         let Some(chat) = self.hot(id) else { return };
-        let epoch = chat.certain.epoch;
-        let row = |(seq, bytes): &(Seq, Bytes)| Row::Event { chat: id, seq: *seq, epoch, bytes: bytes.clone() };
-        let rows: Vec<Row> = changed.iter().map(row).collect();
+        let rows = chat.changed_rows(&changed);
         chat.barrier = chat.last;
         let Some(event) = chat.pending.back_mut() else { return };
         event.changed = changed;
@@ -138,6 +136,13 @@ impl Owner {
 }
 
 impl Chat {
+    /// Rows of events that are others now.
+    pub(super) fn changed_rows(&self, changed: &[(Seq, Bytes)]) -> Vec<Row> {
+        let (chat, epoch) = (self.id(), self.certain.epoch);
+        let row = |(seq, bytes): &(Seq, Bytes)| Row::Event { chat, seq: *seq, epoch, bytes: bytes.clone() };
+        changed.iter().map(row).collect()
+    }
+
     /// A message and its edit before, or the seq of what has to be read first.
     fn target(&self, seq: Seq) -> Result<Target, Seq> {
         let message = self.event(seq)?;

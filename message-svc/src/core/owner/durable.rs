@@ -154,8 +154,7 @@ impl Owner {
                 self.tails.change(&mut chat.tail, seq, &changed);
                 if !self.fence.is_sole() {
                     fx.recent.push(Kept { chat: id, epoch, seq, bytes: bytes.clone(), replaces: false });
-                    let kept = |(seq, bytes)| Kept { chat: id, epoch, seq, bytes, replaces: true };
-                    fx.recent.extend(changed.into_iter().map(kept));
+                    fx.recent.extend(Kept::in_place(id, epoch, changed));
                 }
             }
             fx.publications.push(self.outbox.publish(id, seq, settled, to, payload));

@@ -4,12 +4,12 @@
 //! Only rows below the head are changed, which no recovery cuts; and a row that is left as it was is found by the next pass, for the
 //! chat's row says so only when they are stored.
 
+use bytes::Bytes;
 use confab_ids::{ChatId, Seq};
 
-use super::Owner;
 use super::durable::Commit;
+use super::{Owner, Slot};
 use crate::core::{Command, Effects, Expire, Now, Origin, Outcome};
-use crate::store::Row;
 use crate::store::recent::Kept;
 
 impl Owner {
@@ -27,30 +27,19 @@ impl Owner {
         }
         // Nothing is appended meanwhile.
         chat.opening = true;
-        let epoch = chat.certain.epoch;
-        let (head, mut rows) = (chat.head, expire.rows);
-        rows.retain(|(seq, _)| *seq <= head);
-        let row = |(seq, bytes): &(Seq, _)| Row::Event { chat: id, seq: *seq, epoch, bytes: Clone::clone(bytes) };
-        let written = rows.iter().map(row).collect();
-        self.write(now, id, written, Commit::Expired(id, upto, rows), fx);
+        let mut changed = expire.rows;
+        changed.retain(|(seq, _)| *seq <= upto);
+        let rows = chat.changed_rows(&changed);
+        self.write(now, id, rows, Commit::Expired(id, upto, changed), fx);
     }
 
     /// The rows are stored: nobody reads what they said before, and the chat's row says so.
-    pub(super) fn expired(
-        &mut self,
-        now: Now,
-        id: ChatId,
-        upto: Seq,
-        rows: Vec<(Seq, bytes::Bytes)>,
-        fx: &mut Effects,
-    ) {
+    pub(super) fn expired(&mut self, now: Now, id: ChatId, upto: Seq, changed: Vec<(Seq, Bytes)>, fx: &mut Effects) {
         let is_sole = self.fence.is_sole();
-        let Some(super::Slot::Hot { chat, .. }) = self.slots.get_mut(&id) else { return };
-        self.tails.change(&mut chat.tail, chat.head, &rows);
+        let Some(Slot::Hot { chat, .. }) = self.slots.get_mut(&id) else { return };
+        self.tails.change(&mut chat.tail, chat.head, &changed);
         if !is_sole {
-            let epoch = chat.certain.epoch;
-            let kept = |(seq, bytes)| Kept { chat: id, epoch, seq, bytes, replaces: true };
-            fx.recent.extend(rows.into_iter().map(kept));
+            fx.recent.extend(Kept::in_place(id, chat.certain.epoch, changed));
         }
         chat.meta.expired_upto = upto;
         let row = chat.row(is_sole);

@@ -228,11 +228,11 @@ statements! {
     all_chats_of = "SELECT chat_id, kind FROM chats_by_user WHERE user_id = ?", page PAGE_ROWS;
     creation = "SELECT chat_id, body_hash FROM creations WHERE key = ?";
 
-    user = "SELECT version, bytes FROM users WHERE user_id = ?";
-    users = "SELECT user_id, version, bytes FROM users WHERE user_id IN ?";
+    user = "SELECT bytes FROM users WHERE user_id = ?";
+    users = "SELECT user_id, bytes FROM users WHERE user_id IN ?";
     user_first = "INSERT INTO users (user_id, version, bytes) VALUES (?, ?, ?) IF NOT EXISTS";
     user_next = "UPDATE users SET version = ?, bytes = ? WHERE user_id = ? IF version = ?";
-    erasures = "SELECT user_id FROM erasures WHERE bucket = ?";
+    erasures = "SELECT user_id FROM erasures WHERE bucket IN ?";
     erasure_begun = "INSERT INTO erasures (bucket, user_id) VALUES (?, ?) IF NOT EXISTS";
     erasure_done = "DELETE FROM erasures WHERE bucket = ? AND user_id = ? IF EXISTS";
 

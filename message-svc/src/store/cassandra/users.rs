@@ -15,13 +15,18 @@ use crate::store::{ChatRecord, StoreError};
 const USERS_AT_ONCE: usize = 50;
 
 /// Partitions that erasures are spread over.
-const ERASURE_BUCKETS: u64 = 16;
+const ERASURE_BUCKETS: i32 = 16;
+
+fn erasure_bucket(user: UserId) -> i32 {
+    // Below 2^53.
+    i32::try_from(big(user.0) % i64::from(ERASURE_BUCKETS)).unwrap_or_default()
+}
 
 impl Cassandra {
     pub(super) async fn user(self, user: UserId) -> Result<UserRecord, StoreError> {
-        let row: Option<(i64, Bytes)> = self.row(&self.statements.user, (big(user.0),)).await?;
-        let Some((version, bytes)) = row else { return Ok(UserRecord::default()) };
-        Ok(UserRecord { version: version.cast_unsigned(), ..UserValue::decode(bytes)?.record() })
+        let row: Option<(Bytes,)> = self.row(&self.statements.user, (big(user.0),)).await?;
+        let Some((bytes,)) = row else { return Ok(UserRecord::default()) };
+        Ok(UserValue::decode(bytes)?.record())
     }
 
     /// In their order.
@@ -31,23 +36,21 @@ impl Cassandra {
         }
         let some: Vec<Vec<i64>> =
             users.chunks(USERS_AT_ONCE).map(|users| users.iter().map(|user| big(user.0)).collect()).collect();
-        let rows = self.for_each(some, async |store, users| {
-            store.rows::<(i64, i64, Bytes)>(&store.statements.users, (users,)).await
-        });
+        let rows = self
+            .for_each(some, async |store, users| store.rows::<(i64, Bytes)>(&store.statements.users, (users,)).await);
         let mut found = HashMap::new();
-        for (user, version, bytes) in rows.await?.into_iter().flatten() {
-            let record = UserRecord { version: version.cast_unsigned(), ..UserValue::decode(bytes)?.record() };
-            found.insert(UserId(user.cast_unsigned()), record);
+        for (user, bytes) in rows.await?.into_iter().flatten() {
+            found.insert(UserId(user.cast_unsigned()), UserValue::decode(bytes)?.record());
         }
         Ok(users.iter().map(|user| found.get(user).cloned().unwrap_or_default()).collect())
     }
 
     pub(super) async fn swap_one(&self, user: UserId, record: UserRecord) -> Result<bool, StoreError> {
-        let bucket = i32::try_from(user.0 % ERASURE_BUCKETS).unwrap_or_default();
+        let erasure = (erasure_bucket(user), big(user.0));
         let is_erasing = record.erasure.is_some_and(|erasure| erasure.done_at_ms == 0);
         if is_erasing {
             // Before it: what is listed in vain does no harm.
-            self.swap(&self.statements.erasure_begun, (bucket, big(user.0))).await?;
+            self.swap(&self.statements.erasure_begun, erasure).await?;
         }
         let (id, version, bytes) = (big(user.0), big(record.version), UserValue::of(&record).encode_to_vec());
         let answer = match record.version {
@@ -55,18 +58,15 @@ impl Cassandra {
             _ => self.swap(&self.statements.user_next, (version, bytes, id, version - 1)).await?,
         };
         if answer.applied && record.erasure.is_some() && !is_erasing {
-            self.swap(&self.statements.erasure_done, (bucket, big(user.0))).await?;
+            self.swap(&self.statements.erasure_done, erasure).await?;
         }
         Ok(answer.applied)
     }
 
     pub(super) async fn erasures(&self) -> Result<Vec<UserId>, StoreError> {
-        let buckets: Vec<u64> = (0..ERASURE_BUCKETS).collect();
-        let rows = self.for_each(buckets, async |store, bucket| {
-            let bucket = i32::try_from(bucket).unwrap_or_default();
-            store.rows::<(i64,)>(&store.statements.erasures, (bucket,)).await
-        });
-        Ok(rows.await?.into_iter().flatten().map(|(user,)| UserId(user.cast_unsigned())).collect())
+        let buckets: Vec<i32> = (0..ERASURE_BUCKETS).collect();
+        let rows = self.rows::<(i64,)>(&self.statements.erasures, (buckets,)).await?;
+        Ok(rows.into_iter().map(|(user,)| UserId(user.cast_unsigned())).collect())
     }
 
     /// What the two of a direct chat say of each other.
