@@ -430,7 +430,8 @@ impl Ownership {
         if self.swapping.is_some() || !self.my_turn(now) {
             return;
         }
-        let movable = self.observed.movable(now);
+        let mut movable = self.observed.movable(now);
+        movable.retain(|row| self.map.addrs.contains_key(&row.incarnation));
         if movable.is_empty() && !self.observed.has_absent() && self.map.version > 0 {
             return;
         }

@@ -176,8 +176,7 @@ impl Observed {
             };
             self.rows.insert(row.incarnation, (row, since));
         }
-        let owners = known.tenures.iter().map(|tenure| tenure.owner);
-        self.absent = owners.filter(|owner| !self.rows.contains_key(owner)).collect();
+        self.absent = known.owners().filter(|owner| !self.rows.contains_key(owner)).collect();
     }
 
     pub(crate) fn is_absent(&self, owner: Incarnation) -> bool {

@@ -20,7 +20,7 @@ pub(crate) struct Tenure {
 pub(crate) struct ShardMap {
     /// 0: there is none yet.
     pub version: u64,
-    /// Where the owners are called.
+    /// Where the owners are called: all of those that have a shard, and nobody else.
     pub addrs: BTreeMap<Incarnation, Arc<str>>,
     /// By shard; empty in version 0.
     pub tenures: Vec<Tenure>,
@@ -41,6 +41,10 @@ impl ShardMap {
 
     pub(crate) fn owner(&self, shard: Shard) -> Option<Incarnation> {
         self.tenure(shard).map(|tenure| tenure.owner)
+    }
+
+    pub(crate) fn owners(&self) -> impl Iterator<Item = Incarnation> {
+        self.addrs.keys().copied()
     }
 
     pub(crate) fn shards_of(&self, owner: Incarnation) -> impl Iterator<Item = Shard> {

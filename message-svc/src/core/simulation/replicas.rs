@@ -1,6 +1,7 @@
 //! Three replicas as Cassandra keeps them: of two writes to a row the one with the newer timestamp stays, whenever it comes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{Hash as _, Hasher};
 
 use bytes::Bytes;
 use confab_ids::{ChatId, Seq, UserId};
@@ -85,6 +86,19 @@ impl Mutation {
 pub(super) struct Replica(BTreeMap<Partition, BTreeMap<Key, (i64, Cell)>>);
 
 impl Replica {
+    /// What is stored, where, and since which write.
+    pub(super) fn digest(&self, hasher: &mut impl Hasher) {
+        for (partition, rows) in &self.0 {
+            partition.hash(hasher);
+            for (stamp, cell) in rows.values() {
+                hasher.write_i64(*stamp);
+                if let Cell::Event { bytes, .. } = cell {
+                    hasher.write(bytes);
+                }
+            }
+        }
+    }
+
     pub(super) fn apply(&mut self, mutation: &Mutation) {
         let rows = self.0.entry(mutation.partition).or_default();
         for (key, cell) in &mutation.cells {

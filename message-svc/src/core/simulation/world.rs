@@ -6,6 +6,7 @@ mod store;
 mod trace;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::hash::Hasher as _;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -13,7 +14,7 @@ use confab_ids::{ChatId, Seq, UserId};
 use confab_proto::fanout::v1::{Publication, publication};
 use confab_proto::message::v1::{ChatKind, Event, Membership, MembershipKind, Role, event};
 use prost::Message as _;
-use xxhash_rust::xxh3::xxh3_64;
+use xxhash_rust::xxh3::Xxh3;
 
 use super::chance::Chance;
 use super::judge::Judge;
@@ -168,8 +169,10 @@ impl World {
     }
 
     fn fingerprint(&mut self) -> u64 {
-        let drawn = self.chance.below(u64::MAX);
-        xxh3_64(format!("{} {} {drawn} {:?}", self.now_ms, self.happened, self.replicas).as_bytes())
+        let mut hasher = Xxh3::new();
+        [self.now_ms, self.happened, self.chance.below(u64::MAX)].iter().for_each(|number| hasher.write_u64(*number));
+        self.replicas.iter().for_each(|replica| replica.digest(&mut hasher));
+        hasher.finish()
     }
 
     fn judge_chat(&mut self, chat: ChatId) {
