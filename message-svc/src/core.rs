@@ -140,7 +140,7 @@ pub(crate) struct Receipts {
     pub limit: usize,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct ReceiptPage {
     /// Of who sees the message, without who asked.
     pub receipts: Vec<MemberReceipt>,
@@ -171,6 +171,8 @@ pub(crate) struct Expire {
     pub rows: Vec<(Seq, Bytes)>,
     /// Up to here no other is so old and says something.
     pub upto: Seq,
+    /// The head when they were read: what has changed an event since then would be overwritten.
+    pub as_of: Seq,
 }
 
 /// Changes a group: what everyone is told by an event of its log.

@@ -2,7 +2,9 @@
 //! are owned, and has their owners write anew what is too old.
 //!
 //! A pass reads one row of each chat, and the first event that is not expired: most have nothing to do, and are not taken into memory.
+//! A chat at which it fails is the next pass's: the others go on.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,7 +14,7 @@ use confab_proto::message::v1::{Event, ExpireChatRequest};
 use prost::Message as _;
 use tonic::{Response, Status};
 
-use crate::core::body::without_words;
+use crate::core::body::{as_expired, without_words};
 use crate::core::{Command, Expire, Outcome};
 use crate::error::ChatError;
 use crate::hop::passed_on;
@@ -27,6 +29,9 @@ const PASSES: u32 = 20;
 /// Between two passes, whatever is kept.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(24 * 3_600));
 
+/// Until the first, at most: who is restarted every day would else never come to one.
+const FIRST: Duration = Duration::from_secs(60);
+
 /// Chats of one page of a pass.
 const CHATS: usize = 200;
 
@@ -39,16 +44,25 @@ pub(crate) fn start<S: Store>(reader: Reader<S>, keep: Duration, drain: &Drain) 
     let drain = drain.clone();
     tokio::spawn(async move {
         let passes = async {
+            tokio::time::sleep(pause.min(FIRST)).await;
             loop {
-                tokio::time::sleep(pause).await;
-                let before_ms = now_ms().saturating_sub(i64::try_from(keep.as_millis()).unwrap_or(i64::MAX));
-                match pass(&reader, before_ms).await {
-                    Ok(0) => {}
-                    Ok(chats) => tracing::info!(chats, "what was too old to be kept is erased"),
-                    Err(status) => {
-                        tracing::warn!(code = ?status.code(), "a pass over what is too old has ended: the next one goes on");
+                match pass(&reader, too_old(keep)).await {
+                    Ok(Passed { expired: 0, failed: 0 }) => {}
+                    Ok(Passed { expired, failed: 0 }) => {
+                        tracing::info!(chats = expired, "what was too old to be kept is erased");
+                    }
+                    Ok(Passed { expired, failed }) => {
+                        tracing::warn!(
+                            chats = expired,
+                            failed,
+                            "what was too old to be kept is erased, but in some chats"
+                        );
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "a pass over what is too old has ended: the next one begins anew")
                     }
                 }
+                tokio::time::sleep(pause).await;
             }
         };
         tokio::select! {
@@ -58,18 +72,34 @@ pub(crate) fn start<S: Store>(reader: Reader<S>, keep: Duration, drain: &Drain) 
     });
 }
 
-/// In how many chats something was too old.
-async fn pass<S: Store>(reader: &Reader<S>, before_ms: i64) -> Result<usize, Status> {
+/// What was said before is too old, Unix time in milliseconds.
+fn too_old(keep: Duration) -> i64 {
+    now_ms().saturating_sub(i64::try_from(keep.as_millis()).unwrap_or(i64::MAX))
+}
+
+/// How many chats a pass has found with something too old.
+#[derive(Default)]
+struct Passed {
+    expired: usize,
+    failed: usize,
+}
+
+async fn pass<S: Store>(reader: &Reader<S>, before_ms: i64) -> Result<Passed, StoreError> {
     let part = reader.owners.part();
-    let (mut after, mut expired) = (None, 0);
+    let (mut after, mut passed) = (None, Passed::default());
     loop {
         let chats = reader.store.every_chat(after, CHATS).await?;
-        let Some(last) = chats.last() else { return Ok(expired) };
+        let Some(last) = chats.last() else { return Ok(passed) };
         after = Some(last.place);
         let own: Vec<EveryChat> = chats.into_iter().filter(|chat| part.has(chat.place)).collect();
         for chat in with_something_old(reader, own, before_ms).await? {
-            expire(reader, chat, before_ms).await?;
-            expired += 1;
+            match expire(reader, chat, before_ms).await {
+                Ok(()) => passed.expired += 1,
+                Err(status) => {
+                    tracing::debug!(chat = chat.0, code = ?status.code(), "what is too old in a chat stays for now");
+                    passed.failed += 1;
+                }
+            }
         }
     }
 }
@@ -85,7 +115,8 @@ async fn with_something_old<S: Store>(
         Range { chat: chat.chat, after, before, limit: 1, bytes: usize::MAX, newest: false }
     };
     let pages = reader.store.events(chats.iter().map(first).collect()).await?;
-    let is_old = |bytes: &Bytes| Event::decode(&bytes[..]).is_ok_and(|event| event.created_at_ms < before_ms);
+    // What is damaged is told where it is taken up.
+    let is_old = |bytes: &Bytes| Event::decode(&bytes[..]).map_or(true, |event| event.created_at_ms < before_ms);
     let old = chats.iter().zip(pages).filter(|(_, page)| page.events.first().is_some_and(is_old));
     Ok(old.map(|(chat, _)| chat.chat).collect())
 }
@@ -97,31 +128,47 @@ async fn expire<S: Store>(reader: &Reader<S>, chat: ChatId, before_ms: i64) -> R
         let there = |mut owner: Client| async move {
             owner.expire_chat(passed_on(request)).await.map(Response::into_inner).map(|part| part.done)
         };
-        let here = || expire_part(reader, chat, before_ms);
+        let here = || expire_part(reader, chat, before_ms, None);
         if reader.owners.fresh_tries().call(Shard::of_chat(chat), here, there).await? {
             return Ok(());
         }
     }
 }
 
-/// At the chat's owner; `true`: nothing is left to do.
-pub(crate) async fn expire_part<S: Store>(reader: &Reader<S>, chat: ChatId, before_ms: i64) -> Result<bool, Status> {
+/// At the chat's owner; `true`: nothing is left to do. `keep`: what the owner itself was told, if anything: whose clock is ahead has
+/// nothing erased before its time.
+pub(crate) async fn expire_part<S: Store>(
+    reader: &Reader<S>,
+    chat: ChatId,
+    before_ms: i64,
+    keep: Option<Duration>,
+) -> Result<bool, Status> {
+    let before_ms = keep.map_or(before_ms, |keep| before_ms.min(too_old(keep)));
     let Some(view) = reader.owners.whole_view_here(chat).await? else { return Ok(true) };
     let events = reader.after(&view, view.expired_upto, PART).await?;
     let mut upto = view.expired_upto;
-    let mut rows = Vec::new();
+    let mut rows = BTreeMap::new();
     for bytes in &events {
-        let event = Event::decode(&bytes[..]).unwrap_or_default();
+        let event = Event::decode(&bytes[..]).map_err(StoreError::from)?;
         if event.created_at_ms >= before_ms {
             break;
         }
         upto = Seq(event.seq);
-        rows.extend(without_words(&event).map(|row| (upto, Bytes::from(row.encode_to_vec()))));
+        let Some(silent) = without_words(&event) else { continue };
+        rows.insert(upto, Bytes::from(silent.encode_to_vec()));
+        // What it says now was said by its last edit, too, however young that is.
+        if event.changed_seq > event.seq {
+            let edit = reader.after(&view, Seq(event.changed_seq).prev(), 1).await?;
+            let edit = edit.first().map(|bytes| Event::decode(&bytes[..])).transpose().map_err(StoreError::from)?;
+            let silent = edit.and_then(|edit| as_expired(&edit, upto));
+            rows.extend(silent.map(|silent| (Seq(silent.seq), Bytes::from(silent.encode_to_vec()))));
+        }
     }
     if upto == view.expired_upto {
         return Ok(true);
     }
-    match reader.owner.call(chat, Command::Expire(Expire { rows, upto })).await {
+    let expire = Expire { rows: rows.into_iter().collect(), upto, as_of: view.head };
+    match reader.owner.call(chat, Command::Expire(expire)).await {
         Outcome::Expired { upto } => Ok(upto >= view.head),
         Outcome::ChatRefused(error) => Err(error.into()),
         _ => Err(ChatError::Unavailable.into()),

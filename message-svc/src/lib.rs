@@ -153,7 +153,7 @@ fn serve(reader: Reader<impl Store>, deps: Deps, keep: Option<Duration>) -> Mess
         expiry::start(reader.clone(), keep, &drain);
     }
     let users = Users::start(reader.clone(), presence, &drain);
-    let service = MessageServiceServer::new(service::Service::new(reader, users, drain.clone()));
+    let service = MessageServiceServer::new(service::Service::new(reader, users, keep, drain.clone()));
     let server = ServerConfig::new("message-svc").streaming(&["Converse", "WatchShards", "WatchChat"]).drain(drain);
     MessageSvc { peer: confab_mesh::server(server, service), health }
 }

@@ -3,6 +3,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use confab_ids::{ChatId, MessageId, Seq, Shard, UserId};
@@ -52,14 +53,16 @@ type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 pub(crate) struct Service<S> {
     reader: Reader<S>,
     users: Users<S>,
+    /// How long it is to keep what is said.
+    keep: Option<Duration>,
     drain: Drain,
     streams: AtomicU64,
     searches: Searches,
 }
 
 impl<S: Store> Service<S> {
-    pub(crate) fn new(reader: Reader<S>, users: Users<S>, drain: Drain) -> Self {
-        Self { reader, users, drain, streams: AtomicU64::new(0), searches: Searches::new() }
+    pub(crate) fn new(reader: Reader<S>, users: Users<S>, keep: Option<Duration>, drain: Drain) -> Self {
+        Self { reader, users, keep, drain, streams: AtomicU64::new(0), searches: Searches::new() }
     }
 }
 
@@ -589,7 +592,7 @@ impl<S: Store> MessageService for Service<S> {
         request: Request<pb::ExpireChatRequest>,
     ) -> Result<Response<pb::ExpireChatResponse>, Status> {
         let pb::ExpireChatRequest { chat_id, before_ms } = request.into_inner();
-        let done = expiry::expire_part(&self.reader, convert::chat_id(chat_id)?, before_ms).await?;
+        let done = expiry::expire_part(&self.reader, convert::chat_id(chat_id)?, before_ms, self.keep).await?;
         Ok(Response::new(pb::ExpireChatResponse { done }))
     }
 }
@@ -650,10 +653,9 @@ impl<S: Store> Service<S> {
             Outcome::ChatRefused(error) => return Err(error.into()),
             _ => return Err(ChatError::Unavailable.into()),
         };
-        if let CreationKey::Direct(one, other) = key
-            && !existed
-        {
-            // Who has blocked the other since it was looked at has found no chat to tell of it.
+        if let CreationKey::Direct(one, other) = key {
+            // Who has blocked the other since it was looked at has found no chat to tell of it. (Also where it existed: whoever has
+            // made it may not have come this far.)
             for block in self.users.blocks_between(one, other).await? {
                 self.users.apply_here(chat, block).await?;
             }

@@ -83,6 +83,12 @@ pub(crate) fn without_words(event: &Event) -> Option<Event> {
     Some(with_body(event, body))
 }
 
+/// An event as it is where all messages up to `upto` have expired, with what changed them; `None`: as it was.
+pub(crate) fn as_expired(event: &Event, upto: Seq) -> Option<Event> {
+    let is_of_expired = matches!(&event.body, Some(Body::Edit(edit)) if edit.target <= upto.0);
+    if event.seq <= upto.0 || is_of_expired { without_words(event) } else { None }
+}
+
 /// What is left of a message's content.
 fn deleted() -> Content {
     Content { deleted: true, ..Content::default() }
@@ -129,9 +135,12 @@ pub(crate) mod checks {
 
     /// Or as it was stored before it was changed.
     pub(crate) fn is_or_was(told: &Event, stored: &Event) -> bool {
-        is(told, stored)
-            || stored.changed_seq > told.changed_seq
-                && (told.seq, &told.message_id, sent_hash(told)) == (stored.seq, &stored.message_id, sent_hash(stored))
+        is(told, stored) || stored.changed_seq > told.changed_seq && is_same(told, stored)
+    }
+
+    /// Whatever it says now.
+    pub(crate) fn is_same(told: &Event, stored: &Event) -> bool {
+        (told.seq, &told.message_id, sent_hash(told)) == (stored.seq, &stored.message_id, sent_hash(stored))
     }
 
     /// Each row of a log is as the last event that names it left it. What lies above `head` may have changed it, too.
@@ -246,5 +255,9 @@ mod tests {
         let row = without_words(&edited).expect("it said something");
         assert!(!row.encode_to_vec().windows(5).any(|part| part == b"words"));
         assert!(without_words(&Event::default()).is_none());
+        // An edit goes with its message, however young it is.
+        assert_eq!(as_expired(&edited, Seq(3)), Some(row));
+        assert_eq!((as_expired(&edited, Seq(2)), as_expired(&said, Seq(2))), (None, None));
+        assert_eq!(as_expired(&said, Seq(3)), without_words(&said));
     }
 }

@@ -158,6 +158,8 @@ pub(crate) struct Chat {
     /// Keys are being looked up, or events read; the next bucket is being opened.
     pub looking: bool,
     pub opening: bool,
+    /// The last event that changed others, or a later one.
+    pub changed_at: Seq,
     /// Nothing is appended before the head is here: a change of members goes alone, where there are other owners.
     pub barrier: Seq,
     /// Writes that are not stored yet.
@@ -180,6 +182,7 @@ impl Chat {
         chat.last = record.head;
         chat.head = record.head;
         chat.settled = record.head;
+        chat.changed_at = record.head;
         chat.count = record.count;
         chat.head_count = record.count;
         chat.last_at_ms = record.last_at_ms;
@@ -227,6 +230,7 @@ impl Chat {
             rows_read: Vec::new(),
             looking: false,
             opening: false,
+            changed_at: Seq::ZERO,
             barrier: Seq::ZERO,
             writing: 0,
             dirty_blocks: BTreeSet::new(),
@@ -420,6 +424,8 @@ impl Chat {
             ChatKind::Direct => self.members.iter().find(|other| other.row.user != *user),
             _ => None,
         };
+        // Of one's marks nothing is told where one has blocked the other.
+        let seen = peer.filter(|_| !self.is_blocked_by_one());
         let confirmed = member.marks.confirmed(device);
         let newest = newest.filter(|_| is_in).and_then(|from| {
             let known = match from {
@@ -442,8 +448,8 @@ impl Chat {
             joined_seq: row.joined_seq,
             left_seq: if is_in { Seq::ZERO } else { head },
             peer: peer.map(|peer| peer.row.user),
-            peer_delivered: peer.map_or(Seq::ZERO, |peer| peer.marks.delivered()),
-            peer_read: peer.map_or(Seq::ZERO, |peer| peer.marks.read),
+            peer_delivered: seen.map_or(Seq::ZERO, |peer| peer.marks.delivered()),
+            peer_read: seen.map_or(Seq::ZERO, |peer| peer.marks.read),
             confirmed,
             delivered: member.marks.delivered(),
             read: member.marks.read,
@@ -460,6 +466,9 @@ impl Chat {
         let asking = self.member(asked.user).ok_or(ChatError::NotMember)?;
         if asked.seq > self.head || asked.seq < asking.joined_seq {
             return Err(ChatError::UnknownMessage);
+        }
+        if self.is_blocked_by_one() {
+            return Ok(ReceiptPage::default());
         }
         let page = self.members.iter().skip(asked.after).take(asked.limit);
         // Who joined later never sees it; of who has left nobody is told.

@@ -8,7 +8,7 @@ use confab_ids::{ChatId, Seq, UserId};
 use confab_proto::message::v1::{Event, MembershipKind};
 use prost::Message as _;
 
-use super::body::changed_rows;
+use super::body::{as_expired, changed_rows};
 use super::maps::HashMap;
 use super::marks::Marks;
 use super::owner::key_and_sent;
@@ -135,7 +135,8 @@ impl Recovery {
             row.epoch = epoch;
         }
         let as_it_was = self.chat_row();
-        let changed = self.apply_changes();
+        let mut changed = self.apply_changes();
+        self.silence_expired(&mut changed);
         self.sends = self.rows.iter().filter_map(|row| key_and_sent(&decoded(row))).collect();
         if rules::holds(Rule::Rewrite) {
             self.rewrites = self.batches(chat, as_it_was);
@@ -185,6 +186,17 @@ impl Recovery {
             }
         }
         changed
+    }
+
+    /// What has expired stays so: the rows may have been read before the owner before wrote them without their words, and an event that
+    /// changed one still carries it. `changed`: those below the rows.
+    fn silence_expired(&mut self, changed: &mut BTreeMap<Seq, Bytes>) {
+        let upto = if rules::holds(Rule::StaySilent) { self.record.meta.expired_upto } else { Seq::ZERO };
+        for bytes in self.rows.iter_mut().map(|row| &mut row.bytes).chain(changed.values_mut()) {
+            if let Some(silent) = Event::decode(&bytes[..]).ok().and_then(|event| as_expired(&event, upto)) {
+                *bytes = silent.encode_to_vec().into();
+            }
+        }
     }
 
     /// Brings the chat's row up to the log: the owner before may have stored an event that changes it, and no more. Gives out
@@ -281,7 +293,11 @@ fn certain(rows: &[LogRow], first: Seq, last: Certain) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use confab_proto::message::v1::{ChatKind, Content, Edit};
+
     use super::*;
+    use crate::core::body::Body;
+    use crate::store::Meta;
 
     fn rows(rows: &[(u64, i64)]) -> Vec<LogRow> {
         rows.iter().map(|(seq, epoch)| LogRow { seq: Seq(*seq), epoch: *epoch, bytes: Bytes::new() }).collect()
@@ -296,5 +312,48 @@ mod tests {
         assert_eq!(certain(&rows(&[(0, 1), (1, 2), (2, 1), (3, 1)]), Seq(0), at(2, 2)), 3);
         assert_eq!(certain(&rows(&[(1, 1)]), Seq(0), at(1, 0)), 0);
         assert_eq!(certain(&[], Seq(0), at(1, 0)), 0);
+    }
+
+    #[test]
+    fn what_has_expired_is_not_written_again_as_it_was_before() {
+        let event = |seq, body| Event { seq, body: Some(body), ..Event::default() };
+        let text = |text: &str| Content { text: text.into(), ..Content::default() };
+        let said = |seq| event(seq, Body::Content(text("old words")));
+        // The last edit of an old message, which carries its row; and one of a message that hasn't expired.
+        let edit = |seq, target| {
+            let rows = vec![Bytes::from(said(target).encode_to_vec())];
+            event(seq, Body::Edit(Edit { target, text: "old words".into(), rows }))
+        };
+        let log = [said(1), said(2), said(3), edit(4, 2), edit(5, 3)];
+        let log = log.iter().map(|event| (event.seq, Bytes::from(event.encode_to_vec())));
+        let rows = [(0, Bytes::new())].into_iter().chain(log);
+        let rows = rows.map(|(seq, bytes)| LogRow { seq: Seq(seq), epoch: 1, bytes }).collect();
+        let record = ChatRecord {
+            meta: Meta {
+                chat: ChatId(7),
+                kind: ChatKind::Direct,
+                title: String::new(),
+                created_by: UserId(1),
+                created_at_ms: 0,
+                openings: Vec::new(),
+                expired_upto: Seq(2),
+            },
+            members: Vec::new(),
+            roster_seq: Seq(1),
+            certain: Certain { epoch: 1, upto: Seq(5), window: 4, stale_upto: Seq(9) },
+            head: Seq::ZERO,
+            count: 0,
+            last_at_ms: 0,
+            blocks: Vec::new(),
+        };
+        let mut recovery = Recovery::new(record);
+        recovery.read(rows);
+        assert!(recovery.cut(ChatId(7), 2, 4));
+        let written = std::iter::from_fn(|| recovery.next_batch()).flatten();
+        let speaking = written.filter_map(|row| match row {
+            Row::Event { seq, bytes, .. } => bytes.windows(9).any(|part| part == b"old words").then_some(seq.0),
+            _ => None,
+        });
+        assert_eq!(speaking.collect::<BTreeSet<_>>(), BTreeSet::from([3, 5]));
     }
 }

@@ -2,7 +2,8 @@
 //! and hand over; clocks that drift and step; compare-and-sets whose outcome is not told. The cores run as they are.
 //!
 //! Whatever the schedule: what was acked is in the log where the ack said, no send is there twice, each sender's are in
-//! their order, and what was published is what the log says, as edits and deletions have changed it. With any one rule of
+//! their order, and what was published is what the log says, as edits and deletions have changed it, and with what has expired
+//! silent. With any one rule of
 //! [`rules`] cut, some schedule breaks that.
 
 #![allow(clippy::print_stdout, reason = "its figures are its result")]
@@ -26,7 +27,7 @@ const SCHEDULES: u64 = 300;
 /// Schedules within which the lack of a rule has to show.
 const CONTROL_SCHEDULES: u64 = 20_000;
 
-const RULES: [Rule; 27] = [
+const RULES: [Rule; 29] = [
     Rule::SettleUnknownMap,
     Rule::NoticeAnotherTenure,
     Rule::DeadBeforeMove,
@@ -54,6 +55,8 @@ const RULES: [Rule; 27] = [
     Rule::ChangeAfterEvent,
     Rule::RedoChanges,
     Rule::RedoMembers,
+    Rule::ExpireAsRead,
+    Rule::StaySilent,
 ];
 
 /// Between two lines that tell how far it has come.

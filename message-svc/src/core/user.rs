@@ -59,6 +59,12 @@ impl UserRecord {
         }
     }
 
+    /// As if nothing had been set, but for what protects: when they were last there stays hidden, or is from now on.
+    pub(crate) fn forget(&mut self) {
+        let Self { version, erasure, .. } = *self;
+        *self = Self { version, erasure, hides_last_seen: true, ..Self::default() };
+    }
+
     pub(crate) fn set_block(&mut self, peer: UserId, blocked: bool) -> Result<(), ChatError> {
         if !blocked {
             self.blocks.remove(&peer);

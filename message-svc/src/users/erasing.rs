@@ -6,7 +6,7 @@
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use confab_ids::{ChatId, Seq, Shard, UserId};
 use confab_mesh::Drain;
@@ -17,14 +17,14 @@ use tonic::Status;
 
 use super::change;
 use crate::convert::fresh_id;
-use crate::core::user::{Erasure, UserRecord};
+use crate::core::user::{Block, Erasure, UserRecord};
 use crate::core::{Change, ChatView, Command, Outcome, Send, What};
 use crate::error::{ChatError, SendError};
 use crate::hop::passed_on;
 use crate::others::Client;
 use crate::owner::now_ms;
 use crate::reads::Reader;
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 
 /// How often it is looked for erasures that are not done and that nobody is at.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
@@ -40,8 +40,11 @@ const PART: usize = 200;
 
 const CHATS: usize = 200;
 
-/// The device that the deletions are by.
-const DEVICE: &str = "erasure";
+/// How long one call goes on at most, well below a call's deadline: then it says how far it has come.
+const PART_TIME: Duration = Duration::from_secs(2);
+
+/// The device that the deletions are by: no token's can be called so, so that their keys are no client's.
+const DEVICE: &str = "!erasure";
 
 /// The way to those that this instance is at.
 pub(super) struct Erasing {
@@ -111,7 +114,8 @@ async fn run<S: Store>(reader: Reader<S>, mut queue: mpsc::Receiver<UserId>) {
             tasks.spawn(async move {
                 let _turn = turns.acquire_owned().await;
                 match erase(&reader, user).await {
-                    Ok(()) => tracing::info!("a user's erasure is done"),
+                    Ok(true) => tracing::info!("a user's erasure is done"),
+                    Ok(false) => {}
                     Err(status) => {
                         tracing::warn!(code = ?status.code(), "a user's erasure is not done: it is tried again")
                     }
@@ -133,7 +137,20 @@ async fn not_done<S: Store>(reader: &Reader<S>) -> Vec<UserId> {
     }
 }
 
-async fn erase<S: Store>(reader: &Reader<S>, user: UserId) -> Result<(), Status> {
+/// It is done as it was asked for when this began: one that was asked for since then begins anew. `false`: it was done before.
+async fn erase<S: Store>(reader: &Reader<S>, user: UserId) -> Result<bool, Status> {
+    let is_open = |record: &UserRecord| record.erasure.is_some_and(|erasure| erasure.done_at_ms == 0);
+    // First what is set, so that the owners of the chats find it gone.
+    let forget = |record: &mut UserRecord| {
+        if is_open(record) {
+            record.forget();
+        }
+        Ok(())
+    };
+    let begun = change(&reader.store, user, forget).await?;
+    if !is_open(&begun) {
+        return Ok(false);
+    }
     let mut after = ChatId(0);
     loop {
         let chats = reader.store.chats_of(user, after, CHATS).await?;
@@ -144,15 +161,14 @@ async fn erase<S: Store>(reader: &Reader<S>, user: UserId) -> Result<(), Status>
         }
     }
     let done_at_ms = now_ms();
-    let forget = |record: &mut UserRecord| {
-        if let Some(erasure) = record.erasure.filter(|erasure| erasure.done_at_ms == 0) {
-            let erasure = Some(Erasure { done_at_ms, ..erasure });
-            *record = UserRecord { version: record.version, erasure, ..UserRecord::default() };
+    let done = |record: &mut UserRecord| {
+        if record.erasure == begun.erasure {
+            record.erasure = record.erasure.map(|erasure| Erasure { done_at_ms, ..erasure });
         }
         Ok(())
     };
-    change(&reader.store, user, forget).await?;
-    Ok(())
+    change(&reader.store, user, done).await?;
+    Ok(true)
 }
 
 /// All parts of one chat, at its owner.
@@ -172,13 +188,15 @@ async fn erase_in<S: Store>(reader: &Reader<S>, chat: ChatId, user: UserId) -> R
     }
 }
 
-/// Deletes what a user has sent among the next events; at the end of the log they leave, if it is a group.
+/// Deletes what a user has sent among the next events. At the end of the log they leave, if it is a group; of a pair's chat the owner
+/// hears that they block nobody any more.
 pub(super) async fn erase_part<S: Store>(
     reader: &Reader<S>,
     chat: ChatId,
     user: UserId,
     after: Seq,
 ) -> Result<pb::EraseInChatResponse, Status> {
+    let begun = Instant::now();
     let Some(view) = reader.owners.whole_view_here(chat).await? else {
         // A list of chats may be ahead of the chats.
         return Ok(pb::EraseInChatResponse { seq: after.0, done: true });
@@ -186,7 +204,10 @@ pub(super) async fn erase_part<S: Store>(
     let events = reader.after(&view, after, PART).await?;
     let mut seq = after;
     for bytes in &events {
-        let event = Event::decode(&bytes[..]).unwrap_or_default();
+        if begun.elapsed() >= PART_TIME {
+            return Ok(pb::EraseInChatResponse { seq: seq.0, done: false });
+        }
+        let event = Event::decode(&bytes[..]).map_err(StoreError::from)?;
         seq = Seq(event.seq);
         let is_theirs = event.sender_id == user.0;
         if is_theirs && matches!(&event.body, Some(event::Body::Content(content)) if !content.deleted) {
@@ -194,10 +215,25 @@ pub(super) async fn erase_part<S: Store>(
         }
     }
     let done = seq >= view.head;
-    if done && view.kind == ChatKind::Group {
-        leave(reader, &view, user).await?;
+    match view.kind {
+        _ if !done => {}
+        ChatKind::Group => leave(reader, &view, user).await?,
+        _ => tell_blocks(reader, chat, user).await?,
     }
     Ok(pb::EraseInChatResponse { seq: seq.0, done })
+}
+
+/// Has a pair's chat know whether one of the two blocks the other: no more, unless it was set since they are forgotten.
+async fn tell_blocks<S: Store>(reader: &Reader<S>, chat: ChatId, user: UserId) -> Result<(), Status> {
+    let record = reader.store.users(vec![user]).await?.pop().unwrap_or_default();
+    let members = reader.store.members(chat).await?;
+    let blocked = members.iter().any(|member| record.blocks.contains(&member.user));
+    let block = Block { by: user, version: record.version, blocked };
+    match reader.owner.call(chat, Command::Block(block)).await {
+        Outcome::Blocked | Outcome::ChatRefused(ChatError::NotMember) => Ok(()),
+        Outcome::ChatRefused(error) => Err(error.into()),
+        _ => Err(ChatError::Unavailable.into()),
+    }
 }
 
 async fn delete<S: Store>(reader: &Reader<S>, chat: ChatId, user: UserId, target: Seq) -> Result<(), Status> {

@@ -124,6 +124,7 @@ impl Owner {
         let Some(chat) = self.hot(id) else { return };
         let rows = chat.changed_rows(&changed);
         chat.barrier = chat.last;
+        chat.changed_at = chat.last;
         let Some(event) = chat.pending.back_mut() else { return };
         event.changed = changed;
         if is_sole || !rules::holds(Rule::ChangeAfterEvent) {

@@ -2,14 +2,16 @@
 //! says how far that has come.
 //!
 //! Only rows below the head are changed, which no recovery cuts; and a row that is left as it was is found by the next pass, for the
-//! chat's row says so only when they are stored.
+//! chat's row says so only when they are stored. A recovery has that be true of what it writes again.
 
 use bytes::Bytes;
 use confab_ids::{ChatId, Seq};
 
 use super::durable::Commit;
 use super::{Owner, Slot};
+use crate::core::ownership::rules::{self, Rule};
 use crate::core::{Command, Effects, Expire, Now, Origin, Outcome};
+use crate::error::ChatError;
 use crate::store::recent::Kept;
 
 impl Owner {
@@ -20,6 +22,10 @@ impl Owner {
             chat.barrier = chat.last;
             return self.wait_in_front(id, origin, Command::Expire(expire));
         }
+        if chat.changed_at > expire.as_of && rules::holds(Rule::ExpireAsRead) {
+            // One of them may be another now: they are to be read again.
+            return fx.replies.push((origin, Outcome::ChatRefused(ChatError::Unavailable)));
+        }
         let upto = expire.upto.min(chat.head);
         fx.replies.push((origin, Outcome::Expired { upto }));
         if upto <= chat.meta.expired_upto {
@@ -28,7 +34,11 @@ impl Owner {
         // Nothing is appended meanwhile.
         chat.opening = true;
         let mut changed = expire.rows;
-        changed.retain(|(seq, _)| *seq <= upto);
+        changed.retain(|(seq, _)| *seq <= chat.head);
+        if changed.is_empty() {
+            // Members that came and went, and what was deleted before.
+            return self.expired(now, id, upto, changed, fx);
+        }
         let rows = chat.changed_rows(&changed);
         self.write(now, id, rows, Commit::Expired(id, upto, changed), fx);
     }

@@ -2,12 +2,13 @@
 
 use bytes::Bytes;
 use confab_ids::{ChatId, MessageId, Seq, UserId};
-use confab_proto::message::v1::{ChatKind, Content, Deletion, Event};
+use confab_proto::message::v1::{ChatKind, Content, Deletion, Edit, Event};
 use prost::Message as _;
 
 use super::{Limits, Owner, Write};
 use crate::core::body::Body;
 use crate::core::{Command, Create, Effects, Expire, Now, Origin, Outcome, Send};
+use crate::error::ChatError;
 use crate::store::{CreationKey, Row};
 
 const LIMITS: Limits = Limits { hot_chats: 10, in_flight: 1_000, window: 4 };
@@ -53,10 +54,10 @@ impl World {
         self.send(call, Body::Content(Content { text: "words".into(), ..Content::default() }));
     }
 
-    fn expire(&mut self, upto: u64) {
+    fn expire(&mut self, upto: u64, as_of: u64) {
         let row = Event { seq: upto, body: Some(Body::Content(Content::default())), ..Event::default() };
         let rows = vec![(Seq(upto), Bytes::from(row.encode_to_vec()))];
-        let expire = Command::Expire(Expire { rows, upto: Seq(upto) });
+        let expire = Command::Expire(Expire { rows, upto: Seq(upto), as_of: Seq(as_of) });
         self.owner.command(NOW, CHAT, Origin::Call(90), expire, &mut self.fx);
     }
 
@@ -100,7 +101,7 @@ fn the_rows_are_stored_before_the_chat_says_so_and_nothing_is_appended_meanwhile
     world.say(1);
     world.say(2);
     world.store_all();
-    world.expire(2);
+    world.expire(2, 3);
     world.say(3);
     assert_eq!(world.answers(), [Outcome::Expired { upto: Seq(2) }]);
     let rows = world.writes();
@@ -112,7 +113,7 @@ fn the_rows_are_stored_before_the_chat_says_so_and_nothing_is_appended_meanwhile
     assert_eq!(world.writes().len(), 0, "it still waits");
     world.store(&chat);
     assert!(matches!(world.store_all()[..], [Outcome::Accepted(accepted)] if accepted.seq == Seq(4)));
-    world.expire(2);
+    world.expire(2, 4);
     assert_eq!((world.answers(), world.writes().len()), (vec![Outcome::Expired { upto: Seq(2) }], 0), "it is done");
 }
 
@@ -120,11 +121,24 @@ fn the_rows_are_stored_before_the_chat_says_so_and_nothing_is_appended_meanwhile
 fn it_waits_for_what_is_under_way_and_goes_no_further_than_the_head() {
     let mut world = World::new();
     world.say(1);
-    world.expire(9);
+    world.expire(9, 9);
     assert!(world.answers().is_empty(), "the message may be of one of them");
     let answers = world.store_all();
     assert!(answers.contains(&Outcome::Expired { upto: Seq(2) }), "{answers:?}");
     // What has lost its words is no message any more.
     world.send(5, Body::Deletion(Deletion { target: 1, rows: Vec::new() }));
     assert!(matches!(world.store_all()[..], [Outcome::SendRefused(_)]));
+}
+
+#[test]
+fn what_was_read_before_a_message_was_changed_is_not_written_over_it() {
+    let mut world = World::new();
+    world.say(1);
+    world.store_all();
+    world.send(2, Body::Edit(Edit { target: 2, text: "others".into(), rows: Vec::new() }));
+    world.store_all();
+    world.expire(2, 2);
+    assert_eq!((world.answers(), world.writes().len()), (vec![Outcome::ChatRefused(ChatError::Unavailable)], 0));
+    world.expire(2, 3);
+    assert_eq!((world.answers(), world.writes().len()), (vec![Outcome::Expired { upto: Seq(2) }], 1));
 }

@@ -32,6 +32,9 @@ pub(crate) enum Rule {
     ChangeAfterEvent,
     RedoChanges,
     RedoMembers,
+    /// Of `docs/design/0010-retention.md`.
+    ExpireAsRead,
+    StaySilent,
     /// Of `docs/design/0005-redis.md`.
     RecentWithoutHole,
 }

@@ -6,7 +6,8 @@ use confab_ids::{ChatId, Seq, UserId};
 use confab_proto::message::v1::{Event, MembershipKind, event};
 use prost::Message as _;
 
-use crate::core::body::checks::{changes, is_or_was};
+use crate::core::body::checks::{changes, is_or_was, is_same};
+use crate::core::body::{Body, without_words};
 use crate::core::recovery::LogRow;
 use crate::store::MemberRow;
 
@@ -25,6 +26,8 @@ pub(super) struct Judge {
     granted: BTreeMap<(ChatId, UserId), bool>,
     /// Of whom more than one thing was asked: a call that was given up may yet be done after the next one.
     unsure: BTreeSet<(ChatId, UserId)>,
+    /// Events up to here, and what has changed them, were to expire.
+    asked_to_be_silent: BTreeMap<ChatId, Seq>,
     pub fault: Option<String>,
 }
 
@@ -115,6 +118,16 @@ impl Judge {
         }
     }
 
+    pub(super) fn asked_to_be_silent(&mut self, chat: ChatId, upto: Seq) {
+        let known = self.asked_to_be_silent.entry(chat).or_default();
+        *known = upto.max(*known);
+    }
+
+    /// Whether an event may have expired.
+    pub(super) fn may_be_silent(&self, chat: ChatId, seq: Seq) -> bool {
+        self.asked_to_be_silent.get(&chat).is_some_and(|upto| seq <= *upto)
+    }
+
     pub(super) fn acks(&self) -> u64 {
         self.acked.len() as u64
     }
@@ -130,8 +143,9 @@ impl Judge {
         acked.chain(published).max().unwrap_or(Seq::ZERO)
     }
 
-    /// The whole log of a chat, at the end.
-    pub(super) fn log(&mut self, chat: ChatId, rows: &[LogRow]) {
+    /// The whole log of a chat, at the end, and up to where it says that its messages have expired.
+    pub(super) fn log(&mut self, chat: ChatId, rows: &[LogRow], expired_upto: Seq) {
+        let asked_to_be_silent = self.asked_to_be_silent.get(&chat).copied().unwrap_or_default();
         let head = self.head(chat);
         let mut last_of_sender: BTreeMap<u64, u64> = BTreeMap::new();
         let mut at: BTreeMap<(u64, u64), Seq> = BTreeMap::new();
@@ -146,10 +160,18 @@ impl Judge {
             let event = Event::decode(&row.bytes[..]).unwrap_or_default();
             let published = self.published.get(&(chat, row.seq));
             let published = published.map(|bytes| Event::decode(&bytes[..]).unwrap_or_default());
-            if published.is_some_and(|published| !is_or_was(&published, &event)) {
+            let may_be_silent = is_of(&event, asked_to_be_silent);
+            let is_silent = without_words(&event).is_none();
+            if is_of(&event, expired_upto) && !is_silent {
+                return self.blame(format!("what was said at {} of chat {chat} has expired, and is there", row.seq));
+            }
+            let is_told = |told: &Event| is_or_was(told, &event) || may_be_silent && is_silent && is_same(told, &event);
+            if published.is_some_and(|published| !is_told(&published)) {
                 return self.blame(format!("what was published at {} of chat {chat} is not in the log", row.seq));
             }
-            certain.insert(row.seq.0, event.clone());
+            if !may_be_silent {
+                certain.insert(row.seq.0, event.clone());
+            }
             if matches!(event.body, Some(event::Body::Membership(_))) {
                 continue;
             }
@@ -179,4 +201,9 @@ impl Judge {
             self.blame(format!("chat {chat}: {sender}'s {n}, acked at {seq}, is not there"));
         }
     }
+}
+
+/// Whether an event expires with the messages up to here.
+fn is_of(event: &Event, upto: Seq) -> bool {
+    event.seq <= upto.0 || matches!(&event.body, Some(Body::Edit(edit)) if edit.target <= upto.0)
 }

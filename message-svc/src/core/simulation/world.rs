@@ -1,5 +1,6 @@
 //! The world of one schedule: nodes, replicas, registers, senders, and the faults that befall them, in virtual time.
 
+mod expiring;
 mod makers;
 mod senders;
 mod store;
@@ -31,6 +32,7 @@ use crate::core::ownership::{Ask, Ownership};
 use crate::core::recovery::LogRow;
 use crate::core::{Command, Create, Effects, Found, KeyRead, Load, Lookup, Now, Origin, Outcome, RowRead, TailRead};
 use crate::store::{Certain, ChatRecord, Creation, MemberRow, Meta, Opening, Roster, Row};
+use expiring::Expiring;
 use makers::Makers;
 use store::Seen;
 
@@ -58,27 +60,92 @@ enum Input {
 
 /// What happens at some time.
 enum Happening {
-    Input { node: usize, life: u64, input: Input },
-    Apply { replica: usize, mutation: Arc<Mutation>, of: (u64, usize) },
-    Try { write: u64 },
-    ReadChat { node: usize, life: u64, load: Load },
-    ReadTail { node: usize, life: u64, read: TailRead },
-    ReadSends { node: usize, life: u64, lookups: Vec<Lookup> },
-    ReadRow { node: usize, life: u64, read: RowRead },
-    Ask { node: usize, life: u64, of: Incarnation, ask: Ask },
-    Observe { node: usize, life: u64, of: Incarnation, seen: Seen },
+    Input {
+        node: usize,
+        life: u64,
+        input: Input,
+    },
+    Apply {
+        replica: usize,
+        mutation: Arc<Mutation>,
+        of: (u64, usize),
+    },
+    Try {
+        write: u64,
+    },
+    ReadChat {
+        node: usize,
+        life: u64,
+        load: Load,
+    },
+    ReadTail {
+        node: usize,
+        life: u64,
+        read: TailRead,
+    },
+    ReadSends {
+        node: usize,
+        life: u64,
+        lookups: Vec<Lookup>,
+    },
+    ReadRow {
+        node: usize,
+        life: u64,
+        read: RowRead,
+    },
+    Ask {
+        node: usize,
+        life: u64,
+        of: Incarnation,
+        ask: Ask,
+    },
+    Observe {
+        node: usize,
+        life: u64,
+        of: Incarnation,
+        seen: Seen,
+    },
     SettleLease(Incarnation, u64),
     SettleMap(u64),
-    ReadKey { node: usize, life: u64, read: KeyRead },
-    TakeIds { node: usize, life: u64 },
+    ReadKey {
+        node: usize,
+        life: u64,
+        read: KeyRead,
+    },
+    TakeIds {
+        node: usize,
+        life: u64,
+    },
     Wish,
-    Granted { call: u64, outcome: Outcome },
-    Say { sender: usize },
-    Reply { call: u64, outcome: Outcome },
-    Map { sender: usize, map: Arc<ShardMap> },
-    Broken { sender: usize, node: usize, life: u64 },
-    Start { node: usize },
-    Thaw { node: usize },
+    /// A chat's oldest events are to expire.
+    Expire,
+    ReadOld(Expiring),
+    Granted {
+        call: u64,
+        outcome: Outcome,
+    },
+    Say {
+        sender: usize,
+    },
+    Reply {
+        call: u64,
+        outcome: Outcome,
+    },
+    Map {
+        sender: usize,
+        map: Arc<ShardMap>,
+    },
+    Broken {
+        sender: usize,
+        node: usize,
+        life: u64,
+    },
+    Start {
+        node: usize,
+    },
+    Thaw {
+        node: usize,
+    },
     Fault,
 }
 
@@ -130,6 +197,9 @@ pub(super) struct World {
     senders: Vec<Sender>,
     makers: Makers,
     next_id: u64,
+    /// Whether anything expires; and the calls that ask for it.
+    expires: bool,
+    expiring: BTreeMap<u64, Expiring>,
     calls: BTreeMap<u64, Call>,
     next_call: u64,
     next_stream: u64,
@@ -180,8 +250,9 @@ impl World {
         let log: Vec<LogRow> = (0..100)
             .flat_map(|bucket| replicas::read_tail(&mut self.replicas, &ALL, chat, bucket, usize::MAX))
             .collect();
-        self.judge.log(chat, &log);
         let row = replicas::read_chat(&mut self.replicas, &ALL, chat);
+        let expired_upto = row.as_ref().map_or(Seq::ZERO, |(meta, _)| meta.expired_upto);
+        self.judge.log(chat, &log, expired_upto);
         let title = row.as_ref().map(|(meta, _)| meta.title.clone()).unwrap_or_default();
         let (as_of, members) = row.map_or((Seq::ZERO, Arc::from([])), |(_, roster)| (roster.seq, roster.members));
         let mut listed = |member: &MemberRow| {
@@ -212,6 +283,7 @@ impl World {
             drift,
             wall_offset_ms: 0,
         };
+        let expires = chance.one_in(4);
         let drifts: Vec<i64> = (0..count).map(|_| chance.below(59).cast_signed() - 29).collect();
         let mut world = Self {
             nodes: (0..count).zip(drifts).map(node).collect(),
@@ -229,6 +301,8 @@ impl World {
             senders: (0..3).map(|_| Sender::default()).collect(),
             makers: Makers::default(),
             next_id: 1_000,
+            expires,
+            expiring: BTreeMap::new(),
             calls: BTreeMap::new(),
             next_call: 0,
             next_stream: 0,
@@ -272,6 +346,9 @@ impl World {
             self.at(1_000, Happening::Say { sender });
         }
         self.at(2_000, Happening::Wish);
+        if self.expires {
+            self.at(3_000, Happening::Expire);
+        }
         self.at(4_000, Happening::Fault);
     }
 
@@ -349,6 +426,8 @@ impl World {
                 self.soon(Happening::Input { node, life, input: Input::Ids(first) });
             }
             Happening::Wish => self.wish(),
+            Happening::Expire => self.expire(),
+            Happening::ReadOld(expiring) => self.read_old(expiring),
             Happening::Granted { call, outcome } => self.granted(call, &outcome),
             Happening::Say { sender } => self.say(sender),
             Happening::Reply { call, outcome } => self.replied(call, outcome),

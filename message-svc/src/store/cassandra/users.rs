@@ -59,6 +59,11 @@ impl Cassandra {
         };
         if answer.applied && record.erasure.is_some() && !is_erasing {
             self.swap(&self.statements.erasure_done, erasure).await?;
+            // Asked for again meanwhile, it was listed before that.
+            let is_open = |record: UserRecord| record.erasure.is_some_and(|erasure| erasure.done_at_ms == 0);
+            if is_open(self.clone().user(user).await?) {
+                self.swap(&self.statements.erasure_begun, erasure).await?;
+            }
         }
         Ok(answer.applied)
     }

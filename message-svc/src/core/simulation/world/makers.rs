@@ -131,6 +131,9 @@ impl World {
     }
 
     pub(super) fn granted(&mut self, call: u64, outcome: &Outcome) {
+        if let Some(expiring) = self.expiring.remove(&call) {
+            return self.viewed(expiring, outcome);
+        }
         let Some(at) = self.makers.asking.iter().position(|asking| asking.call == call) else { return };
         let wish = self.makers.asking[at].wish;
         match (wish, outcome) {

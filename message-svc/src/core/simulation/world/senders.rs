@@ -132,12 +132,12 @@ impl World {
                     queue.again(now_ms + backoff);
                 }
             }
-            // A deletion came before, whether its sender has heard of it or not. (Or this is a second answer.)
+            // A deletion came before, whether its sender has heard of it or not, or it has expired. (Or this is a second answer.)
             Outcome::SendRefused(SendError::UnknownTarget)
-                if queue
-                    .bodies
-                    .get(&n)
-                    .is_none_or(|body| body::target(body).is_some_and(|target| queue.deleted.contains(&target))) =>
+                if queue.bodies.get(&n).is_none_or(|body| {
+                    let is_gone = |target| queue.deleted.contains(&target) || self.judge.may_be_silent(chat, target);
+                    body::target(body).is_some_and(is_gone)
+                }) =>
             {
                 queue.unacked.retain(|(unacked, _)| *unacked != n);
                 queue.bodies.remove(&n);
