@@ -178,7 +178,7 @@ impl Connection {
     async fn act(&mut self) -> Result<(), End> {
         for out in self.session.take_out() {
             match out {
-                Out::Frame(frame) | Out::Answer(frame) | Out::Passing(frame) => {
+                Out::Frame(frame) | Out::Answer(frame) | Out::Passing(_, frame) => {
                     self.write(frame.into()).await?;
                 }
                 Out::Ping(number) => {

@@ -14,6 +14,7 @@ use confab_ids::{ChatId, Seq, UserId};
 use confab_proto::message::v1::command::Action;
 
 use crate::frames::{Close, Frame};
+use crate::mailbox::Subject;
 
 /// What the connection's task has to do.
 #[derive(Debug)]
@@ -22,7 +23,7 @@ pub(crate) enum Out {
     /// A frame that answers one of the client's.
     Answer(Frame),
     /// A receipt, a presence, typing.
-    Passing(Frame),
+    Passing(Subject, Frame),
     /// A WebSocket ping.
     Ping(u64),
     /// For message-svc's stream; its reply comes with this number.
@@ -59,6 +60,8 @@ pub(crate) enum Question {
     /// Which of these may be watched; refused ones are told to the client, with `reference`, if it has asked just now.
     Watch {
         users: Vec<UserId>,
+        /// Those of them that weren't watched before.
+        fresh: Vec<UserId>,
         asked: bool,
         reference: Option<String>,
     },

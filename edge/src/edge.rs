@@ -140,18 +140,21 @@ impl Shared {
             Question::History { chat, before, limit, reference } => {
                 Answer::Frame(self.history(mailbox, chat, before, limit, reference.as_deref()).await)
             }
-            Question::Watch { users, asked, reference } => {
+            Question::Watch { users, fresh, asked, reference } => {
                 let mut attempts = 1;
                 let (allowed, refusal) = loop {
                     let (allowed, refusal) = self.may_watch(mailbox, &users, reference.as_deref()).await;
                     // Nobody has asked, so nobody asks again: what a poll watched before would be lost.
-                    if asked || !allowed.is_empty() || attempts == SYNC_ATTEMPTS {
+                    if asked || allowed.is_some() || attempts == SYNC_ATTEMPTS {
                         break (allowed, refusal);
                     }
                     sleep(SYNC_AGAIN * attempts).await;
                     attempts += 1;
                 };
-                Answer::MayWatch { asked: users, allowed, refusal: refusal.filter(|_| asked) }
+                // Where it can't be told, what was watched before goes on.
+                let asked_for = if allowed.is_some() { users } else { fresh };
+                let allowed = allowed.unwrap_or_default();
+                Answer::MayWatch { asked: asked_for, allowed, refusal: refusal.filter(|_| asked) }
             }
             // Done without an answer.
             Question::WatchPeers { .. } | Question::Unwatch { .. } => return None,
@@ -212,6 +215,7 @@ impl Shared {
             user_id: mailbox.user.0,
             before: before.0,
             limit,
+            bytes_max: PAGE_BYTES,
             ..ListMessagesRequest::default()
         };
         match self.messages.clone().list_messages(request).await.map(tonic::Response::into_inner) {
@@ -238,20 +242,20 @@ impl Shared {
         Ok(self.messages.clone().filter_visible(request).await?.into_inner().user_ids.contains(&user))
     }
 
-    /// Who of them may be watched, and what to say of the others.
+    /// Who of them may be watched, if that can be told, and what to say of the others.
     async fn may_watch(
         &self,
         mailbox: &Mailbox,
         asked: &[UserId],
         reference: Option<&str>,
-    ) -> (Vec<UserId>, Option<Frame>) {
+    ) -> (Option<Vec<UserId>>, Option<Frame>) {
         match self.acquainted(mailbox.user, asked).await {
             Ok(allowed) => {
                 let refusal = error_frame(Code::Forbidden, STRANGERS, Some("user_ids"), None, reference, None);
                 let refusal = (allowed.len() < asked.len()).then(|| refusal.write(mailbox.wire));
-                (allowed, refusal)
+                (Some(allowed), refusal)
             }
-            Err(status) => (Vec::new(), Some(refusal(&status, None, reference, mailbox.wire))),
+            Err(status) => (None, Some(refusal(&status, None, reference, mailbox.wire))),
         }
     }
 }

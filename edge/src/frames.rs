@@ -75,7 +75,8 @@ impl Code {
             "FORBIDDEN" => Self::Forbidden,
             "CONFLICT" => Self::Conflict,
             "RATE_LIMITED" => Self::RateLimited,
-            "UNAVAILABLE" => Self::Unavailable,
+            // An owner that moves is none of a client's business.
+            "UNAVAILABLE" | "NOT_OWNER" => Self::Unavailable,
             "DEADLINE" => Self::Deadline,
             "UNIMPLEMENTED" => Self::Unimplemented,
             _ => Self::Internal,

@@ -12,12 +12,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Request, State};
+use axum::http::request::Parts;
 use axum::http::{Extensions, HeaderMap, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{any, delete, get, patch, post, put};
 use serde_json::json;
+use tokio::time::timeout;
 use tonic::Status;
 
 use crate::auth::{Claims, TokenError};
@@ -39,6 +42,9 @@ pub(crate) struct App {
 }
 
 const BODY_MAX: usize = 64 * 1_024;
+
+/// A body may take so many times as long as a head.
+const BODY_TIMES: u32 = 3;
 
 /// Who has connected, in a request's extensions.
 #[derive(Clone, Copy, Debug)]
@@ -240,10 +246,35 @@ pub(crate) fn pairs(query: Option<&str>) -> impl Iterator<Item = (&str, &str)> {
     query.unwrap_or_default().split('&').filter_map(|pair| pair.split_once('='))
 }
 
-/// Who asks, if they don't ask too much.
-pub(crate) async fn claims(app: &App, headers: &HeaderMap) -> Result<Claims, Problem> {
-    let claims = app.shared.verifier.verify_fresh(bearer(headers).ok_or(TokenError::Missing)?).await?;
-    let limited = |wait| Problem::limited("this user asks for more than they may", wait);
-    app.shared.limits.request_of(claims.user).map_err(limited)?;
-    Ok(claims)
+/// Who asks, if they don't ask too much: known from the head, before anything of a body is read.
+pub(crate) struct Caller(pub Claims);
+
+impl FromRequestParts<App> for Caller {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        let claims = app.shared.verifier.verify_fresh(bearer(&parts.headers).ok_or(TokenError::Missing)?).await?;
+        let limited = |wait| Problem::limited("this user asks for more than they may", wait);
+        app.shared.limits.request_of(claims.user).map_err(limited)?;
+        Ok(Self(claims))
+    }
+}
+
+/// A whole body, if it comes in time.
+pub(crate) struct Whole(pub Bytes);
+
+impl FromRequest<App> for Whole {
+    type Rejection = Response;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self, Response> {
+        let time = app.shared.cfg.header_timeout * BODY_TIMES;
+        match timeout(time, Bytes::from_request(request, app)).await {
+            Ok(Ok(bytes)) => Ok(Self(bytes)),
+            Ok(Err(rejection)) => Err(rejection.into_response()),
+            Err(_) => {
+                let problem = Problem::new(Code::Deadline, "the body has not come in time", Some("body"));
+                Err((StatusCode::REQUEST_TIMEOUT, problem).into_response())
+            }
+        }
+    }
 }

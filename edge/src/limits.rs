@@ -169,13 +169,14 @@ fn site(address: IpAddr) -> IpAddr {
 pub(crate) fn client_address(peer: IpAddr, headers: &HeaderMap, proxies: &[IpNet]) -> Option<IpAddr> {
     let is_ours = |address: &IpAddr| address.is_loopback() || proxies.iter().any(|net| net.contains(address));
     let mut address = peer.to_canonical();
-    let named = headers.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok());
-    let named: Vec<&str> = named.flat_map(|list| list.split(',')).collect();
+    // By bytes: what a client has put before is not to hide what a proxy says behind it.
+    let named = headers.get_all("x-forwarded-for").iter();
+    let named: Vec<&[u8]> = named.flat_map(|list| list.as_bytes().split(|byte| *byte == b',')).collect();
     for before in named.into_iter().rev().take(HOPS_MAX) {
         if proxies.is_empty() || !is_ours(&address) {
             break;
         }
-        address = named_address(before)?;
+        address = named_address(std::str::from_utf8(before).ok()?)?;
     }
     (!is_ours(&address)).then_some(address)
 }
@@ -191,6 +192,8 @@ fn named_address(text: &str) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
+    use axum::http::HeaderValue;
+
     use super::*;
 
     const ME: UserId = UserId(1);
@@ -233,14 +236,19 @@ mod tests {
     #[test]
     fn only_what_our_proxies_say_of_a_client_counts() {
         let proxies: Vec<IpNet> = vec!["10.0.0.0/8".parse().expect("a network")];
-        let of = |peer: &str, forwarded: &[&str], proxies: &[IpNet]| {
+        let of_bytes = |peer: &str, forwarded: &[&[u8]], proxies: &[IpNet]| {
             let mut headers = HeaderMap::new();
             for value in forwarded {
-                headers.append("x-forwarded-for", value.parse().expect("a value"));
+                headers.append("x-forwarded-for", HeaderValue::from_bytes(value).expect("a value"));
             }
             let address = client_address(peer.parse().expect("an address"), &headers, proxies);
             address.map_or_else(|| "nobody".to_owned(), |address| address.to_string())
         };
+        let of = |peer: &str, forwarded: &[&str], proxies: &[IpNet]| {
+            of_bytes(peer, &forwarded.iter().map(|value| value.as_bytes()).collect::<Vec<_>>(), proxies)
+        };
+        // What is no text hides nothing that a proxy has added to it.
+        assert_eq!(of_bytes("10.0.0.1", &[b"\xff, 192.0.2.7"], &proxies), "192.0.2.7");
         assert_eq!(of("10.0.0.1", &["192.0.2.7"], &proxies), "192.0.2.7");
         assert_eq!(of("10.0.0.1", &["192.0.2.7:4711"], &proxies), "192.0.2.7");
         assert_eq!(of("10.0.0.1", &["[2001:db8::1]:4711"], &proxies), "2001:db8::1");

@@ -5,6 +5,7 @@
 
 #[cfg(test)]
 mod model_test;
+pub(crate) mod noticed;
 pub(crate) mod polls;
 mod recall;
 #[cfg(test)]

@@ -23,6 +23,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::Config;
+use crate::core::noticed::Noticed;
 use crate::core::polls::{Keeping, NotTaken, PollId, Polls};
 use crate::core::{self, About, Now, Roster, Times, Told, Watcher};
 use crate::metrics::Metrics;
@@ -52,6 +53,7 @@ struct State {
     roster: Roster,
     watchers: HashMap<Watcher, mpsc::Sender<Result<WatchResponse, Status>>>,
     next_watcher: Watcher,
+    noticed: Noticed,
     /// Of the tracking streams.
     trackers: HashMap<core::Stream, mpsc::Sender<Result<TrackResponse, Status>>>,
 }
@@ -75,7 +77,8 @@ impl Service {
         if notes.is_some() {
             roster.keep_notes();
         }
-        let state = State { roster, watchers: HashMap::new(), next_watcher: 0, trackers: HashMap::new() };
+        let (watchers, trackers) = (HashMap::new(), HashMap::new());
+        let state = State { roster, watchers, next_watcher: 0, noticed: Noticed::default(), trackers };
         Self { state: Arc::new(Mutex::new(state)), polls: Arc::default(), started: Instant::now(), notes, drain }
     }
 
@@ -89,6 +92,7 @@ impl Service {
             let mut state = self.state();
             let told = state.roster.tick(now);
             state.tell(told);
+            state.noticed.forget(now);
             self.keep_notes(&mut state);
             let watched = state.roster.watched();
             drop(state);
@@ -207,13 +211,22 @@ impl Service {
         }
         let told = request.watch.iter().map(|user| (watcher, state.roster.watch(watcher, UserId(*user)))).collect();
         state.tell(told);
+        // It may have been looked up before it changed, or the word of it was lost with a stream.
+        let now = self.now();
+        let changed = request.watch.iter().copied().filter(|user| state.noticed.is_noticed(now, UserId(*user)));
+        let changed: Vec<u64> = changed.collect();
+        if !changed.is_empty() {
+            state.send(HashMap::from([(watcher, WatchResponse { changed, ..WatchResponse::default() })]));
+        }
     }
 
     /// Has the watchers of some users look up again what they may be told.
     fn notice(&self, users: &[u64]) {
+        let now = self.now();
         let mut state = self.state();
         let mut frames: HashMap<Watcher, WatchResponse> = HashMap::new();
         for user in users {
+            state.noticed.note(now, UserId(*user));
             for watcher in state.roster.watchers_of(UserId(*user)) {
                 frames.entry(watcher).or_default().changed.push(*user);
             }

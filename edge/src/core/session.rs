@@ -341,7 +341,7 @@ impl Session {
                 self.told.insert(subject, (now.mono_ms, marks));
             }
         }
-        self.out.push(Out::Passing(frame));
+        self.out.push(Out::Passing(subject, frame));
     }
 
     fn behind(&mut self, now: Now, chat: ChatId, behind: &Behind) {
@@ -434,7 +434,12 @@ impl Session {
 
     /// What may be watched of what was asked for; what was unwatched meanwhile is not.
     fn may_watch(&mut self, asked: &[UserId], mut allowed: Vec<UserId>, refusal: Option<Frame>) {
-        self.watched.retain(|user| !asked.contains(user) || allowed.contains(user));
+        let may_not = |user: &UserId| asked.contains(user) && !allowed.contains(user);
+        let ended: Vec<UserId> = self.watched.extract_if(may_not).collect();
+        if !ended.is_empty() {
+            // One that was watched before, too.
+            self.out.push(Out::Ask(Question::Unwatch { users: ended }));
+        }
         allowed.retain(|user| self.watched.contains(user));
         if !allowed.is_empty() {
             self.out.push(Out::Ask(Question::WatchPeers { users: allowed }));

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::poll::{mark, send_one};
-use super::{App, Problem, claims, pairs};
+use super::{App, Caller, Problem, Whole, pairs};
 use crate::edge::{STRANGERS, next_chat};
 use crate::frames::Code;
 use crate::frames::client::Place;
@@ -117,8 +117,12 @@ fn idempotency_key(headers: &HeaderMap) -> Option<String> {
     headers.get("idempotency-key").and_then(|key| key.to_str().ok()).map(str::to_owned)
 }
 
-pub(crate) async fn create_chat(State(app): State<App>, headers: HeaderMap, bytes: Bytes) -> Result<Response, Problem> {
-    let claims = claims(&app, &headers).await?;
+pub(crate) async fn create_chat(
+    State(app): State<App>,
+    Caller(claims): Caller,
+    headers: HeaderMap,
+    Whole(bytes): Whole,
+) -> Result<Response, Problem> {
     let new: NewChat = body(&bytes)?;
     let kind = match new.kind.as_str() {
         "direct" => pb::ChatKind::Direct,
@@ -142,10 +146,9 @@ pub(crate) async fn create_chat(State(app): State<App>, headers: HeaderMap, byte
 
 pub(crate) async fn get_chat(
     State(app): State<App>,
-    headers: HeaderMap,
+    Caller(claims): Caller,
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
-    let claims = claims(&app, &headers).await?;
     chat_of(&app, chat_id(&id)?, claims.user).await
 }
 
@@ -157,10 +160,9 @@ async fn chat_of(app: &App, chat_id: u64, user: UserId) -> Result<Response, Prob
 
 pub(crate) async fn list_chats(
     State(app): State<App>,
-    headers: HeaderMap,
+    Caller(claims): Caller,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
-    let claims = claims(&app, &headers).await?;
     let params = PageParams::read(query.as_deref())?;
     let request = pb::ListChatsRequest {
         user_id: claims.user.0,
@@ -176,11 +178,10 @@ pub(crate) async fn list_chats(
 
 pub(crate) async fn list_members(
     State(app): State<App>,
-    headers: HeaderMap,
+    Caller(claims): Caller,
     Path(id): Path<String>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
-    let claims = claims(&app, &headers).await?;
     let id = chat_id(&id)?;
     let params = PageParams::read(query.as_deref())?;
     let request = pb::ListMembersRequest {
@@ -205,11 +206,10 @@ pub(crate) async fn list_members(
 
 pub(crate) async fn add_members(
     State(app): State<App>,
-    headers: HeaderMap,
+    Caller(claims): Caller,
     Path(id): Path<String>,
-    bytes: Bytes,
+    Whole(bytes): Whole,
 ) -> Result<Response, Problem> {
-    let claims = claims(&app, &headers).await?;
     let id = chat_id(&id)?;
     let new: NewMembers = body(&bytes)?;
     let request = pb::AddMembersRequest {
@@ -224,10 +224,9 @@ pub(crate) async fn add_members(
 
 pub(crate) async fn remove_member(
     State(app): State<App>,
-    headers: HeaderMap,
+    Caller(claims): Caller,
     Path((id, user)): Path<(String, String)>,
 ) -> Result<Response, Problem> {
-    let claims = claims(&app, &headers).await?;
     let request = pb::RemoveMembersRequest {
         chat_id: chat_id(&id)?,
         user_id: claims.user.0,
@@ -240,11 +239,10 @@ pub(crate) async fn remove_member(
 
 pub(crate) async fn set_role(
     State(app): State<App>,
-    headers: HeaderMap,
+    Caller(claims): Caller,
     Path((id, user)): Path<(String, String)>,
-    bytes: Bytes,
+    Whole(bytes): Whole,
 ) -> Result<Response, Problem> {
-    let claims = claims(&app, &headers).await?;
     let new: NewRole = body(&bytes)?;
     let role = match new.role.as_str() {
         "admin" => pb::Role::Admin,
@@ -265,11 +263,10 @@ pub(crate) async fn set_role(
 /// Renames a group; the answer is the chat.
 pub(crate) async fn change_chat(
     State(app): State<App>,
-    headers: HeaderMap,
+    Caller(claims): Caller,
     Path(id): Path<String>,
-    bytes: Bytes,
+    Whole(bytes): Whole,
 ) -> Result<Response, Problem> {
-    let claims = claims(&app, &headers).await?;
     let new: NewTitle = body(&bytes)?;
     let (chat_id, user_id) = (chat_id(&id)?, claims.user.0);
     let request = pb::RenameChatRequest { chat_id, user_id, title: new.title, device: claims.device };
@@ -279,10 +276,9 @@ pub(crate) async fn change_chat(
 
 pub(crate) async fn delete_chat(
     State(app): State<App>,
-    headers: HeaderMap,
+    Caller(claims): Caller,
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
-    let claims = claims(&app, &headers).await?;
     let request = pb::DeleteChatRequest { chat_id: chat_id(&id)?, user_id: claims.user.0, device: claims.device };
     app.shared.messages.clone().delete_chat(request).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
@@ -290,11 +286,10 @@ pub(crate) async fn delete_chat(
 
 pub(crate) async fn list_messages(
     State(app): State<App>,
-    headers: HeaderMap,
+    Caller(claims): Caller,
     Path(id): Path<String>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
-    let claims = claims(&app, &headers).await?;
     let id = chat_id(&id)?;
     let params = PageParams::read(query.as_deref())?;
     let request = pb::ListMessagesRequest {
@@ -317,11 +312,11 @@ pub(crate) async fn list_messages(
 
 pub(crate) async fn send_message(
     State(app): State<App>,
+    Caller(claims): Caller,
     headers: HeaderMap,
     Path(id): Path<String>,
-    bytes: Bytes,
+    Whole(bytes): Whole,
 ) -> Result<Response, Problem> {
-    let claims = claims(&app, &headers).await?;
     let id = chat_id(&id)?;
     let new: NewMessage = body(&bytes)?;
     let limited = |wait| Problem::limited(TOO_MANY, wait);
@@ -353,11 +348,10 @@ pub(crate) async fn send_message(
 /// Has read a chat up to a message.
 pub(crate) async fn read(
     State(app): State<App>,
-    headers: HeaderMap,
+    Caller(claims): Caller,
     Path(id): Path<String>,
-    bytes: Bytes,
+    Whole(bytes): Whole,
 ) -> Result<Response, Problem> {
-    let claims = claims(&app, &headers).await?;
     let wrong = |field, why| Problem::new(Code::InvalidFrame, why, Some(field));
     let chat = ChatId::checked(chat_id(&id)?).ok_or_else(|| wrong("chat_id", CHAT_ID))?;
     let ReadUpTo { seq } = body(&bytes)?;
@@ -369,10 +363,9 @@ pub(crate) async fn read(
 /// Whether somebody is online, whom one shares a chat with.
 pub(crate) async fn presence(
     State(app): State<App>,
-    headers: HeaderMap,
+    Caller(claims): Caller,
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
-    let claims = claims(&app, &headers).await?;
     let user = user_id(&id)?;
     let known = app.shared.acquainted(claims.user, &[UserId(user)]).await?;
     if user != claims.user.0 && !known.contains(&UserId(user)) {
@@ -391,11 +384,10 @@ pub(crate) async fn presence(
 /// Who has got a message, and who has read it.
 pub(crate) async fn list_receipts(
     State(app): State<App>,
-    headers: HeaderMap,
+    Caller(claims): Caller,
     Path((id, seq)): Path<(String, String)>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
-    let claims = claims(&app, &headers).await?;
     let params = PageParams::read(query.as_deref())?;
     let wrong = |_| Problem::new(Code::InvalidFrame, SEQ, Some("seq"));
     let request = pb::ListReceiptsRequest {

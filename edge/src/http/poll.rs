@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use axum::body::Bytes;
 use axum::extract::{RawQuery, State};
 use axum::http::{Extensions, HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -17,7 +16,7 @@ use uuid::Uuid;
 
 use super::api::body;
 use super::upgrade::{bounds, may_connect, may_connect_as};
-use super::{App, Problem, address, claims, pairs};
+use super::{App, Caller, Problem, Whole, address, pairs};
 use crate::auth::Claims;
 use crate::core::session::{error_frame, error_to, too_many};
 use crate::edge::refusal;
@@ -101,10 +100,10 @@ impl Asked {
 pub(crate) async fn open(
     State(app): State<App>,
     extensions: Extensions,
+    Caller(claims): Caller,
     headers: HeaderMap,
-    bytes: Bytes,
+    Whole(bytes): Whole,
 ) -> Result<Response, Problem> {
-    let claims = claims(&app, &headers).await?;
     may_connect(&app, address(&app, &extensions, &headers))?;
     may_connect_as(&app, &claims)?;
     let opening: Opening = if bytes.is_empty() { Opening::default() } else { body(&bytes)? };
@@ -118,10 +117,9 @@ pub(crate) async fn open(
 
 pub(crate) async fn next(
     State(app): State<App>,
-    headers: HeaderMap,
+    Caller(claims): Caller,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
-    let claims = claims(&app, &headers).await?;
     let asked = Asked::read(query.as_deref())?;
     let required = || Problem::new(Code::InvalidFrame, "cursor is required", Some("cursor"));
     let cursor = asked.cursor.ok_or_else(required)?;
@@ -169,10 +167,9 @@ fn json(app: &App, body: String) -> Response {
 
 pub(crate) async fn end(
     State(app): State<App>,
-    headers: HeaderMap,
+    Caller(claims): Caller,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
-    let claims = claims(&app, &headers).await?;
     polls::end(&app.shared, &claims, Asked::read(query.as_deref())?.session).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
@@ -180,11 +177,10 @@ pub(crate) async fn end(
 /// Frames, one after another. What takes no session is done here, at any edge.
 pub(crate) async fn send(
     State(app): State<App>,
-    headers: HeaderMap,
+    Caller(claims): Caller,
     RawQuery(query): RawQuery,
-    bytes: Bytes,
+    Whole(bytes): Whole,
 ) -> Result<Response, Problem> {
-    let claims = claims(&app, &headers).await?;
     let session = Asked::read(query.as_deref())?.session;
     let frames: Vec<&RawValue> = body(&bytes)?;
     if frames.len() > FRAMES_MAX {

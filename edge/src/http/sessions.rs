@@ -1,20 +1,19 @@
 //! `/v1/sessions`: where one is connected, and the end of it.
 
 use axum::extract::{Path, RawQuery, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use confab_ids::UserId;
 use confab_proto::presence::v1::{ListSessionsRequest, OpenSession, RevokeSessionsRequest};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::{App, Problem, claims, pairs};
+use super::{App, Caller, Problem, pairs};
 use crate::frames::Code;
 use crate::frames::server::{time, uuid};
 use crate::links::presence::instances::Client;
 
-pub(crate) async fn list(State(app): State<App>, headers: HeaderMap) -> Result<Response, Problem> {
-    let claims = claims(&app, &headers).await?;
+pub(crate) async fn list(State(app): State<App>, Caller(claims): Caller) -> Result<Response, Problem> {
     let request = ListSessionsRequest { user_id: claims.user.0 };
     let mut sessions: Vec<OpenSession> = Vec::new();
     for mut home in homes(&app, claims.user)? {
@@ -36,10 +35,9 @@ pub(crate) async fn list(State(app): State<App>, headers: HeaderMap) -> Result<R
 /// All of them; with `?device=`, those of one device.
 pub(crate) async fn revoke_all(
     State(app): State<App>,
-    headers: HeaderMap,
+    Caller(claims): Caller,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
-    let claims = claims(&app, &headers).await?;
     let device = pairs(query.as_deref()).find(|(name, _)| *name == "device").map(|(_, device)| device);
     if device.is_some_and(str::is_empty) {
         return Err(Problem::new(Code::InvalidFrame, "device is empty", Some("device")));
@@ -50,10 +48,9 @@ pub(crate) async fn revoke_all(
 
 pub(crate) async fn revoke(
     State(app): State<App>,
-    headers: HeaderMap,
+    Caller(claims): Caller,
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
-    let claims = claims(&app, &headers).await?;
     let wrong = |_| Problem::new(Code::InvalidFrame, "session_id is a UUID", Some("session_id"));
     let id: Uuid = id.parse().map_err(wrong)?;
     let names = vec![id.as_bytes().to_vec().into()];
@@ -67,9 +64,12 @@ pub(super) async fn revoke_of(app: &App, user: UserId) -> Result<Response, Probl
 
 /// At all instances that may know some of them.
 async fn revoke_those(app: &App, request: RevokeSessionsRequest) -> Result<Response, Problem> {
+    let mut revoked = Ok(());
     for mut home in homes(app, UserId(request.user_id))? {
-        home.revoke_sessions(request.clone()).await?;
+        // The others are told in any case.
+        revoked = revoked.and(home.revoke_sessions(request.clone()).await.map(drop));
     }
+    revoked?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 

@@ -1,15 +1,14 @@
 //! `/v1/users/me`: what one has set for oneself, whom one has blocked, and the end of it all; and a chat's mute.
 
-use axum::body::Bytes;
 use axum::extract::{Path, RawQuery, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use confab_proto::message::v1 as pb;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 
 use super::api::{PageParams, body, chat_id, user_id};
-use super::{App, Problem, claims, sessions};
+use super::{App, Caller, Problem, Whole, sessions};
 use crate::frames::Code;
 use crate::frames::server::time;
 
@@ -46,16 +45,18 @@ fn wrong(field: &str, why: &str) -> Problem {
     Problem::new(Code::InvalidFrame, format!("{field} is {why}"), Some(field))
 }
 
-pub(crate) async fn get(State(app): State<App>, headers: HeaderMap) -> Result<Response, Problem> {
-    let claims = claims(&app, &headers).await?;
+pub(crate) async fn get(State(app): State<App>, Caller(claims): Caller) -> Result<Response, Problem> {
     let request = pb::GetSettingsRequest { user_id: claims.user.0 };
     let settings = app.shared.messages.clone().get_settings(request).await?.into_inner().settings;
     Ok(axum::Json(settings_json(&settings.unwrap_or_default())).into_response())
 }
 
-pub(crate) async fn change(State(app): State<App>, headers: HeaderMap, bytes: Bytes) -> Result<Response, Problem> {
+pub(crate) async fn change(
+    State(app): State<App>,
+    Caller(claims): Caller,
+    Whole(bytes): Whole,
+) -> Result<Response, Problem> {
     use pb::update_settings_request::Quiet;
-    let claims = claims(&app, &headers).await?;
     let new: NewSettings = body(&bytes)?;
     let last_seen = match new.last_seen.as_deref() {
         None => None,
@@ -101,10 +102,9 @@ fn settings_json(settings: &pb::Settings) -> Value {
 
 pub(crate) async fn list_blocks(
     State(app): State<App>,
-    headers: HeaderMap,
+    Caller(claims): Caller,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
-    let claims = claims(&app, &headers).await?;
     let params = PageParams::read(query.as_deref())?;
     let (after, limit) = (params.next.unwrap_or(0), params.limit.unwrap_or(0));
     let request = pb::ListBlocksRequest { user_id: claims.user.0, after, limit };
@@ -117,10 +117,9 @@ pub(crate) async fn list_blocks(
 /// Whether somebody is blocked: 204, or 404.
 pub(crate) async fn get_block(
     State(app): State<App>,
-    headers: HeaderMap,
+    Caller(claims): Caller,
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
-    let claims = claims(&app, &headers).await?;
     let peer = user_id(&id)?;
     let request = pb::ListBlocksRequest { user_id: claims.user.0, after: peer.saturating_sub(1), limit: 1 };
     let page = app.shared.messages.clone().list_blocks(request).await?.into_inner();
@@ -130,21 +129,20 @@ pub(crate) async fn get_block(
     }
 }
 
-pub(crate) async fn block(app: State<App>, headers: HeaderMap, id: Path<String>) -> Result<Response, Problem> {
-    set_block(app, headers, id, true).await
+pub(crate) async fn block(app: State<App>, caller: Caller, id: Path<String>) -> Result<Response, Problem> {
+    set_block(app, caller, id, true).await
 }
 
-pub(crate) async fn unblock(app: State<App>, headers: HeaderMap, id: Path<String>) -> Result<Response, Problem> {
-    set_block(app, headers, id, false).await
+pub(crate) async fn unblock(app: State<App>, caller: Caller, id: Path<String>) -> Result<Response, Problem> {
+    set_block(app, caller, id, false).await
 }
 
 async fn set_block(
     State(app): State<App>,
-    headers: HeaderMap,
+    Caller(claims): Caller,
     Path(id): Path<String>,
     blocked: bool,
 ) -> Result<Response, Problem> {
-    let claims = claims(&app, &headers).await?;
     let request = pb::SetBlockRequest { user_id: claims.user.0, peer: user_id(&id)?, blocked };
     app.shared.messages.clone().set_block(request).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
@@ -153,11 +151,10 @@ async fn set_block(
 /// Until a time, or for good.
 pub(crate) async fn mute(
     State(app): State<App>,
-    headers: HeaderMap,
+    Caller(claims): Caller,
     Path(id): Path<String>,
-    bytes: Bytes,
+    Whole(bytes): Whole,
 ) -> Result<Response, Problem> {
-    let claims = claims(&app, &headers).await?;
     let new = if bytes.is_empty() { NewMute { until: None } } else { body(&bytes)? };
     let at = |text: &str| text.parse::<jiff::Timestamp>().map_err(|_| wrong("until", "a time in RFC 3339"));
     let until_ms = new.until.as_deref().map(at).transpose()?.map_or(0, |at| at.as_millisecond().max(1));
@@ -166,10 +163,9 @@ pub(crate) async fn mute(
 
 pub(crate) async fn unmute(
     State(app): State<App>,
-    headers: HeaderMap,
+    Caller(claims): Caller,
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
-    let claims = claims(&app, &headers).await?;
     set_mute(&app, chat_id(&id)?, claims.user.0, None).await
 }
 
@@ -179,16 +175,14 @@ async fn set_mute(app: &App, chat_id: u64, user_id: u64, until_ms: Option<i64>) 
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
-pub(crate) async fn me(State(app): State<App>, headers: HeaderMap) -> Result<Response, Problem> {
-    let claims = claims(&app, &headers).await?;
+pub(crate) async fn me(State(app): State<App>, Caller(claims): Caller) -> Result<Response, Problem> {
     let request = pb::EraseUserRequest { user_id: claims.user.0, look_only: true };
     let erasure = app.shared.messages.clone().erase_user(request).await?.into_inner();
     Ok(axum::Json(me_json(claims.user.0, erasure)).into_response())
 }
 
 /// Begins to erase what is the user's, and ends their sessions.
-pub(crate) async fn erase_me(State(app): State<App>, headers: HeaderMap) -> Result<Response, Problem> {
-    let claims = claims(&app, &headers).await?;
+pub(crate) async fn erase_me(State(app): State<App>, Caller(claims): Caller) -> Result<Response, Problem> {
     let request = pb::EraseUserRequest { user_id: claims.user.0, look_only: false };
     let erasure = app.shared.messages.clone().erase_user(request).await?.into_inner();
     sessions::revoke_of(&app, claims.user).await?;

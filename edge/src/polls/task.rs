@@ -18,7 +18,7 @@ use crate::core::session::{Mode, Session};
 use crate::edge::Shared;
 use crate::frames::{Close, Frame};
 use crate::links::presence::polls::Keeping;
-use crate::mailbox::{Item, Mailbox};
+use crate::mailbox::{Item, Mailbox, Subject};
 
 /// How long a poll stays here without a question; then its user is offline, after their grace.
 const REST: Duration = Duration::from_secs(20);
@@ -151,6 +151,10 @@ impl Poll {
 
     /// Does what there is to do, and waits for the next thing.
     async fn turn(&mut self) -> Result<(), End> {
+        if self.mailbox.closing().is_some() {
+            // However much is ready: who is not let in any more gets none of it.
+            self.mail().await?;
+        }
         self.act().await?;
         self.answer().await?;
         self.keep_watched().await?;
@@ -216,6 +220,13 @@ impl Poll {
     }
 
     async fn request(&mut self, request: Request) -> Result<(), End> {
+        if self.ready_bytes >= READY_BYTES_MAX
+            && let Request::Frames { answer, .. } = request
+        {
+            // Each would be answered, and nobody fetches the answers.
+            let _gone = answer.send(Err(Refusal::Unavailable));
+            return Ok(());
+        }
         self.asked_at = Instant::now();
         match request {
             Request::Next { cursor, wait, claims, answer } => {
@@ -315,7 +326,11 @@ impl Poll {
             match out {
                 Out::Frame(frame) => self.ready(frame, false, true),
                 Out::Answer(frame) => self.ready(frame, true, true),
-                Out::Passing(frame) => self.ready(frame, true, Instant::now() >= self.news_from),
+                Out::Passing(subject, frame) => {
+                    // Nobody tells again that somebody types.
+                    let is_news = matches!(subject, Subject::Typing(..)) || Instant::now() >= self.news_from;
+                    self.ready(frame, true, is_news);
+                }
                 Out::Command { call, action } => {
                     if let Some(wait) = self.shared.conversation.send(self.mailbox.session, call, action) {
                         wait.await;
@@ -442,13 +457,16 @@ impl Poll {
         watched
     }
 
-    /// Leaves what its client has not got, and no log has, to the edge that has the poll now; the answers that are under way, too.
+    /// Leaves what its client has not got, and no log has, to the edge that has the poll now, or will have it; the answers that are
+    /// under way, too, when they come.
     async fn pass_aside(&mut self) {
         let until = Instant::now() + ANSWERS_MAX;
+        // At once: what passes is soon of before.
+        self.pass_on().await;
         loop {
             for out in self.session.take_out() {
                 match out {
-                    Out::Answer(frame) | Out::Passing(frame) => self.ready(frame, true, true),
+                    Out::Answer(frame) | Out::Passing(_, frame) => self.ready(frame, true, true),
                     Out::Ask(question) => self.shared.ask(&self.mailbox, question),
                     // What it would do beside is the other edge's.
                     _ => {}
@@ -460,6 +478,10 @@ impl Poll {
             let now = self.shared.now();
             self.mailbox.take().into_iter().for_each(|item| self.session.item(now, item));
         }
+        self.pass_on().await;
+    }
+
+    async fn pass_on(&mut self) {
         let frames = self.aside.drain(..).filter_map(|frame| match frame {
             Frame::Text(text) => Some(text.as_str().to_owned()),
             Frame::Binary(_) => None,
@@ -473,15 +495,16 @@ impl Poll {
     /// Tells a client that still waits what the end means for it.
     async fn last_answer(&mut self, end: End) {
         let is_over = matches!(end, End::Closed(Close::Revoked | Close::TooManyBadFrames | Close::TooManyConnections));
-        if is_over || matches!(end, End::Over) {
+        let is_over = is_over || matches!(end, End::Over);
+        if is_over {
             self.shared.polls.keeper.end(self.id, self.user).await;
         }
-        let moved = matches!(end, End::Superseded | End::Stale);
         if let Some(waiting) = self.waiting.take() {
             let answer = self.end_of(end).await;
             let _gone = waiting.answer.send(answer);
         }
-        if moved {
+        // Also where its client asks nothing for now: any edge goes on with it.
+        if !is_over {
             self.pass_aside().await;
         }
     }

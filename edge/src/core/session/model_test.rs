@@ -249,10 +249,10 @@ impl World {
     fn take_out(&mut self) {
         for out in self.session.take_out() {
             match out {
-                Out::Frame(Frame::Text(text)) | Out::Answer(Frame::Text(text)) | Out::Passing(Frame::Text(text)) => {
+                Out::Frame(Frame::Text(text)) | Out::Answer(Frame::Text(text)) | Out::Passing(_, Frame::Text(text)) => {
                     self.received(&text);
                 }
-                Out::Frame(_) | Out::Answer(_) | Out::Passing(_) => panic!("not JSON"),
+                Out::Frame(_) | Out::Answer(_) | Out::Passing(..) => panic!("not JSON"),
                 Out::Ask(Question::WatchPeers { .. } | Question::Unwatch { .. }) => {}
                 Out::Ask(question) => self.questions.push(question),
                 Out::Ping(_) | Out::Command { .. } => {}
@@ -361,7 +361,7 @@ impl Seed {
     /// What its client was told: types and seqs.
     fn told(&mut self) -> Vec<String> {
         let texts = self.session.take_out().into_iter().filter_map(|out| match out {
-            Out::Frame(Frame::Text(text)) | Out::Answer(Frame::Text(text)) | Out::Passing(Frame::Text(text)) => {
+            Out::Frame(Frame::Text(text)) | Out::Answer(Frame::Text(text)) | Out::Passing(_, Frame::Text(text)) => {
                 Some(serde_json::from_str::<Value>(&text).expect("JSON"))
             }
             _ => None,

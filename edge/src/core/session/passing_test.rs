@@ -24,7 +24,7 @@ fn receipt(delivered: u64, read: u64) -> Item {
 /// What was told of receipts: `"delivered":…,"read":…`.
 fn told(session: &mut Session) -> Vec<String> {
     let receipt = |out| match out {
-        Out::Passing(Frame::Text(text)) => text.split_once("\"user_id\":2,").map(|(_, marks)| marks.to_owned()),
+        Out::Passing(_, Frame::Text(text)) => text.split_once("\"user_id\":2,").map(|(_, marks)| marks.to_owned()),
         _ => None,
     };
     session.take_out().into_iter().filter_map(receipt).collect()

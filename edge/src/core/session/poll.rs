@@ -40,7 +40,7 @@ impl Session {
     pub(crate) fn watches(&mut self, users: Vec<UserId>) {
         self.watched.extend(&users);
         if !users.is_empty() {
-            self.ask(Question::Watch { users, asked: false, reference: None });
+            self.ask(Question::Watch { fresh: users.clone(), users, asked: false, reference: None });
         }
     }
 

@@ -56,10 +56,7 @@ impl Session {
                 self.ask(Question::History { chat, before, limit, reference });
             }
             Ok(ClientFrame::Watch { users }) => self.watch(now, users, reference),
-            Ok(ClientFrame::Unwatch { users }) => {
-                self.watched.retain(|user| !users.contains(user));
-                self.out.push(Out::Ask(Question::Unwatch { users }));
-            }
+            Ok(ClientFrame::Unwatch { users }) => self.unwatch(now, users, reference.as_deref()),
             Ok(ClientFrame::Typing { chat }) => {
                 let typing = Typing { chat_id: chat.0, user_id: self.user.0 };
                 self.say_in_passing(Action::Typing(typing), reference);
@@ -138,15 +135,28 @@ impl Session {
         }
     }
 
-    fn watch(&mut self, now: Now, users: Vec<UserId>, reference: Option<String>) {
-        let fresh = users.iter().filter(|user| !self.watched.contains(user)).count();
-        if self.watched.len() + fresh > self.bounds.watch_max {
-            let why = format!("at most {} users are watched", self.bounds.watch_max);
-            let bad = BadFrame::new(Code::TooLarge, Some("user_ids"), why);
-            return self.bad_frame(now, &bad, reference.as_deref(), None);
+    fn watch(&mut self, now: Now, mut users: Vec<UserId>, reference: Option<String>) {
+        users.sort_unstable();
+        users.dedup();
+        let fresh: Vec<UserId> = users.iter().copied().filter(|user| !self.watched.contains(user)).collect();
+        if users.len().max(self.watched.len() + fresh.len()) > self.bounds.watch_max {
+            return self.too_many_users(now, reference.as_deref());
         }
-        self.watched.extend(&users);
-        self.ask(Question::Watch { users, asked: true, reference });
+        self.watched.extend(&fresh);
+        self.ask(Question::Watch { users, fresh, asked: true, reference });
+    }
+
+    fn unwatch(&mut self, now: Now, users: Vec<UserId>, reference: Option<&str>) {
+        if users.len() > self.bounds.watch_max {
+            return self.too_many_users(now, reference);
+        }
+        self.watched.retain(|user| !users.contains(user));
+        self.out.push(Out::Ask(Question::Unwatch { users }));
+    }
+
+    fn too_many_users(&mut self, now: Now, reference: Option<&str>) {
+        let why = format!("at most {} users are watched", self.bounds.watch_max);
+        self.bad_frame(now, &BadFrame::new(Code::TooLarge, Some("user_ids"), why), reference, None);
     }
 
     pub(super) fn mark(&mut self, chat: ChatId, at: Place, read: bool, reference: Option<String>) {

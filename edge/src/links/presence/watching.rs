@@ -1,6 +1,7 @@
 //! The streams by which this edge watches: each user at one instance, the one to follow them at. Whether users are visible to who
 //! watches them is asked of message-svc: when it matters first, and when it has changed.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
@@ -60,8 +61,10 @@ struct Task {
     views: Views,
     interest: Shared,
     messages: Messages,
-    /// Bounded by who is watched.
+    /// Bounded by who is watched: each is looked up once at a time.
     lookups: FuturesUnordered<BoxFuture<'static, LookedUp>>,
+    /// Who is looked up, and whether what is found is of no use, for it has changed since.
+    looking: HashMap<UserId, bool>,
     streams: HashMap<Name, mpsc::UnboundedSender<WatchRequest>>,
     started: Instant,
 }
@@ -75,8 +78,8 @@ pub(super) async fn run(
 ) {
     let (events, happened) = mpsc::channel(EVENTS_MAX);
     let views = Views::new(names(&presence.members()));
-    let (lookups, streams) = (FuturesUnordered::new(), HashMap::new());
-    let task = Task { views, interest, messages, lookups, streams, started: Instant::now() };
+    let (lookups, looking, streams) = (FuturesUnordered::new(), HashMap::new(), HashMap::new());
+    let task = Task { views, interest, messages, lookups, looking, streams, started: Instant::now() };
     let listed = presence.watch();
     tokio::select! {
         () = task.run(wishes, happened, listed) => {}
@@ -144,18 +147,31 @@ impl Task {
                 let changed = changed.map(|user| (user, interest.changed(user)));
                 let changed: Vec<_> = changed.filter(|(_, watching)| !watching.is_empty()).collect();
                 drop(interest);
-                self.look_up(&unknown, changed);
+                self.look_up(unknown, changed);
             }
             Event::Lost(name) => drop(self.streams.remove(&name)),
         }
     }
 
     /// Asks whether some users are visible, and for others who may watch them, too.
-    fn look_up(&mut self, users: &[u64], changed: Vec<(UserId, Vec<UserId>)>) {
+    fn look_up(&mut self, mut users: Vec<u64>, changed: Vec<(UserId, Vec<UserId>)>) {
+        // Who is looked up already is told then.
+        users.retain(|user| match self.looking.entry(UserId(*user)) {
+            Entry::Occupied(_) => false,
+            Entry::Vacant(place) => {
+                place.insert(false);
+                true
+            }
+        });
         for users in users.chunks(ASKED_MAX) {
             self.lookups.push(Box::pin(look_up_visible(self.messages.clone(), users.to_vec())));
         }
         for (user, watching) in changed {
+            if let Some(is_stale) = self.looking.get_mut(&user) {
+                *is_stale = true;
+                continue;
+            }
+            self.looking.insert(user, false);
             let messages = self.messages.clone();
             self.lookups.push(Box::pin(async move {
                 let barred = barred(messages.clone(), user, watching).await;
@@ -164,8 +180,14 @@ impl Task {
         }
     }
 
-    fn looked_up(&self, LookedUp { visible, barred }: LookedUp) {
+    fn looked_up(&mut self, LookedUp { mut visible, mut barred }: LookedUp) {
+        let found = visible.iter().map(|(user, _)| *user);
+        let stale: HashSet<UserId> = found.filter(|user| self.looking.remove(user) == Some(true)).collect();
+        visible.retain(|(user, _)| !stale.contains(user));
+        barred.retain(|(user, _)| !stale.contains(user));
         let mut interest = self.interest.lock();
+        let again = stale.into_iter().map(|user| (user, interest.changed(user)));
+        let again: Vec<_> = again.filter(|(_, watching)| !watching.is_empty()).collect();
         // First who hears no more of it.
         let ended = barred.iter().filter(|(user, barred)| interest.bar(*user, barred)).map(|(user, _)| *user);
         let ended: Vec<UserId> = ended.collect();
@@ -174,6 +196,7 @@ impl Task {
         let requests = requests(wishes);
         drop(interest);
         self.send(requests);
+        self.look_up(Vec::new(), again);
     }
 
     fn follow_elsewhere(&mut self, before: &Views) {
