@@ -61,6 +61,36 @@ async fn slow_heads_are_cut_off_and_cost_nobody_else_anything() {
 }
 
 #[tokio::test]
+async fn a_body_is_read_only_of_who_may_send_one_and_only_if_it_comes_in_time() {
+    let timeouts = [("CONFAB_EDGE__HEADER_TIMEOUT_SECONDS", "1")];
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start_on(folder.path(), &timeouts, &[]).await.unwrap();
+    let addr = server.addr();
+    let half = |path: &str, token: &str| {
+        format!(
+            "POST {path} HTTP/1.1\r\nHost: {addr}\r\nAuthorization: Bearer {token}\r\nContent-Type: application/json\r\n\
+             Content-Length: 60000\r\n\r\n{{\"sync\":"
+        )
+    };
+    for path in ["/poll", "/poll/send", "/v1/chats", "/v1/chats/1/messages"] {
+        let begun = Instant::now();
+        let refused = http::raw(addr, half(path, "no token").as_bytes()).await.unwrap();
+        assert_eq!(refused.status, 401, "{path}");
+        assert!(begun.elapsed() < Duration::from_secs(1), "{path}: its body was waited for");
+    }
+    let token = server.token(1);
+    for path in ["/poll", "/v1/chats"] {
+        let cut = http::raw(addr, half(path, &token).as_bytes()).await.unwrap();
+        let problem = cut.json().unwrap();
+        assert_eq!(
+            (cut.status, &problem["code"], &problem["field"]),
+            (408, &json!("DEADLINE"), &json!("body")),
+            "{path}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn oversized_heads_are_431() {
     let server = Server::start().await.unwrap();
     let addr = server.addr();

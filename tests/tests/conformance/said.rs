@@ -243,12 +243,18 @@ async fn watch(stage: &Stage, transport: Transport) {
     let refused = one.expect_error("w").await;
     assert_eq!((&refused["code"], &refused["field"]), (&json!("FORBIDDEN"), &json!("user_ids")));
     one.expect_where("the state at once", is_presence(two.user, "online")).await;
+    let many: Vec<u64> = (1..=201).collect();
+    for kind in ["watch", "unwatch"] {
+        one.say(json!({"type": kind, "user_ids": many, "ref": kind})).await;
+        assert_eq!(one.expect_error(kind).await["code"], "TOO_LARGE");
+    }
+    // A second time, though only some of them may be watched, changes nothing for the others.
+    one.say(json!({"type": "watch", "user_ids": [two.user, stranger], "ref": "again"})).await;
+    assert_eq!(one.expect_error("again").await["code"], "FORBIDDEN");
+    one.expect_where("the state again", is_presence(two.user, "online")).await;
     one.say(json!({"type": "unwatch", "user_ids": [two.user]})).await;
     one.say(json!({"type": "watch", "user_ids": [0], "ref": "nobody"})).await;
     assert_eq!(one.expect_error("nobody").await["field"], "user_ids");
-    let many: Vec<u64> = (1..=201).collect();
-    one.say(json!({"type": "watch", "user_ids": many, "ref": "many"})).await;
-    assert_eq!(one.expect_error("many").await["code"], "TOO_LARGE");
 }
 
 async fn ping(stage: &Stage, transport: Transport) {

@@ -1,6 +1,6 @@
 //! `message.retention_days`: what is too old says nothing any more.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use confab_tests::harness::{BOUND, Server, wait_for};
 use serde_json::{Value, json};
@@ -36,6 +36,22 @@ async fn what_is_too_old_is_as_if_deleted_and_what_is_not_is_as_it_was() {
     assert_eq!((&again["seq"], &again["duplicate"]), (&json!(old), &json!(true)), "its key is still known");
     one.send(&json!({"type": "react", "chat_id": DIRECT, "target": old, "emoji": "+", "ref": "r"})).await.unwrap();
     assert_eq!(one.expect_error("NOT_FOUND").await.unwrap()["ref"], "r");
+
+    // However young its edit is, it goes with its message.
+    let of_old = one.say(DIRECT, "edited late").await.unwrap()["seq"].as_u64().unwrap();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let edit =
+        json!({"type": "edit", "chat_id": DIRECT, "target": of_old, "content": "late words", "client_id": "late"});
+    one.send(&edit).await.unwrap();
+    let edit = one.answer_to("late").await.unwrap()["seq"].as_u64().unwrap();
+    let edited = Instant::now();
+    let silent = async || {
+        let log = log(&server).await;
+        let of = |seq: u64| log.iter().find(|event| event["seq"] == seq).unwrap();
+        of(of_old)["deleted"].as_bool().map(|_| of(edit)["content"].clone())
+    };
+    assert!(wait_for("the edited message's end", BOUND, silent).await.unwrap().is_null());
+    assert!(edited.elapsed() < Duration::from_secs(4), "the edit's own time had come");
 
     // A restart goes on where it was, and what is said anew is there until its own time has come.
     server.kill9().unwrap();
