@@ -36,6 +36,15 @@ const TOLD_BEFORE: Duration = Duration::from_secs(2);
 /// A poll that has so much to give is not fed any more: what comes waits where it is bounded.
 const READY_BYTES_MAX: usize = 256 * 1_024;
 
+/// What no log has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Aside {
+    /// Of a client's own frame: nobody says it again.
+    Answer,
+    /// A receipt, a presence, typing: of now, and told anew by whichever edge goes on later.
+    Passing,
+}
+
 /// Why a task ends.
 #[derive(Debug)]
 enum End {
@@ -71,7 +80,7 @@ pub(super) struct Poll {
     batches: Batches,
     /// Written, and in no batch yet; and what of it is of no log.
     ready: Vec<Frame>,
-    aside: Vec<Frame>,
+    aside: Vec<(Aside, Frame)>,
     ready_bytes: usize,
     /// There is something that its client doesn't know.
     has_news: bool,
@@ -191,7 +200,7 @@ impl Poll {
                 Item::Taken { .. } => end = Some(End::Superseded),
                 Item::Passed(frames) => {
                     was_passed = true;
-                    frames.into_iter().for_each(|frame| self.ready(frame, true, true));
+                    frames.into_iter().for_each(|frame| self.ready(frame, Some(Aside::Answer), true));
                 }
                 item => self.session.item(now, item),
             }
@@ -324,12 +333,12 @@ impl Poll {
         let mut end = None;
         for out in self.session.take_out() {
             match out {
-                Out::Frame(frame) => self.ready(frame, false, true),
-                Out::Answer(frame) => self.ready(frame, true, true),
+                Out::Frame(frame) => self.ready(frame, None, true),
+                Out::Answer(frame) => self.ready(frame, Some(Aside::Answer), true),
                 Out::Passing(subject, frame) => {
                     // Nobody tells again that somebody types.
                     let is_news = matches!(subject, Subject::Typing(..)) || Instant::now() >= self.news_from;
-                    self.ready(frame, true, is_news);
+                    self.ready(frame, Some(Aside::Passing), is_news);
                 }
                 Out::Command { call, action } => {
                     if let Some(wait) = self.shared.conversation.send(self.mailbox.session, call, action) {
@@ -345,9 +354,9 @@ impl Poll {
         end.map_or(Ok(()), |close| Err(End::Closed(close)))
     }
 
-    fn ready(&mut self, frame: Frame, is_aside: bool, is_news: bool) {
+    fn ready(&mut self, frame: Frame, aside: Option<Aside>, is_news: bool) {
         self.ready_bytes += frame.len();
-        self.aside.extend(is_aside.then(|| frame.clone()));
+        self.aside.extend(aside.map(|aside| (aside, frame.clone())));
         self.ready.push(frame);
         self.has_news |= is_news;
     }
@@ -428,7 +437,7 @@ impl Poll {
             (keeping, passed) = keeper.keep(KeepPollRequest { before, watch, given, ..request }).await;
         }
         let passed = passed.into_iter().map(|frame| Frame::Text(frame.into()));
-        passed.for_each(|frame| self.ready(frame, true, true));
+        passed.for_each(|frame| self.ready(frame, Some(Aside::Answer), true));
         self.tell_all = keeping != Keeping::Kept;
         match keeping {
             Keeping::Kept => self.watch_kept = watched,
@@ -459,14 +468,19 @@ impl Poll {
 
     /// Leaves what its client has not got, and no log has, to the edge that has the poll now, or will have it; the answers that are
     /// under way, too, when they come.
-    async fn pass_aside(&mut self) {
+    async fn pass_aside(&mut self, has_moved: bool) {
         let until = Instant::now() + ANSWERS_MAX;
+        if !has_moved {
+            // Whoever goes on does so some time later.
+            self.aside.retain(|(aside, _)| *aside == Aside::Answer);
+        }
         // At once: what passes is soon of before.
         self.pass_on().await;
         loop {
             for out in self.session.take_out() {
                 match out {
-                    Out::Answer(frame) | Out::Passing(_, frame) => self.ready(frame, true, true),
+                    Out::Answer(frame) => self.ready(frame, Some(Aside::Answer), true),
+                    Out::Passing(_, frame) if has_moved => self.ready(frame, Some(Aside::Passing), true),
                     Out::Ask(question) => self.shared.ask(&self.mailbox, question),
                     // What it would do beside is the other edge's.
                     _ => {}
@@ -482,7 +496,7 @@ impl Poll {
     }
 
     async fn pass_on(&mut self) {
-        let frames = self.aside.drain(..).filter_map(|frame| match frame {
+        let frames = self.aside.drain(..).filter_map(|(_, frame)| match frame {
             Frame::Text(text) => Some(text.as_str().to_owned()),
             Frame::Binary(_) => None,
         });
@@ -499,13 +513,14 @@ impl Poll {
         if is_over {
             self.shared.polls.keeper.end(self.id, self.user).await;
         }
+        let has_moved = matches!(end, End::Superseded | End::Stale);
         if let Some(waiting) = self.waiting.take() {
             let answer = self.end_of(end).await;
             let _gone = waiting.answer.send(answer);
         }
         // Also where its client asks nothing for now: any edge goes on with it.
         if !is_over {
-            self.pass_aside().await;
+            self.pass_aside(has_moved).await;
         }
     }
 

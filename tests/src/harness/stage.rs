@@ -116,6 +116,6 @@ impl Stage {
     }
 
     async fn chat(&self, user: u64, body: Value) -> anyhow::Result<u64> {
-        http::create_chat(self.edge(), &self.token(user, "default"), &body, &[201]).await
+        http::create_chat(self.edge(), &self.token(user, "default"), &body, &[200, 201]).await
     }
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use confab_tests::harness::client::message;
-use confab_tests::harness::{BOUND, Poller, Server};
+use confab_tests::harness::{BOUND, Poller, Server, wait_for};
 use serde_json::{Value, json};
 
 use super::DIRECT;
@@ -158,6 +158,32 @@ async fn longer_answers_come_by_the_next_poll() {
 }
 
 #[tokio::test]
+async fn who_fetches_no_answers_gets_no_more_of_them() {
+    let server = Server::start().await.unwrap();
+    let mut one = server.synced(1, &[(DIRECT, 1)]).await.unwrap();
+    for _ in 0..100 {
+        one.say(DIRECT, &"x".repeat(1_000)).await.unwrap();
+    }
+    let mut two = open(&server, 2, &[(DIRECT, 101)]).await;
+    two.expect(server.addr(), "synced").await.unwrap();
+    let ask = |reference: &str| json!({"type": "history", "chat_id": DIRECT, "limit": 200, "ref": reference});
+    let many: Vec<Value> = (0..8).map(|number| ask(&format!("{number}"))).collect();
+    assert!(two.send(server.addr(), &many).await.unwrap().is_empty());
+    let refused = async || two.send(server.addr(), &[ask("more")]).await.unwrap().pop();
+    let refused = wait_for("a refusal", BOUND, refused).await.unwrap();
+    assert_eq!((&refused["code"], &refused["ref"]), (&json!("UNAVAILABLE"), &json!("more")), "{refused}");
+    for number in 0..8 {
+        let history = two.expect(server.addr(), "history").await.unwrap();
+        // A long answer ends where it is long enough.
+        let events = history["events"].as_array().unwrap().len();
+        assert!((40..100).contains(&events) && history["more"] == true, "answer {number}: {events} events");
+    }
+    assert!(two.send(server.addr(), &[ask("again")]).await.unwrap().is_empty());
+    let again = |frame: &Value| frame["type"] == "history" && frame["ref"] == "again";
+    two.expect_where(server.addr(), "an answer, once there is room", again).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_session_is_its_users_until_it_ends() {
     let server = Server::start().await.unwrap();
     let mut two = open(&server, 2, &[(DIRECT, 1)]).await;
@@ -214,6 +240,9 @@ async fn a_poll_that_nobody_asks_for_goes_on_when_somebody_does() {
     };
     one.expect_where("online", status("online")).await.unwrap();
     one.forget_backlog();
+    // Its answer comes while nobody asks.
+    let asked = json!({"type": "history", "chat_id": DIRECT, "ref": "before it rests"});
+    assert!(two.send(server.addr(), &[asked]).await.unwrap().is_empty());
     // A poller is online while its polls go on: it rests after 20 s, and there is a grace.
     let begun = Instant::now();
     while !one.until_pong().await.unwrap().iter().any(status("offline")) {
@@ -223,6 +252,8 @@ async fn a_poll_that_nobody_asks_for_goes_on_when_somebody_does() {
     one.say(DIRECT, "while it rests").await.unwrap();
     let next = two.expect_where(server.addr(), "the message", is_message).await.unwrap();
     assert_eq!(next["content"], "while it rests");
+    let answer = two.expect(server.addr(), "history").await.unwrap();
+    assert_eq!(answer["ref"], "before it rests");
     one.expect_where("online again", status("online")).await.unwrap();
     assert!(
         !two.backlog.iter().any(|frame| frame["type"] == "synced" || frame["type"] == "hello"),
