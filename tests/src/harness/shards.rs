@@ -7,16 +7,20 @@ use anyhow::{Context as _, ensure};
 use confab_ids::{ChatId, Shard};
 use confab_proto::message::v1::message_service_client::MessageServiceClient;
 use confab_proto::message::v1::{WatchShardsRequest, WatchShardsResponse};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
+use tonic::Streaming;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
-use super::{Mesh, wait_for};
+use super::Mesh;
 
 /// How long the shard map may take.
 const BOUND: Duration = Duration::from_secs(10);
 
 /// How long instances may take until each has its part: who has come after the first gets none for 4 s.
 const SHARED: Duration = Duration::from_secs(30);
+
+/// Before it is asked again, where it can't be reached, or has ended the stream.
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// How many shards each owner has, by where it is called.
 #[must_use]
@@ -66,14 +70,16 @@ impl Mesh {
     /// # Errors
     /// If it doesn't answer in time, or knows none.
     pub async fn shard_map(&self) -> anyhow::Result<WatchShardsResponse> {
-        let asked = async {
-            let mut messages = self.messages(&self.grpc("message-svc", 0).to_string()).await?;
-            let mut maps = messages.watch_shards(WatchShardsRequest {}).await?.into_inner();
-            maps.message().await?.context("the stream ended before a map came")
-        };
+        let asked = async { self.shard_maps().await?.message().await?.context("the stream ended before a map came") };
         let map = timeout(BOUND, asked).await.context("no answer in time")??;
         ensure!(!map.owners.is_empty(), "the map names no owner");
         Ok(map)
+    }
+
+    /// The map as message-svc-0 knows it, and each later one.
+    async fn shard_maps(&self) -> anyhow::Result<Streaming<WatchShardsResponse>> {
+        let mut messages = self.messages(&self.grpc("message-svc", 0).to_string()).await?;
+        Ok(messages.watch_shards(WatchShardsRequest {}).await?.into_inner())
     }
 
     /// Waits until `count` instances of message-svc have each about their part of the shards: from then on nothing moves.
@@ -81,12 +87,24 @@ impl Mesh {
     /// # Errors
     /// If they haven't in time.
     pub async fn until_shared(&self, count: usize) -> anyhow::Result<()> {
-        wait_for("a part of the chats for each", SHARED, || async {
-            let map = self.shard_map().await.ok()?;
+        let is_shared = |map: &WatchShardsResponse| {
             let part = map.shards.len() / count * 3 / 4;
-            (owned(&map).values().filter(|owned| **owned >= part).count() >= count).then_some(())
-        })
-        .await
+            owned(map).values().filter(|owned| **owned >= part).count() >= count
+        };
+        let shared = async {
+            loop {
+                // On one stream: a new one for each look would load what is measured.
+                if let Ok(mut maps) = self.shard_maps().await {
+                    while let Ok(Some(map)) = maps.message().await {
+                        if is_shared(&map) {
+                            return;
+                        }
+                    }
+                }
+                sleep(AGAIN).await;
+            }
+        };
+        timeout(SHARED, shared).await.with_context(|| format!("not all of {count} have a part of the chats"))
     }
 }
 
