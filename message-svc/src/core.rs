@@ -22,7 +22,7 @@ mod simulation;
 pub(crate) mod tail;
 pub(crate) mod user;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -168,7 +168,7 @@ pub(crate) enum From {
 #[derive(Debug, Clone)]
 pub(crate) struct Expire {
     /// Those that change, encoded.
-    pub rows: Vec<(Seq, Bytes)>,
+    pub rows: BTreeMap<Seq, Bytes>,
     /// Up to here no other is so old and says something.
     pub upto: Seq,
     /// The head when they were read: what has changed an event since then would be overwritten.

@@ -4,7 +4,6 @@
 //! A pass reads one row of each chat, and the first event that is not expired: most have nothing to do, and are not taken into memory.
 //! A chat at which it fails is the next pass's: the others go on.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,7 +13,6 @@ use confab_proto::message::v1::{Event, ExpireChatRequest};
 use prost::Message as _;
 use tonic::{Response, Status};
 
-use crate::core::body::{as_expired, without_words};
 use crate::core::{Command, Expire, Outcome};
 use crate::error::ChatError;
 use crate::hop::passed_on;
@@ -146,28 +144,21 @@ pub(crate) async fn expire_part<S: Store>(
     let before_ms = keep.map_or(before_ms, |keep| before_ms.min(too_old(keep)));
     let Some(view) = reader.owners.whole_view_here(chat).await? else { return Ok(true) };
     let events = reader.after(&view, view.expired_upto, PART).await?;
-    let mut upto = view.expired_upto;
-    let mut rows = BTreeMap::new();
+    let mut expire = Expire::after(view.expired_upto, view.head);
     for bytes in &events {
         let event = Event::decode(&bytes[..]).map_err(StoreError::from)?;
         if event.created_at_ms >= before_ms {
             break;
         }
-        upto = Seq(event.seq);
-        let Some(silent) = without_words(&event) else { continue };
-        rows.insert(upto, Bytes::from(silent.encode_to_vec()));
-        // What it says now was said by its last edit, too, however young that is.
-        if event.changed_seq > event.seq {
-            let edit = reader.after(&view, Seq(event.changed_seq).prev(), 1).await?;
-            let edit = edit.first().map(|bytes| Event::decode(&bytes[..])).transpose().map_err(StoreError::from)?;
-            let silent = edit.and_then(|edit| as_expired(&edit, upto));
-            rows.extend(silent.map(|silent| (Seq(silent.seq), Bytes::from(silent.encode_to_vec()))));
+        if let Some(edit) = expire.take(&event)
+            && let Some(edit) = reader.after(&view, edit.prev(), 1).await?.first()
+        {
+            expire.take_edit(&Event::decode(&edit[..]).map_err(StoreError::from)?);
         }
     }
-    if upto == view.expired_upto {
+    if expire.upto == view.expired_upto {
         return Ok(true);
     }
-    let expire = Expire { rows: rows.into_iter().collect(), upto, as_of: view.head };
     match reader.owner.call(chat, Command::Expire(expire)).await {
         Outcome::Expired { upto } => Ok(upto >= view.head),
         Outcome::ChatRefused(error) => Err(error.into()),

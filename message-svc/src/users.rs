@@ -100,12 +100,7 @@ impl<S: Store> Users<S> {
 
     /// At the chat's owner.
     pub(crate) async fn apply_here(&self, chat: ChatId, block: Block) -> Result<(), Status> {
-        match self.reader.owner.call(chat, Command::Block(block)).await {
-            // Its key is taken, and the chat is yet to be made: by whoever looks at the blocks then.
-            Outcome::Blocked | Outcome::ChatRefused(ChatError::NotMember) => Ok(()),
-            Outcome::ChatRefused(error) => Err(error.into()),
-            _ => Err(ChatError::Unavailable.into()),
-        }
+        apply_here(&self.reader, chat, block).await
     }
 
     /// What two say of each other.
@@ -190,6 +185,15 @@ impl<S: Store> Users<S> {
             }
         }
         Ok(())
+    }
+}
+
+async fn apply_here<S: Store>(reader: &Reader<S>, chat: ChatId, block: Block) -> Result<(), Status> {
+    match reader.owner.call(chat, Command::Block(block)).await {
+        // Its key is taken, and the chat is yet to be made: by whoever looks at the blocks then.
+        Outcome::Blocked | Outcome::ChatRefused(ChatError::NotMember) => Ok(()),
+        Outcome::ChatRefused(error) => Err(error.into()),
+        _ => Err(ChatError::Unavailable.into()),
     }
 }
 

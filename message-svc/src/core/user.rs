@@ -59,6 +59,11 @@ impl UserRecord {
         }
     }
 
+    /// Everything of the user's is to go, and has not yet.
+    pub(crate) fn is_erasing(&self) -> bool {
+        self.erasure.is_some_and(|erasure| erasure.done_at_ms == 0)
+    }
+
     /// As if nothing had been set, but for what protects: when they were last there stays hidden, or is from now on.
     pub(crate) fn forget(&mut self) {
         let Self { version, erasure, .. } = *self;

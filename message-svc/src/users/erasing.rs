@@ -15,7 +15,7 @@ use prost::Message as _;
 use tokio::sync::{Semaphore, mpsc};
 use tonic::Status;
 
-use super::change;
+use super::{apply_here, change};
 use crate::convert::fresh_id;
 use crate::core::user::{Block, Erasure, UserRecord};
 use crate::core::{Change, ChatView, Command, Outcome, Send, What};
@@ -69,8 +69,7 @@ impl Erasing {
     pub(super) async fn begin(&self, store: &impl Store, user: UserId) -> Result<UserRecord, Status> {
         let asked_at_ms = now_ms();
         let begin = |record: &mut UserRecord| {
-            let goes_on = record.erasure.is_some_and(|erasure| erasure.done_at_ms == 0);
-            if !goes_on {
+            if !record.is_erasing() {
                 record.erasure = Some(Erasure { asked_at_ms, done_at_ms: 0 });
             }
             Ok(())
@@ -139,16 +138,15 @@ async fn not_done<S: Store>(reader: &Reader<S>) -> Vec<UserId> {
 
 /// It is done as it was asked for when this began: one that was asked for since then begins anew. `false`: it was done before.
 async fn erase<S: Store>(reader: &Reader<S>, user: UserId) -> Result<bool, Status> {
-    let is_open = |record: &UserRecord| record.erasure.is_some_and(|erasure| erasure.done_at_ms == 0);
     // First what is set, so that the owners of the chats find it gone.
     let forget = |record: &mut UserRecord| {
-        if is_open(record) {
+        if record.is_erasing() {
             record.forget();
         }
         Ok(())
     };
     let begun = change(&reader.store, user, forget).await?;
-    if !is_open(&begun) {
+    if !begun.is_erasing() {
         return Ok(false);
     }
     let mut after = ChatId(0);
@@ -229,11 +227,7 @@ async fn tell_blocks<S: Store>(reader: &Reader<S>, chat: ChatId, user: UserId) -
     let members = reader.store.members(chat).await?;
     let blocked = members.iter().any(|member| record.blocks.contains(&member.user));
     let block = Block { by: user, version: record.version, blocked };
-    match reader.owner.call(chat, Command::Block(block)).await {
-        Outcome::Blocked | Outcome::ChatRefused(ChatError::NotMember) => Ok(()),
-        Outcome::ChatRefused(error) => Err(error.into()),
-        _ => Err(ChatError::Unavailable.into()),
-    }
+    apply_here(reader, chat, block).await
 }
 
 async fn delete<S: Store>(reader: &Reader<S>, chat: ChatId, user: UserId, target: Seq) -> Result<(), Status> {

@@ -4,15 +4,40 @@
 //! Only rows below the head are changed, which no recovery cuts; and a row that is left as it was is found by the next pass, for the
 //! chat's row says so only when they are stored. A recovery has that be true of what it writes again.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use confab_ids::{ChatId, Seq};
+use confab_proto::message::v1::Event;
+use prost::Message as _;
 
 use super::durable::Commit;
 use super::{Owner, Slot};
+use crate::core::body::{as_expired, without_words};
 use crate::core::ownership::rules::{self, Rule};
 use crate::core::{Command, Effects, Expire, Now, Origin, Outcome};
 use crate::error::ChatError;
 use crate::store::recent::Kept;
+
+impl Expire {
+    /// Of nothing yet, in a log that was read up to the head `as_of` and has expired up to `upto`.
+    pub(crate) fn after(upto: Seq, as_of: Seq) -> Self {
+        Self { rows: BTreeMap::new(), upto, as_of }
+    }
+
+    /// Takes the next event. What it says now was said by its last edit, too, however young that is: where that has to be taken from.
+    pub(crate) fn take(&mut self, event: &Event) -> Option<Seq> {
+        self.upto = Seq(event.seq);
+        let silent = without_words(event)?;
+        self.rows.insert(self.upto, silent.encode_to_vec().into());
+        (event.changed_seq > event.seq).then_some(Seq(event.changed_seq))
+    }
+
+    pub(crate) fn take_edit(&mut self, edit: &Event) {
+        let silent = as_expired(edit, self.upto);
+        self.rows.extend(silent.map(|silent| (Seq(silent.seq), Bytes::from(silent.encode_to_vec()))));
+    }
+}
 
 impl Owner {
     pub(super) fn expire(&mut self, now: Now, id: ChatId, origin: Origin, expire: Expire, fx: &mut Effects) {
@@ -33,8 +58,7 @@ impl Owner {
         }
         // Nothing is appended meanwhile.
         chat.opening = true;
-        let mut changed = expire.rows;
-        changed.retain(|(seq, _)| *seq <= chat.head);
+        let changed: Vec<(Seq, Bytes)> = expire.rows.into_iter().filter(|(seq, _)| *seq <= chat.head).collect();
         if changed.is_empty() {
             // Members that came and went, and what was deleted before.
             return self.expired(now, id, upto, changed, fx);

@@ -56,7 +56,7 @@ impl World {
 
     fn expire(&mut self, upto: u64, as_of: u64) {
         let row = Event { seq: upto, body: Some(Body::Content(Content::default())), ..Event::default() };
-        let rows = vec![(Seq(upto), Bytes::from(row.encode_to_vec()))];
+        let rows = [(Seq(upto), Bytes::from(row.encode_to_vec()))].into();
         let expire = Command::Expire(Expire { rows, upto: Seq(upto), as_of: Seq(as_of) });
         self.owner.command(NOW, CHAT, Origin::Call(90), expire, &mut self.fx);
     }

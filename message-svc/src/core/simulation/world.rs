@@ -459,6 +459,10 @@ impl World {
         self.at(self.now_ms, Happening::Input { node, life, input: Input::Tick });
     }
 
+    fn node_at(&self, addr: Option<&str>) -> Option<usize> {
+        addr.and_then(|addr| self.nodes.iter().position(|node| node.addr == addr))
+    }
+
     fn now_of(&self, node: usize) -> Now {
         let node = &self.nodes[node];
         let steady = self.now_ms.cast_signed() + self.now_ms.cast_signed() * node.drift / 1_000;

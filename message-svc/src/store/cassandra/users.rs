@@ -47,7 +47,7 @@ impl Cassandra {
 
     pub(super) async fn swap_one(&self, user: UserId, record: UserRecord) -> Result<bool, StoreError> {
         let erasure = (erasure_bucket(user), big(user.0));
-        let is_erasing = record.erasure.is_some_and(|erasure| erasure.done_at_ms == 0);
+        let is_erasing = record.is_erasing();
         if is_erasing {
             // Before it: what is listed in vain does no harm.
             self.swap(&self.statements.erasure_begun, erasure).await?;
@@ -60,8 +60,7 @@ impl Cassandra {
         if answer.applied && record.erasure.is_some() && !is_erasing {
             self.swap(&self.statements.erasure_done, erasure).await?;
             // Asked for again meanwhile, it was listed before that.
-            let is_open = |record: UserRecord| record.erasure.is_some_and(|erasure| erasure.done_at_ms == 0);
-            if is_open(self.clone().user(user).await?) {
+            if self.clone().user(user).await?.is_erasing() {
                 self.swap(&self.statements.erasure_begun, erasure).await?;
             }
         }

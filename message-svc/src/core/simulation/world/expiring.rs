@@ -1,16 +1,12 @@
 //! Who has old events expire: as [`crate::expiry`] does it, at whoever they believe to own the chat. What is too old is whatever
 //! chance says.
 
-use std::collections::BTreeMap;
-
-use bytes::Bytes;
-use confab_ids::{ChatId, Seq, Shard, UserId};
+use confab_ids::{ChatId, Seq, UserId};
 use confab_proto::message::v1::Event;
 use prost::Message as _;
 
 use super::super::replicas;
 use super::{CHATS, Happening, Input, World};
-use crate::core::body::{as_expired, without_words};
 use crate::core::{Command, Expire, Origin, Outcome, View};
 
 /// What has to be known of a chat before.
@@ -31,19 +27,11 @@ impl World {
         let next = self.now_ms + self.chance.between(50, 1_000);
         self.at(next, Happening::Expire);
         let chat = CHATS[usize::try_from(self.chance.below(3)).unwrap_or(0)];
-        let map = &self.senders[0].map;
-        let addr = map.owner(Shard::of_chat(chat)).and_then(|owner| map.addrs.get(&owner));
-        let Some(node) = addr.and_then(|addr| self.nodes.iter().position(|node| *node.addr == **addr)) else { return };
+        let Some(node) = self.node_at(self.senders[0].owner(chat).as_deref()) else { return };
         let life = self.nodes[node].life;
-        self.next_call += 1;
-        let expiring = Expiring { node, life, chat, expired_upto: Seq::ZERO, head: Seq::ZERO };
-        self.expiring.insert(self.next_call, expiring);
-        let command = Command::View(View { user: UserId(0), device: String::new(), newest: None });
-        self.soon(Happening::Input {
-            node,
-            life,
-            input: Input::Command { origin: Origin::Call(self.next_call), chat, command },
-        });
+        let view = Command::View(View { user: UserId(0), device: String::new(), newest: None });
+        let call = self.call(node, life, chat, view);
+        self.expiring.insert(call, Expiring { node, life, chat, expired_upto: Seq::ZERO, head: Seq::ZERO });
     }
 
     pub(super) fn viewed(&mut self, expiring: Expiring, outcome: &Outcome) {
@@ -58,28 +46,25 @@ impl World {
         let some = self.chance.between(1, 6);
         let count = if self.chance.one_in(3) { head.0 } else { some };
         let which = self.quorum();
-        let mut upto = expired_upto;
-        let mut rows = BTreeMap::new();
+        let mut expire = Expire::after(expired_upto, head);
         for seq in (expired_upto.0 + 1..=head.0).take(usize::try_from(count).unwrap_or(usize::MAX)).map(Seq) {
             let Some(event) = self.read(&which, chat, seq) else { break };
-            upto = seq;
-            let Some(silent) = without_words(&event) else { continue };
-            rows.insert(seq, Bytes::from(silent.encode_to_vec()));
-            if event.changed_seq > event.seq
-                && let Some(edit) = self.read(&which, chat, Seq(event.changed_seq))
-                && let Some(silent) = as_expired(&edit, upto)
+            if let Some(edit) = expire.take(&event)
+                && let Some(edit) = self.read(&which, chat, edit)
             {
-                rows.insert(Seq(silent.seq), silent.encode_to_vec().into());
+                expire.take_edit(&edit);
             }
         }
-        self.judge.asked_to_be_silent(chat, upto);
+        self.judge.asked_to_be_silent(chat, expire.upto);
+        self.call(node, life, chat, Command::Expire(expire));
+    }
+
+    /// Its answer comes by the number of this call.
+    fn call(&mut self, node: usize, life: u64, chat: ChatId, command: Command) -> u64 {
         self.next_call += 1;
-        let command = Command::Expire(Expire { rows: rows.into_iter().collect(), upto, as_of: head });
-        self.soon(Happening::Input {
-            node,
-            life,
-            input: Input::Command { origin: Origin::Call(self.next_call), chat, command },
-        });
+        let (call, origin) = (self.next_call, Origin::Call(self.next_call));
+        self.soon(Happening::Input { node, life, input: Input::Command { origin, chat, command } });
+        call
     }
 
     fn read(&mut self, which: &[usize], chat: ChatId, seq: Seq) -> Option<Event> {

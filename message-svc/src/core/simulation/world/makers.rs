@@ -100,7 +100,7 @@ impl World {
         };
         let map = &self.senders[0].map;
         let addr = map.owner(shard).and_then(|owner| map.addrs.get(&owner));
-        let Some(node) = addr.and_then(|addr| self.nodes.iter().position(|node| *node.addr == **addr)) else {
+        let Some(node) = self.node_at(addr.map(|addr| &**addr)) else {
             self.makers.asking[at].again_ms = self.now_ms + 300;
             return;
         };

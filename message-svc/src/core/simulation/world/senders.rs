@@ -65,8 +65,7 @@ impl World {
     }
 
     fn send(&mut self, sender: usize, chat: ChatId, n: u64) {
-        let addr = self.senders[sender].owner(chat);
-        let node = addr.and_then(|addr| self.nodes.iter().position(|node| *node.addr == *addr));
+        let node = self.node_at(self.senders[sender].owner(chat).as_deref());
         let Some(queue) = self.senders[sender].queues.get_mut(&chat) else { return };
         if queue.again_ms.is_some() {
             return;
